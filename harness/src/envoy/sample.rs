@@ -1,0 +1,335 @@
+//! The sample configuration, changed only where a test must: ports, paths, clusters, environment, plugin configuration.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Map, Value, json};
+
+use crate::workspace_root;
+
+/// Nothing listens here, so a cluster that a test does not provide refuses connections.
+const DEAD_PORT: u16 = 1;
+
+/// How a version's cluster reaches the route.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Route {
+    /// `bootstrap.yaml`: a retry may go to another cluster. Envoy 1.39 or newer.
+    #[default]
+    Matcher,
+    /// `bootstrap-cluster-header.yaml`: a retry stays in its cluster. Any Envoy.
+    ClusterHeader,
+}
+
+impl Route {
+    fn file(self) -> &'static str {
+        match self {
+            Route::Matcher => "bootstrap.yaml",
+            Route::ClusterHeader => "bootstrap-cluster-header.yaml",
+        }
+    }
+}
+
+/// A role of the filter whose configuration is a resource of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// The HTTP filter of the connection manager.
+    Router,
+    /// The upstream HTTP filter, which runs per attempt.
+    Keys,
+}
+
+impl Role {
+    fn file(self) -> &'static str {
+        match self {
+            Role::Router => "router.yaml",
+            Role::Keys => "keys.yaml",
+        }
+    }
+
+    /// The full name of a statistic of this role's configuration, for example of `update_rejected`.
+    pub fn stat(self, name: &str) -> String {
+        let prefix = match self {
+            Role::Router => "http_filter.bellwether-router",
+            Role::Keys => "upstream_http_filter.bellwether-keys",
+        };
+        format!("extension_config_discovery.{prefix}.{name}")
+    }
+}
+
+/// A change to a bootstrap.
+pub type Edit = Box<dyn FnOnce(&mut Value) + Send>;
+
+/// What an Envoy is started with; the default is the sample as it stands, with example keys and no providers.
+pub struct EnvoyOptions {
+    /// Which of the two samples.
+    pub route: Route,
+    /// Whether the keys role is there; default true.
+    pub keys_role: bool,
+    /// Clusters and the ports of their providers. The first takes what matches no deployment. Clusters of the sample
+    /// that are not among them refuse connections; those that the sample lacks are added to it and to its route.
+    pub clusters: Vec<(String, u16)>,
+    /// Envoy's whole environment. Every name is passed on to the module too.
+    pub env: Vec<(String, String)>,
+    /// The router's plugin configuration, `None` for the sample's.
+    pub router_config: Option<Value>,
+    /// The keys role's plugin configuration, `None` for the sample's.
+    pub keys_config: Option<Value>,
+    /// Whether a rejected first configuration is an Envoy that has started and not an error; default false.
+    pub allow_rejected_config: bool,
+    /// The module, `None` for [`wasm_path`](super::wasm_path).
+    pub wasm: Option<PathBuf>,
+    /// Number of workers; default 2, the least that has anything to share.
+    pub concurrency: u32,
+    /// The log level; default `info`.
+    pub log_level: String,
+    /// Levels by component, for example `wasm:debug,upstream:debug`; default none.
+    pub component_log_level: String,
+    /// Changes the bootstrap after everything else, for what has no option.
+    pub edit: Option<Edit>,
+}
+
+impl Default for EnvoyOptions {
+    fn default() -> Self {
+        let env = [("OPENAI_KEY_1", "sk-openai-one"), ("RELAY_KEY_1", "sk-relay-one")];
+        EnvoyOptions {
+            route: Route::default(),
+            keys_role: true,
+            clusters: Vec::new(),
+            env: env.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
+            router_config: None,
+            keys_config: None,
+            allow_rejected_config: false,
+            wasm: None,
+            concurrency: 2,
+            log_level: "info".to_owned(),
+            component_log_level: String::new(),
+            edit: None,
+        }
+    }
+}
+
+impl EnvoyOptions {
+    /// The same with one more cluster.
+    #[must_use]
+    pub fn cluster(mut self, name: &str, port: u16) -> EnvoyOptions {
+        self.clusters.push((name.to_owned(), port));
+        self
+    }
+
+    /// The same with one more environment variable, in place of an earlier one of this name.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> EnvoyOptions {
+        self.env.retain(|(known, _)| known != name);
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The same with this plugin configuration of the router.
+    #[must_use]
+    pub fn router_config(mut self, config: Value) -> EnvoyOptions {
+        self.router_config = Some(config);
+        self
+    }
+}
+
+impl fmt::Debug for EnvoyOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the environment: there are keys in it, if only a test's.
+        f.debug_struct("EnvoyOptions")
+            .field("route", &self.route)
+            .field("keys_role", &self.keys_role)
+            .field("clusters", &self.clusters)
+            .field("concurrency", &self.concurrency)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The files of one Envoy.
+#[derive(Debug)]
+pub(super) struct Sample {
+    bootstrap: Value,
+    /// By role, ready to be written.
+    resources: BTreeMap<Role, Value>,
+}
+
+impl Sample {
+    /// Reads the samples and fits them to `options` and to the directory they will be in.
+    pub fn read(options: &mut EnvoyOptions, wasm: &Path, directory: &Path) -> Result<Sample> {
+        let root = workspace_root().join("envoy");
+        let mut bootstrap = read_yaml(&root.join(options.route.file()))?;
+        free_ports(&mut bootstrap);
+        move_ecds(&mut bootstrap, &directory.join("ecds"))?;
+        if !options.keys_role {
+            each_object(&mut bootstrap, &mut |object| {
+                object.remove("upstream_http_filters");
+            });
+        }
+        if !options.clusters.is_empty() {
+            set_clusters(&mut bootstrap, &options.clusters)?;
+        }
+        if let Some(edit) = options.edit.take() {
+            edit(&mut bootstrap);
+        }
+
+        let mut sample = Sample { bootstrap, resources: BTreeMap::new() };
+        for (role, config) in [(Role::Router, &options.router_config), (Role::Keys, &options.keys_config)] {
+            if role == Role::Keys && !options.keys_role {
+                continue;
+            }
+            let mut resource = read_yaml(&root.join("ecds").join(role.file()))?;
+            fit_module(&mut resource, wasm, options)?;
+            if let Some(config) = config {
+                set_config(&mut resource, &config.to_string())?;
+            }
+            sample.resources.insert(role, resource);
+        }
+        Ok(sample)
+    }
+
+    /// Writes the files into an empty directory.
+    pub fn write(&self, directory: &Path) -> Result<()> {
+        fs::write(directory.join("bootstrap.json"), self.bootstrap.to_string())?;
+        fs::create_dir(directory.join("ecds"))?;
+        for (role, resource) in &self.resources {
+            fs::write(directory.join("ecds").join(role.file()), resource.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// The roles this Envoy has.
+    pub fn roles(&self) -> impl Iterator<Item = Role> {
+        self.resources.keys().copied()
+    }
+
+    /// A role's resource with another plugin configuration.
+    pub fn ecds(&self, role: Role, config: &str, version: &str) -> Result<Value> {
+        let mut resource = self.resources.get(&role).context("no such role")?.clone();
+        set_config(&mut resource, config)?;
+        resource["version_info"] = json!(version);
+        Ok(resource)
+    }
+}
+
+/// Replaces a role's file the only way that Envoy notices: by a rename within the directory it watches.
+pub(super) fn replace(directory: &Path, role: Role, text: &str) -> Result<()> {
+    let ecds = directory.join("ecds");
+    let file = tempfile::NamedTempFile::new_in(&ecds)?;
+    fs::write(file.path(), text)?;
+    file.persist(ecds.join(role.file()))?;
+    Ok(())
+}
+
+/// JSON is YAML, so what is read as YAML is written as JSON and no YAML writer is needed.
+fn read_yaml(path: &Path) -> Result<Value> {
+    let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    serde_norway::from_str(&text).with_context(|| format!("parse {}", path.display()))
+}
+
+/// Lets Envoy choose the ports it listens on.
+fn free_ports(bootstrap: &mut Value) {
+    bootstrap["admin"]["address"]["socket_address"]["port_value"] = json!(0);
+    if let Some(listeners) = bootstrap["static_resources"]["listeners"].as_array_mut() {
+        for listener in listeners {
+            listener["address"]["socket_address"]["port_value"] = json!(0);
+        }
+    }
+}
+
+/// Points `envoy/ecds` to the copy.
+fn move_ecds(bootstrap: &mut Value, ecds: &Path) -> Result<()> {
+    let ecds = ecds.to_str().context("the temporary directory is not UTF-8")?;
+    each_object(bootstrap, &mut |object| {
+        for value in object.values_mut() {
+            if let Some(rest) = value.as_str().and_then(|text| text.strip_prefix("envoy/ecds")) {
+                *value = json!(format!("{ecds}{rest}"));
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Gives the bootstrap these clusters and lets its routes reach them.
+fn set_clusters(bootstrap: &mut Value, wanted: &[(String, u16)]) -> Result<()> {
+    let clusters =
+        bootstrap["static_resources"]["clusters"].as_array_mut().context("the sample has no clusters")?;
+    let template = clusters.first().cloned().context("the sample has no clusters")?;
+    clusters.iter_mut().for_each(|cluster| set_port(cluster, DEAD_PORT));
+    for (name, port) in wanted {
+        if !clusters.iter().any(|cluster| cluster["name"] == json!(name)) {
+            let mut cluster = template.clone();
+            cluster["name"] = json!(name);
+            cluster["load_assignment"]["cluster_name"] = json!(name);
+            clusters.push(cluster);
+        }
+        let cluster = clusters.iter_mut().find(|cluster| cluster["name"] == json!(name));
+        set_port(cluster.context("it was just added")?, *port);
+    }
+
+    let (stable, _) = wanted.first().context("no clusters")?;
+    each_object(bootstrap, &mut |object| {
+        // The matcher route: one entry per cluster, made from any that is there, and the one for no match.
+        if let Some(map) = object.get_mut("exact_match_map").and_then(|value| value["map"].as_object_mut())
+            && let Some(template) = map.values().next().cloned()
+        {
+            for (name, _) in wanted {
+                let mut entry = template.clone();
+                entry["action"]["typed_config"]["cluster"] = json!(name);
+                map.insert(name.clone(), entry);
+            }
+        }
+        if let Some(no_match) = object.get_mut("on_no_match") {
+            no_match["action"]["typed_config"]["cluster"] = json!(stable);
+        }
+        // The cluster_header sample: its default route.
+        if let Some(route) = object.get_mut("route").and_then(|route| route.get_mut("cluster")) {
+            *route = json!(stable);
+        }
+    });
+    Ok(())
+}
+
+fn set_port(cluster: &mut Value, port: u16) {
+    each_object(cluster, &mut |object| {
+        if object.contains_key("port_value") {
+            object.insert("port_value".to_owned(), json!(port));
+        }
+    });
+}
+
+/// Sets the module's path and the environment variables it may read.
+fn fit_module(resource: &mut Value, wasm: &Path, options: &EnvoyOptions) -> Result<()> {
+    let vm = plugin(resource)?.get_mut("vm_config").context("the sample has no vm_config")?;
+    vm["code"]["local"]["filename"] = json!(wasm.canonicalize()?.to_str().context("path is not UTF-8")?);
+    let names: Vec<&String> = options.env.iter().map(|(name, _)| name).collect();
+    vm["environment_variables"]["host_env_keys"] = json!(names);
+    Ok(())
+}
+
+/// Sets the plugin configuration, wrapped as the sample wraps it.
+fn set_config(resource: &mut Value, config: &str) -> Result<()> {
+    let text = plugin(resource)?["configuration"].pointer_mut("/secret/inline_string");
+    *text.context("the sample's configuration is not a GenericSecret")? = json!(config);
+    Ok(())
+}
+
+fn plugin(resource: &mut Value) -> Result<&mut Value> {
+    let plugin = resource.pointer_mut("/resources/0/typed_config/config");
+    let plugin = plugin.context("the sample has no plugin")?;
+    ensure!(plugin.is_object(), "the sample's plugin is not an object");
+    Ok(plugin)
+}
+
+/// Calls `change` for every object in a document, outer ones first.
+fn each_object(value: &mut Value, change: &mut dyn FnMut(&mut Map<String, Value>)) {
+    match value {
+        Value::Object(object) => {
+            change(object);
+            object.values_mut().for_each(|value| each_object(value, change));
+        }
+        Value::Array(values) => values.iter_mut().for_each(|value| each_object(value, change)),
+        _ => {}
+    }
+}

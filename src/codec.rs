@@ -1,0 +1,144 @@
+//! Shared values as bytes: a schema byte, then varints. Decoding is total: any bytes give a value or `None`.
+//!
+//! Hand-written because the bytes must be small (each read copies them under a process-wide lock), because a build with
+//! another schema may have written them, and because what cannot be decoded has to be noticed, never read as zero.
+
+/// First byte of every shared value. A build that changes a layout changes this number; it then sees the other build's
+/// values as undecodable and serves stable until they are gone.
+pub const SCHEMA: u8 = 1;
+
+/// A value that says "dropped": shared data has no deletion.
+pub const TOMBSTONE: &[u8] = &[0];
+
+/// Builds a value.
+pub struct Writer(Vec<u8>);
+
+impl Writer {
+    /// Begins with the schema byte.
+    pub fn new() -> Writer {
+        Writer(vec![SCHEMA])
+    }
+
+    /// Appends an unsigned number, LEB128: seven bits a byte, lowest first.
+    pub fn number(&mut self, mut value: u64) {
+        loop {
+            let low = u8::try_from(value & 0x7f).unwrap_or(0);
+            value >>= 7;
+            if value == 0 {
+                self.0.push(low);
+                return;
+            }
+            self.0.push(low | 0x80);
+        }
+    }
+
+    /// Appends a text with its length.
+    pub fn text(&mut self, text: &str) {
+        self.number(u64::try_from(text.len()).unwrap_or(0));
+        self.0.extend_from_slice(text.as_bytes());
+    }
+
+    /// The bytes.
+    pub fn finish(self) -> Vec<u8> {
+        self.0
+    }
+}
+
+impl Default for Writer {
+    fn default() -> Writer {
+        Writer::new()
+    }
+}
+
+/// Reads a value. Every method returns `None` at the first thing that is not as written.
+pub struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    /// Checks the schema byte.
+    pub fn new(bytes: &'a [u8]) -> Option<Reader<'a>> {
+        let (first, rest) = bytes.split_first()?;
+        (*first == SCHEMA).then_some(Reader(rest))
+    }
+
+    /// An unsigned number; at most ten bytes.
+    pub fn number(&mut self) -> Option<u64> {
+        let mut value = 0u64;
+        for shift in 0..10u32 {
+            let (byte, rest) = self.0.split_first()?;
+            self.0 = rest;
+            let bits = u64::from(byte & 0x7f);
+            let moved = bits.checked_shl(shift.saturating_mul(7))?;
+            if moved >> shift.saturating_mul(7) != bits {
+                return None;
+            }
+            value |= moved;
+            if byte & 0x80 == 0 {
+                return Some(value);
+            }
+        }
+        None
+    }
+
+    /// A number that fits the type.
+    pub fn small<T: TryFrom<u64>>(&mut self) -> Option<T> {
+        T::try_from(self.number()?).ok()
+    }
+
+    /// A number of things to follow, at most `limit`: no value makes a reader allocate without bound.
+    pub fn count(&mut self, limit: usize) -> Option<usize> {
+        let count = self.small::<usize>()?;
+        (count <= limit).then_some(count)
+    }
+
+    /// A text of at most `limit` bytes.
+    pub fn text(&mut self, limit: usize) -> Option<String> {
+        let length = self.count(limit)?;
+        let (head, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        std::str::from_utf8(head).ok().map(str::to_owned)
+    }
+
+    /// `Some` if all bytes were read.
+    pub fn end(self) -> Option<()> {
+        self.0.is_empty().then_some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_come_back_at_every_length() {
+        for shift in 0..64 {
+            for value in [1u64 << shift, (1 << shift) - 1, u64::MAX >> shift] {
+                let mut w = Writer::new();
+                w.number(value);
+                let bytes = w.finish();
+                let mut r = Reader::new(&bytes).unwrap();
+                assert_eq!(r.number(), Some(value));
+                assert!(r.end().is_some());
+            }
+        }
+    }
+
+    #[test]
+    fn an_overlong_number_is_undecodable() {
+        let bytes = [SCHEMA, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f];
+        assert_eq!(Reader::new(&bytes).unwrap().number(), None);
+        assert_eq!(Reader::new(&[SCHEMA, 0x80]).unwrap().number(), None);
+    }
+
+    #[test]
+    fn another_schema_is_undecodable() {
+        assert!(Reader::new(&[SCHEMA + 1, 0]).is_none());
+        assert!(Reader::new(TOMBSTONE).is_none());
+        assert!(Reader::new(&[]).is_none());
+    }
+
+    #[test]
+    fn a_text_longer_than_its_bytes_is_undecodable() {
+        assert_eq!(Reader::new(&[SCHEMA, 3, b'a']).unwrap().text(9), None);
+        assert_eq!(Reader::new(&[SCHEMA, 3, b'a', b'b', b'c']).unwrap().text(2), None);
+    }
+}

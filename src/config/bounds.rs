@@ -1,0 +1,63 @@
+//! Every bound of the configuration in one place: the check, the message and the documentation use the same constant.
+//!
+//! Where the contract gives a range, it is that. The others only keep out values that can be nothing but a slip of the
+//! pen (a cooldown of a year, a timeout of zero); they are generous on purpose.
+
+use std::ops::RangeInclusive;
+
+use crate::units::Millis;
+
+/// Deployments of a configuration.
+pub const DEPLOYMENTS: RangeInclusive<usize> = 1..=1024;
+/// Versions of a deployment.
+pub const VERSIONS: RangeInclusive<usize> = 1..=16;
+/// Key pools: as many as deployments.
+pub const POOLS: RangeInclusive<usize> = 0..=1024;
+/// Keys of a pool.
+pub const KEYS: RangeInclusive<usize> = 1..=256;
+/// Stages of a ramp.
+pub const STAGES: RangeInclusive<usize> = 1..=100;
+/// A list that must have something in it.
+pub const SOME: RangeInclusive<usize> = 1..=usize::MAX;
+/// A list that may be empty.
+pub const ANY: RangeInclusive<usize> = 0..=usize::MAX;
+
+/// Weight of a key.
+pub const KEY_WEIGHT: RangeInclusive<u32> = 0..=1000;
+/// Failed attempts on a canary after which the next one goes to stable. Envoy's retries rarely exceed three.
+pub const FAILOVER_AFTER: RangeInclusive<u32> = 1..=10;
+/// Outcomes that a judgement needs: zero would judge on nothing, more than a million never.
+pub const MIN_REQUESTS: RangeInclusive<u32> = 1..=1_000_000;
+/// Outcomes that a stage needs; here zero means that time alone counts.
+pub const STAGE_MIN_REQUESTS: RangeInclusive<u32> = 0..=1_000_000;
+/// Limits on numbers of errors.
+pub const ERROR_COUNT: RangeInclusive<u32> = 1..=1_000_000;
+/// Faults in a row after which a key is taken out.
+pub const KEY_FAULTS: RangeInclusive<u32> = 1..=1000;
+/// Probes in flight.
+pub const PROBES: RangeInclusive<u32> = 1..=1000;
+/// Successful probes in a row.
+pub const SUCCESSES: RangeInclusive<u32> = 1..=1000;
+/// Statuses that can be an error.
+pub const STATUS: RangeInclusive<u32> = 100..=599;
+
+/// Tolerated ratio to stable, in thousandths.
+pub const WORSE_THAN_STABLE_MILLI: RangeInclusive<u32> = 1_000..=100_000;
+/// Failing requests between false rollbacks.
+pub const CONFIDENCE: RangeInclusive<f64> = 1e2..=1e12;
+
+/// The guard's sliding window.
+pub const WINDOW: RangeInclusive<Millis> = Millis(1_000)..=Millis(3_600_000);
+/// Latency limits.
+pub const LATENCY: RangeInclusive<Millis> = Millis(1)..=Millis(3_600_000);
+/// Times out of the pool of a key.
+pub const COOLDOWN: RangeInclusive<Millis> = Millis(100)..=Millis(86_400_000);
+/// Waits before a probe.
+pub const PROBE_AFTER: RangeInclusive<Millis> = Millis(1)..=Millis(86_400_000);
+/// Length of a stage: up to a year.
+pub const STAGE_FOR: RangeInclusive<Millis> = Millis(0)..=Millis(8_760 * 3_600_000);
+/// One POST of an alert.
+pub const ALERT_TIMEOUT: RangeInclusive<Millis> = Millis(1)..=Millis(60_000);
+
+/// Bytes of a header name, a cookie name, a host and a cluster.
+pub const NAME_BYTES_MAX: usize = 255;

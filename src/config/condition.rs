@@ -1,0 +1,67 @@
+//! What a request must be like: `match` of a deployment, and conditions on headers.
+
+use crate::config::bounds::{ANY, SOME};
+use crate::config::value;
+use crate::json::{Cursor, Read, each};
+use crate::plan::{HeaderCondition, HeaderTest, HostPattern, Match};
+
+/// The tests of a condition, of which it has exactly one.
+const TESTS: [&str; 6] = ["exact", "prefix", "suffix", "contains", "one_of", "present"];
+
+/// A deployment's `match`.
+pub fn matches(at: &Cursor<'_>) -> Read<Match> {
+    let object = at.object(&["hosts", "path_prefix", "headers"])?;
+    let hosts = object.get("hosts").map_or(Ok(Vec::new()), |at| each(&at.items(&SOME)?, host_pattern));
+    let path_prefix = object.get("path_prefix").map(|at| value::path(&at)).transpose();
+    let headers = object.get("headers").map_or(Ok(Vec::new()), |at| each(&at.items(&ANY)?, condition));
+    Ok(Match { hosts: hosts?, path_prefix: path_prefix?, headers: headers? })
+}
+
+fn host_pattern(at: &Cursor<'_>) -> Read<HostPattern> {
+    let text = value::text(at, "must be a host or *.host, with a port or without", value::is_host_pattern)?;
+    let text = text.to_ascii_lowercase();
+    Ok(match text.strip_prefix('*') {
+        Some(suffix) => HostPattern::Suffix(suffix.to_owned()),
+        None => HostPattern::Exact(text),
+    })
+}
+
+/// The `headers` of a rule: at least one condition, or the rule would take everything.
+pub fn conditions(at: &Cursor<'_>) -> Read<Vec<HeaderCondition>> {
+    each(&at.items(&SOME)?, condition)
+}
+
+fn condition(at: &Cursor<'_>) -> Read<HeaderCondition> {
+    let object =
+        at.object(&["name", "exact", "prefix", "suffix", "contains", "one_of", "present", "invert"])?;
+    let name = object.need("name").and_then(|at| value::header_name(&at));
+    let invert = object.get("invert").map_or(Ok(false), |at| at.boolean());
+    let given: Vec<(&'static str, Cursor<'_>)> =
+        TESTS.into_iter().filter_map(|test| Some((test, object.get(test)?))).collect();
+    let mut tests = Vec::new();
+    for (kind, at) in &given {
+        tests.push(test(kind, at));
+    }
+    let only = match (tests.pop(), tests.is_empty()) {
+        (Some(test), true) => test,
+        _ => Err(at.refuse(&format!("must have exactly one of {}", TESTS.join(", ")))),
+    };
+    Ok(HeaderCondition { name: name?, test: only?, invert: invert? })
+}
+
+fn test(kind: &str, at: &Cursor<'_>) -> Read<HeaderTest> {
+    Ok(match kind {
+        "exact" => HeaderTest::Exact(value::header_value(at)?),
+        "prefix" => HeaderTest::Prefix(part(at)?),
+        "suffix" => HeaderTest::Suffix(part(at)?),
+        "contains" => HeaderTest::Contains(part(at)?),
+        "one_of" => HeaderTest::OneOf(each(&at.items(&SOME)?, part)?),
+        _ => HeaderTest::Present(at.boolean()?),
+    })
+}
+
+/// A part of a value. Every value has the empty string in it; who wants that says `present`.
+fn part(at: &Cursor<'_>) -> Read<String> {
+    let text = value::header_value(at)?;
+    if text.is_empty() { Err(at.refuse("must not be empty")) } else { Ok(text) }
+}

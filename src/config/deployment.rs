@@ -1,0 +1,238 @@
+//! `deployments`: one gray release each.
+
+use std::collections::BTreeMap;
+
+use crate::config::{Surroundings, bounds, condition, guard, ramp, texts, unique, value};
+use crate::json::{Cursor, Items, Read, each};
+use crate::plan::{Deployment, IdentitySource, Match, PrefixRewrite, Ramp, Recovery, Rule, Sticky, Version};
+use crate::split::Split;
+use crate::units::{Bps, WHOLE};
+
+/// One deployment.
+pub fn deployment(at: &Cursor<'_>, surroundings: &Surroundings<'_>) -> Read<Deployment> {
+    let object = at.object(&[
+        "name", "release", "match", "stable", "versions", "rules", "sticky", "failover", "guard", "recovery",
+        "ramp",
+    ])?;
+    let name = object.need("name").and_then(|at| value::deployment_name(&at));
+    let release = object.get("release").map_or_else(|| Ok("1".to_owned()), |at| value::release(&at));
+    let matches = object.get("match").map_or(Ok(Match::default()), |at| condition::matches(&at));
+
+    let versions_at = object.need("versions");
+    let items = versions_at.as_ref().map_err(|reported| *reported).and_then(|at| at.items(&bounds::VERSIONS));
+    let ids = texts(&items, "id");
+    let ramped = object.get("ramp").is_some();
+    let versions = items.and_then(|items| {
+        unique(&items, "id");
+        if !ramped {
+            check_sum(&items);
+        }
+        each(&items, |at| version(at, ramped, surroundings))
+    });
+    let stable = object.need("stable").and_then(|at| reference(&at, "version", &ids));
+    let rules =
+        object.get("rules").map_or(Ok(Vec::new()), |at| each(&at.items(&bounds::ANY)?, |at| rule(at, &ids)));
+    let sticky = object.get("sticky").map(|at| sticky(&at)).transpose();
+    let failover = object.get("failover").map_or(Ok(Some(1)), |at| failover(&at));
+    let guard =
+        object.get("guard").map_or_else(|| Ok(guard::default()), |at| guard::guard(&at, &guard::default()));
+    let recovery = object.get("recovery").map_or(Ok(Recovery::Hold), |at| guard::recovery(&at));
+    let ramp = object
+        .get("ramp")
+        .map(|at| {
+            if let Ok(ids) = &ids
+                && ids.len() != 2
+            {
+                at.wrong_as("needs exactly two versions", ids.len().to_string());
+            }
+            ramp::ramp(&at, guard.as_ref().unwrap_or(&guard::default()))
+        })
+        .transpose();
+
+    let (name, release) = (name?, release?);
+    let (sticky, salt) = sticky?.unzip();
+    let salt = salt.flatten().unwrap_or_else(|| format!("{name}/{release}"));
+    let (stable, versions, ramp) = (stable?, versions?, ramp?);
+    Ok(Deployment {
+        split: split(stable, &versions, ramp.as_ref()),
+        name,
+        release,
+        matches: matches?,
+        stable,
+        versions,
+        rules: rules?,
+        sticky,
+        salt,
+        failover: failover?,
+        guard: guard?,
+        recovery: recovery?,
+        ramp,
+    })
+}
+
+/// The index in `known` of the name here. Where the list itself has a problem, names are not judged.
+fn reference(at: &Cursor<'_>, what: &str, known: &Read<Vec<String>>) -> Read<usize> {
+    let name = at.string()?;
+    let known = known.as_ref().map_err(|reported| *reported)?;
+    if let Some(index) = known.iter().position(|id| id == name).filter(|_| !name.is_empty()) {
+        return Ok(index);
+    }
+    let mut rule = format!("unknown {what}");
+    let mut before = ", expected one of ";
+    for id in known.iter().filter(|id| value::is_id(id)).take(LISTED_MAX) {
+        rule.push_str(before);
+        rule.push_str(id);
+        before = ", ";
+    }
+    if known.len() > LISTED_MAX {
+        rule.push_str(", …");
+    }
+    Err(at.wrong(&rule))
+}
+
+/// Names that a message lists: all versions a deployment can have.
+const LISTED_MAX: usize = 16;
+
+/// Weights must sum to the whole. Reported at the last one, and only if all of them can be read.
+fn check_sum(items: &Items<'_>) {
+    let mut sum: u32 = 0;
+    for item in &items.cursors {
+        let Some(weight) = item.peek("weight").and_then(|at| value::as_percent(&at)) else { return };
+        sum = sum.saturating_add(u32::from(weight.get()));
+    }
+    if items.complete.is_err() || sum == u32::from(WHOLE) {
+        return;
+    }
+    if let Some(last) = items.cursors.last().and_then(|item| item.peek("weight")) {
+        let (whole, hundredths) = (sum / 100, format!("{:02}", sum % 100));
+        let got = format!("{whole}.{hundredths}");
+        last.wrong_as("weights must sum to 100", got.trim_end_matches('0').trim_end_matches('.').to_owned());
+    }
+}
+
+fn version(at: &Cursor<'_>, ramped: bool, surroundings: &Surroundings<'_>) -> Read<Version> {
+    let object =
+        at.object(&["id", "weight", "cluster", "key_pool", "host", "rewrite_prefix", "set_headers"])?;
+    let id = object.need("id").and_then(|at| value::id(&at));
+    let weight = match (object.get("weight"), ramped) {
+        (Some(at), true) => Err(at.wrong("must be absent when ramp is given")),
+        (None, true) => Ok(None),
+        _ => object.need("weight").and_then(|at| value::percent(&at)).map(Some),
+    };
+    let cluster = object.need("cluster").and_then(|at| value::cluster(&at));
+    let pool =
+        object.get("key_pool").map(|at| reference(&at, "key pool", &surroundings.pool_names)).transpose();
+    let host = object.get("host").map(|at| value::host(&at)).transpose();
+    let rewrite_prefix = object.get("rewrite_prefix").map(|at| rewrite_prefix(&at)).transpose();
+    let mut reserved = vec![surroundings.cluster_header.as_str()];
+    if let Ok(Some(index)) = pool
+        && let Ok(headers) = &surroundings.pool_headers
+    {
+        reserved.extend(headers.get(index).map(String::as_str));
+    }
+    if object.get("key_pool").is_some() {
+        reserved.extend(value::CREDENTIALS);
+    }
+    let set_headers =
+        object.get("set_headers").map_or(Ok(Vec::new()), |at| set_headers(&at.hidden(), &reserved));
+    Ok(Version {
+        id: id?,
+        weight: weight?,
+        cluster: cluster?,
+        pool: pool?,
+        host: host?,
+        rewrite_prefix: rewrite_prefix?,
+        set_headers: set_headers?,
+    })
+}
+
+fn rewrite_prefix(at: &Cursor<'_>) -> Read<PrefixRewrite> {
+    let object = at.object(&["from", "to"])?;
+    let from = object.need("from").and_then(|at| value::path(&at));
+    let to = object.need("to").and_then(|at| value::path(&at));
+    Ok(PrefixRewrite { from: from?, to: to? })
+}
+
+/// `reserved` are headers that Bellwether sets itself on requests of this version.
+fn set_headers(at: &Cursor<'_>, reserved: &[&str]) -> Read<Vec<(String, String)>> {
+    let mut headers = Vec::new();
+    let mut outcome = Ok(());
+    let mut holders: BTreeMap<String, String> = BTreeMap::new();
+    for (name, at) in at.members()? {
+        let lower = name.to_ascii_lowercase();
+        if !value::is_token(name) {
+            outcome = Err(at.refuse("must be an HTTP header name"));
+        } else if value::is_framing(&lower) {
+            outcome = Err(at.refuse("must not be set, it is a header of the connection"));
+        } else if lower.starts_with(value::OWN_PREFIX)
+            || reserved.iter().any(|own| own.eq_ignore_ascii_case(&lower))
+        {
+            outcome = Err(at.refuse("must not be set, Bellwether sets or removes it"));
+        } else if let Some(first) = holders.get(&lower) {
+            outcome = Err(at.refuse(&format!("duplicates {first}")));
+        } else {
+            holders.insert(lower.clone(), at.path());
+        }
+        match value::header_value(&at) {
+            Ok(value) => headers.push((lower, value)),
+            Err(reported) => outcome = Err(reported),
+        }
+    }
+    outcome.map(|()| headers)
+}
+
+fn rule(at: &Cursor<'_>, ids: &Read<Vec<String>>) -> Read<Rule> {
+    let object = at.object(&["headers", "version", "percent", "after_rollback"])?;
+    let headers = object.need("headers").and_then(|at| condition::conditions(&at));
+    let version = object.need("version").and_then(|at| reference(&at, "version", ids));
+    let percent = object.get("percent").map_or(Ok(Bps::ALL), |at| value::percent(&at));
+    let keep_after_rollback =
+        object.get("after_rollback").map_or(Ok(false), |at| at.choice(&["stable", "keep"]).map(|i| i == 1));
+    Ok(Rule {
+        headers: headers?,
+        version: version?,
+        percent: percent?,
+        keep_after_rollback: keep_after_rollback?,
+    })
+}
+
+/// The sticky identities, and the salt if one is given.
+fn sticky(at: &Cursor<'_>) -> Read<(Sticky, Option<String>)> {
+    let object = at.object(&["on", "salt"])?;
+    let on = object.need("on").and_then(|at| each(&at.items(&bounds::SOME)?, identity));
+    let salt = object.get("salt").map(|at| value::not_empty(&at)).transpose();
+    Ok((Sticky { on: on? }, salt?))
+}
+
+fn identity(at: &Cursor<'_>) -> Read<IdentitySource> {
+    let object = at.object(&["header", "cookie", "client_address"])?;
+    let header = object.get("header").map(|at| value::header_name(&at).map(IdentitySource::Header));
+    let cookie = object.get("cookie").map(|at| value::cookie_name(&at).map(IdentitySource::Cookie));
+    let address = object.get("client_address").map(|at| match at.as_bool() {
+        Some(true) => Ok(IdentitySource::ClientAddress),
+        _ => Err(at.wrong("must be true")),
+    });
+    match (header, cookie, address) {
+        (Some(one), None, None) | (None, Some(one), None) | (None, None, Some(one)) => one,
+        _ => Err(at.refuse("must have exactly one of header, cookie, client_address")),
+    }
+}
+
+fn failover(at: &Cursor<'_>) -> Read<Option<u32>> {
+    if at.as_bool() == Some(false) {
+        return Ok(None);
+    }
+    if !at.is_object() {
+        return Err(at.wrong("must be an object or false"));
+    }
+    let object = at.object(&["after"])?;
+    object.get("after").map_or(Ok(Some(1)), |at| at.integer(&bounds::FAILOVER_AFTER).map(Some))
+}
+
+/// Under a ramp, only the first stage's weight counts; stable's entry is ignored by the split.
+fn split(stable: usize, versions: &[Version], ramp: Option<&Ramp>) -> Split {
+    let first = ramp.and_then(|ramp| ramp.stages.first()).map(|stage| stage.weight);
+    let weight = |version: &Version| version.weight.or(first).unwrap_or(Bps::ZERO);
+    let weights: Vec<Bps> = versions.iter().map(weight).collect();
+    Split::new(stable, &weights)
+}

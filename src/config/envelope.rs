@@ -1,0 +1,226 @@
+//! The envelope: from the bytes Envoy hands over to the JSON document in them.
+//!
+//! Envoy turns a `google.protobuf.StringValue` and a `Struct` into their JSON text, but passes every other message on as
+//! serialized protobuf. `GenericSecret` is the one worth having: it keeps the configuration out of config dumps. So a
+//! dozen lines of wire format are read here, instead of linking a protobuf library. `filename` and `environment_variable`
+//! of a `DataSource` are not resolved for wasm filters by Envoy, nor can they be here.
+
+use crate::error::Problems;
+use crate::json::DOCUMENT_BYTES_MAX;
+
+/// `GenericSecret.secret`, and `StringValue.value`.
+const CONTENT: u64 = 1;
+/// `DataSource.inline_bytes`.
+const INLINE_BYTES: u64 = 2;
+/// `DataSource.inline_string`.
+const INLINE_STRING: u64 = 3;
+
+/// Finds the JSON document in a plugin configuration: JSON text (what Envoy makes of a `StringValue` or a `Struct`), or a
+/// serialized `GenericSecret` with `secret.inline_string` or `secret.inline_bytes`, or a serialized `StringValue`.
+/// Total: any bytes give a document or a problem. Whether the document is valid JSON is not looked at.
+///
+/// # Errors
+/// One problem of the whole: it is too large, or none of these.
+pub fn document(plugin_configuration: &[u8]) -> Result<&[u8], Problems> {
+    if plugin_configuration.len() > DOCUMENT_BYTES_MAX {
+        let rule =
+            format!("must not be larger than {DOCUMENT_BYTES_MAX} bytes, has {}", plugin_configuration.len());
+        return Err(Problems::of_document(&rule));
+    }
+    // Protobuf first. Its first byte is a line feed to JSON, and of a message of 123 bytes the second is `{`; while no JSON
+    // text has the tags 12 or 1a in it, control characters both.
+    let secret = last(plugin_configuration, &[CONTENT]);
+    if let Some(document) = secret.and_then(|source| last(source, &[INLINE_BYTES, INLINE_STRING])) {
+        return Ok(document);
+    }
+    if let Some(document) = string_value(plugin_configuration) {
+        return Ok(document);
+    }
+    if begins_object(plugin_configuration) {
+        return Ok(plugin_configuration);
+    }
+    Err(Problems::of_document(if plugin_configuration.trim_ascii().is_empty() {
+        "is empty"
+    } else {
+        "must be a JSON object, given as StringValue, Struct, or GenericSecret with secret.inline_string"
+    }))
+}
+
+/// The text of a `StringValue` that has nothing but an object in it.
+fn string_value(mut message: &[u8]) -> Option<&[u8]> {
+    let tag = varint(&mut message)?;
+    let length = varint(&mut message)?;
+    let text = take(&mut message, length)?;
+    (tag == CONTENT << 3 | 2 && message.is_empty() && begins_object(text)).then_some(text)
+}
+
+fn begins_object(bytes: &[u8]) -> bool {
+    bytes.trim_ascii_start().first() == Some(&b'{')
+}
+
+/// The last length-delimited field of a message whose number is one of `wanted`: the last one wins, as protobuf has it.
+/// `None` if there is none or the message is malformed.
+fn last<'a>(mut message: &'a [u8], wanted: &[u64]) -> Option<&'a [u8]> {
+    let mut found = None;
+    while !message.is_empty() {
+        let tag = varint(&mut message)?;
+        let payload = match tag & 7 {
+            0 => {
+                varint(&mut message)?;
+                None
+            }
+            1 => {
+                take(&mut message, 8)?;
+                None
+            }
+            2 => {
+                let length = varint(&mut message)?;
+                Some(take(&mut message, length)?)
+            }
+            5 => {
+                take(&mut message, 4)?;
+                None
+            }
+            _ => return None,
+        };
+        if payload.is_some() && wanted.contains(&(tag >> 3)) {
+            found = payload;
+        }
+    }
+    found
+}
+
+fn take<'a>(message: &mut &'a [u8], length: u64) -> Option<&'a [u8]> {
+    let (head, rest) = message.split_at_checked(usize::try_from(length).ok()?)?;
+    *message = rest;
+    Some(head)
+}
+
+/// A base-128 integer of at most ten bytes; bits beyond 64 are refused.
+fn varint(message: &mut &[u8]) -> Option<u64> {
+    let mut value: u64 = 0;
+    for shift in (0..=63).step_by(7) {
+        let (byte, rest) = message.split_first()?;
+        *message = rest;
+        let bits = u64::from(byte & 0x7f);
+        if shift == 63 && *byte > 1 {
+            return None;
+        }
+        value |= bits << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn field(tag: u8, content: &[u8]) -> Vec<u8> {
+        let mut out = vec![tag];
+        let mut length = content.len();
+        while length >= 0x80 {
+            out.push((length & 0x7f) as u8 | 0x80);
+            length >>= 7;
+        }
+        out.push(length as u8);
+        out.extend_from_slice(content);
+        out
+    }
+
+    /// Lengths at which the length byte is white space, and at which it takes a second byte, are among them.
+    fn documents() -> impl Iterator<Item = Vec<u8>> {
+        (0..400).map(|n| format!("{{\"a\": \"{}\"}}", "x".repeat(n)).into_bytes())
+    }
+
+    #[test]
+    fn json_text_is_taken_as_it_is() {
+        for json in [&b"{}"[..], b" \n\t{}", b"{\"a\": 1", b"\n{}"] {
+            assert_eq!(document(json).unwrap(), json);
+        }
+    }
+
+    #[test]
+    fn json_text_that_begins_like_protobuf_is_not_mistaken_for_it() {
+        for json in documents() {
+            for indent in ["\n", "\n ", "\n\n", "\n\t", "\n\r\n    "] {
+                let text = [indent.as_bytes(), &json].concat();
+                assert_eq!(document(&text).unwrap().trim_ascii_start(), json);
+            }
+        }
+    }
+
+    #[test]
+    fn a_document_beyond_the_bound_is_refused() {
+        let mut text = b"{}".to_vec();
+        text.resize(DOCUMENT_BYTES_MAX, b' ');
+        assert!(document(&text).is_ok());
+        text.push(b' ');
+        assert_eq!(
+            document(&text).unwrap_err().to_string(),
+            "configuration: must not be larger than 4194304 bytes, has 4194305"
+        );
+    }
+
+    #[test]
+    fn an_empty_configuration_is_said_to_be_empty() {
+        for empty in [&b""[..], b" \n"] {
+            assert_eq!(document(empty).unwrap_err().to_string(), "configuration: is empty");
+        }
+    }
+
+    #[test]
+    fn a_generic_secret_of_any_length_is_unwrapped() {
+        for json in documents() {
+            assert_eq!(document(&field(0x0a, &field(0x1a, &json))).unwrap(), json, "inline_string");
+            assert_eq!(document(&field(0x0a, &field(0x12, &json))).unwrap(), json, "inline_bytes");
+        }
+    }
+
+    #[test]
+    fn a_string_value_of_any_length_is_unwrapped() {
+        for json in documents() {
+            assert_eq!(document(&field(0x0a, &json)).unwrap(), json);
+        }
+    }
+
+    #[test]
+    fn unknown_fields_of_every_wire_type_are_skipped() {
+        let mut source = vec![0x28, 0xff, 0x01]; // field 5: varint
+        source.extend(field(0x1a, b"{}"));
+        source.extend([0x35, 1, 2, 3, 4]); // field 6: 32 bits
+        let mut secret = field(0x12, b"a map entry"); // field 2: bytes
+        secret.extend([0x19, 1, 2, 3, 4, 5, 6, 7, 8]); // field 3: 64 bits
+        secret.extend(field(0x0a, &source));
+        secret.extend([0xf8, 0xff, 0x01, 0x07]); // a high field number: varint
+        assert_eq!(document(&secret).unwrap(), b"{}");
+    }
+
+    #[test]
+    fn the_last_of_repeated_fields_wins() {
+        let source = [field(0x1a, b"{\"a\":1}"), field(0x12, b"{\"b\":2}")].concat();
+        assert_eq!(document(&field(0x0a, &source)).unwrap(), b"{\"b\":2}");
+    }
+
+    #[test]
+    fn a_file_name_or_anything_else_is_refused() {
+        for bytes in [
+            field(0x0a, &field(0x0a, b"/etc/config.json")),
+            field(0x0a, &field(0x22, b"CONFIG")),
+            b"[1, 2]".to_vec(),
+            b"deployments: []".to_vec(),
+            vec![0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01],
+            vec![0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
+            vec![0x0a, 0x05, 0x1a],
+            vec![0x0b],
+        ] {
+            assert_eq!(
+                document(&bytes).unwrap_err().to_string(),
+                "configuration: must be a JSON object, given as StringValue, Struct, or GenericSecret with \
+                 secret.inline_string"
+            );
+        }
+    }
+}

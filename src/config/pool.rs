@@ -1,0 +1,191 @@
+//! `key_pools`: where keys come from and how they are treated. No problem ever shows a value here.
+
+use crate::config::bounds;
+use crate::config::guard::{at_least, duration_or};
+use crate::config::{Surroundings, unique, value};
+use crate::json::{Cursor, Read, each};
+use crate::plan::{Inject, Key, KeyPool, KeyValue, Secret};
+use crate::units::Millis;
+
+/// The header that carries a pool's key where the document names none.
+pub const DEFAULT_HEADER: &str = "authorization";
+const DEFAULT_PREFIX: &str = "Bearer ";
+
+/// One pool.
+pub fn pool(at: &Cursor<'_>, surroundings: &Surroundings<'_>) -> Read<KeyPool> {
+    let object = at.object(&[
+        "name",
+        "header",
+        "prefix",
+        "keys",
+        "inject",
+        "rate_limited",
+        "rejected",
+        "failing",
+        "sticky",
+    ])?;
+    let name = object.need("name").and_then(|at| value::id(&at));
+    let header =
+        object.get("header").map_or_else(|| Ok(DEFAULT_HEADER.to_owned()), |at| header(&at, surroundings));
+    let prefix =
+        object.get("prefix").map_or_else(|| Ok(DEFAULT_PREFIX.to_owned()), |at| value::header_value(&at));
+    // With a prefix that is itself wrong, keys are still read, as if there were none.
+    let scheme = prefix.as_deref().unwrap_or_default();
+    let keys = object.need("keys").and_then(|at| keys(&at.hidden(), scheme, surroundings.env));
+    let inject = object.get("inject").map_or(Ok(Inject::Attempt), |at| {
+        at.choice(&["attempt", "request"]).map(|i| if i == 0 { Inject::Attempt } else { Inject::Request })
+    });
+    let rate_limited = object.get("rate_limited").map_or(Ok(RATE_LIMITED), |at| rate_limited(&at));
+    let rejected = object.get("rejected").map_or(Ok(REJECTED), |at| faults(&at, "disable_for", REJECTED));
+    let failing = object.get("failing").map_or(Ok(FAILING), |at| faults(&at, "cooldown", FAILING));
+    let sticky = object.get("sticky").map_or(Ok(false), |at| at.boolean());
+    Ok(KeyPool {
+        name: name?,
+        header: header?,
+        prefix: prefix?,
+        keys: keys?,
+        inject: inject?,
+        rate_limited: rate_limited?,
+        rejected: rejected?,
+        failing: failing?,
+        sticky: sticky?,
+    })
+}
+
+/// 429: a minute is what most providers' limits are counted in.
+const RATE_LIMITED: (Millis, Millis) = (Millis(60_000), Millis(600_000));
+/// 401 and 403: such a key rarely comes back by itself.
+const REJECTED: (u32, Millis) = (1, Millis(600_000));
+/// Anything else: five in a row are no longer chance.
+const FAILING: (u32, Millis) = (5, Millis(30_000));
+
+fn header(at: &Cursor<'_>, surroundings: &Surroundings<'_>) -> Read<String> {
+    let name = value::header_name(at)?;
+    if value::is_framing(&name)
+        || name.starts_with(value::OWN_PREFIX)
+        || name == surroundings.cluster_header
+        || Some(&name) == surroundings.version_header.as_ref()
+    {
+        return Err(at.wrong("must not be a header of the connection or of Bellwether"));
+    }
+    Ok(name)
+}
+
+fn rate_limited(at: &Cursor<'_>) -> Read<(Millis, Millis)> {
+    let object = at.object(&["cooldown", "max_cooldown"])?;
+    let cooldown = duration_or(&object, "cooldown", &bounds::COOLDOWN, RATE_LIMITED.0);
+    let max_cooldown = duration_or(&object, "max_cooldown", &bounds::COOLDOWN, RATE_LIMITED.1);
+    let max_cooldown = at_least(&object, "max_cooldown", max_cooldown, "cooldown", cooldown);
+    Ok((cooldown?, max_cooldown?))
+}
+
+/// `rejected` and `failing`: after how many in a row, for how long.
+fn faults(at: &Cursor<'_>, span: &'static str, default: (u32, Millis)) -> Read<(u32, Millis)> {
+    let object = at.object(&["after", span])?;
+    let after = object.get("after").map_or(Ok(default.0), |at| at.integer(&bounds::KEY_FAULTS));
+    let span = duration_or(&object, span, &bounds::COOLDOWN, default.1);
+    Ok((after?, span?))
+}
+
+/// Reads an environment variable.
+type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+fn keys(at: &Cursor<'_>, prefix: &str, env: Env<'_>) -> Read<Vec<Key>> {
+    let items = at.items(&bounds::KEYS)?;
+    unique(&items, "id");
+    // Values first and by themselves: a key that has another problem as well still counts as a holder of its value.
+    let value = |item: &Cursor<'_>| item.peek("value").map(|at| key_value(&at.hidden(), prefix, env));
+    let values: Vec<Option<Read<KeyValue>>> = items.cursors.iter().map(value).collect();
+    refuse_equal_values(&items.cursors, &values);
+    let is_zero = |item: &Cursor<'_>| item.peek("weight").and_then(|at| at.as_integer()) == Some(0);
+    if items.cursors.iter().all(is_zero) {
+        at.refuse("at least one weight must be above 0");
+    }
+    let mut values = values.into_iter();
+    each(&items, |at| key(at, values.next().flatten()))
+}
+
+fn key(at: &Cursor<'_>, value: Option<Read<KeyValue>>) -> Read<Key> {
+    let object = at.object(&["id", "value", "weight", "quota_group"])?;
+    let id = object.need("id").and_then(|at| value::id(&at));
+    let value = value.unwrap_or_else(|| Err(object.missing("value", "is required")));
+    let weight = object.get("weight").map_or(Ok(1), |at| at.integer(&bounds::KEY_WEIGHT));
+    let quota_group = object.get("quota_group").map(|at| value::id(&at)).transpose();
+    Ok(Key { id: id?, value: value?, weight: weight?, quota_group: quota_group? })
+}
+
+/// The same key twice in a pool would be tried again by a request it has just failed, and cool in one place only.
+fn refuse_equal_values(items: &[Cursor<'_>], values: &[Option<Read<KeyValue>>]) {
+    let known = |value: &Option<Read<KeyValue>>, other: &KeyValue| match (value, other) {
+        (Some(Ok(KeyValue::Known(a))), KeyValue::Known(b)) => a == b,
+        (Some(Ok(KeyValue::Named(a))), KeyValue::Named(b)) => a == b,
+        _ => false,
+    };
+    for (i, (item, value)) in items.iter().zip(values).enumerate() {
+        let (Some(Ok(value)), Some(at)) = (value, item.peek("value")) else { continue };
+        let Some(first) = values.iter().take(i).position(|earlier| known(earlier, value)) else { continue };
+        let (first, second) = (items.get(first).map(name_of).unwrap_or_default(), name_of(item));
+        at.refuse(&format!("keys {first} and {second} have the same value"));
+    }
+}
+
+/// A key's id, or where it is if it has none that is a string.
+fn name_of(item: &Cursor<'_>) -> String {
+    let id = item.peek("id");
+    id.and_then(|at| at.as_str().map(|_| at.shown())).unwrap_or_else(|| item.path())
+}
+
+fn key_value(at: &Cursor<'_>, prefix: &str, env: Env<'_>) -> Read<KeyValue> {
+    if let Some(raw) = at.as_str() {
+        return clean(raw, prefix).map(KeyValue::Known).map_err(|rule| at.refuse(rule));
+    }
+    let members = if at.is_object() { at.members()? } else { Vec::new() };
+    // A field of another name is not reported by its name: that might be the key.
+    match members.as_slice() {
+        [("env", field)] => from_environment(field, prefix, env),
+        [("secret", field)] => secret_name(field).map(KeyValue::Named),
+        _ => Err(at.wrong("must be a string, {\"env\": NAME} or {\"secret\": NAME}")),
+    }
+}
+
+fn from_environment(at: &Cursor<'_>, prefix: &str, env: Env<'_>) -> Read<KeyValue> {
+    let name = at.string()?;
+    // The name will be shown. Most keys pasted in its place are not of this form.
+    let is_name = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    if !(1..=bounds::NAME_BYTES_MAX).contains(&name.len()) || !name.bytes().all(is_name) {
+        return Err(at.refuse("must be the name of an environment variable: letters, digits and _"));
+    }
+    let Some(raw) = env(name) else {
+        return Err(at.refuse(&format!("environment variable {name} is not set")));
+    };
+    clean(&raw, prefix)
+        .map(KeyValue::Known)
+        .map_err(|rule| at.refuse(&format!("environment variable {name} {rule}")))
+}
+
+fn secret_name(at: &Cursor<'_>) -> Read<String> {
+    let name = at.string()?;
+    if is_secret_name(name) { Ok(name.to_owned()) } else { Err(at.refuse(SECRET_NAME)) }
+}
+
+/// What [`is_secret_name`] demands.
+pub const SECRET_NAME: &str = "must be a name of 1 to 255 bytes without white space";
+
+/// Whether a secret may have this name: any file or object name of the usual secret stores.
+pub fn is_secret_name(name: &str) -> bool {
+    (1..=bounds::NAME_BYTES_MAX).contains(&name.len())
+        && !name.chars().any(|c| c.is_whitespace() || c.is_control())
+}
+
+/// A usable key, trimmed and without a doubled prefix, or the rule it breaks.
+pub fn clean(raw: &str, prefix: &str) -> Result<Secret, &'static str> {
+    let secret = Secret::clean(raw, prefix);
+    let value = secret.expose();
+    if value.is_empty() || value.eq_ignore_ascii_case(prefix.trim()) {
+        return Err("must not be blank");
+    }
+    if value.chars().any(char::is_control) {
+        return Err("must not have control characters inside");
+    }
+    Ok(secret)
+}

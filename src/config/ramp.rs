@@ -1,0 +1,43 @@
+//! `ramp`: the canary's share in stages.
+
+use crate::config::bounds;
+use crate::config::guard::guard;
+use crate::config::{time, value};
+use crate::json::{Cursor, Read, each};
+use crate::plan::{Guard, Ramp, Stage};
+use crate::units::Bps;
+
+/// A deployment's `ramp`, whose stages stand on the deployment's `guard`.
+pub fn ramp(at: &Cursor<'_>, deployment_guard: &Guard) -> Read<Ramp> {
+    let object = at.object(&["stages", "start", "paused"])?;
+    let stages = object.need("stages").and_then(|at| stages(&at, deployment_guard));
+    let start = object.get("start").map(|at| time::time(&at)).transpose();
+    let paused = object.get("paused").map_or(Ok(false), |at| at.boolean());
+    Ok(Ramp { stages: stages?, start: start?, paused: paused? })
+}
+
+fn stages(at: &Cursor<'_>, deployment_guard: &Guard) -> Read<Vec<Stage>> {
+    let items = at.items(&bounds::STAGES)?;
+    let stages = each(&items, |at| stage(at, deployment_guard));
+    // A ramp goes up. One that means to go down again is a mistake, or a rollback by hand: neither is a stage.
+    let mut before = Bps::ZERO;
+    for item in &items.cursors {
+        let Some(field) = item.peek("weight") else { continue };
+        let Some(weight) = value::as_percent(&field) else { continue };
+        if weight < before {
+            field.wrong(&format!("must not be below the stage before ({before})"));
+        }
+        before = weight;
+    }
+    stages
+}
+
+fn stage(at: &Cursor<'_>, deployment_guard: &Guard) -> Read<Stage> {
+    let object = at.object(&["weight", "for", "min_requests", "guard"])?;
+    let weight = object.need("weight").and_then(|at| value::percent(&at));
+    let duration = object.need("for").and_then(|at| value::duration(&at, &bounds::STAGE_FOR));
+    let min_requests = object.get("min_requests").map_or(Ok(0), |at| at.integer(&bounds::STAGE_MIN_REQUESTS));
+    let guard =
+        object.get("guard").map_or_else(|| Ok(deployment_guard.clone()), |at| guard(&at, deployment_guard));
+    Ok(Stage { weight: weight?, duration: duration?, min_requests: min_requests?, guard: guard? })
+}

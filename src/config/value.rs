@@ -1,0 +1,319 @@
+//! Single values: durations, shares, header names and values, hosts, names. Matched by hand: a regular expression library
+//! would be larger than the rest of the filter.
+
+use std::ops::RangeInclusive;
+
+use crate::config::bounds::NAME_BYTES_MAX;
+use crate::json::{Cursor, Read};
+use crate::units::{Bps, Millis};
+
+/// Headers that frame the message or belong to the connection; setting one would break or smuggle the request. The host
+/// has a field of its own.
+const FRAMING: [&str; 4] = ["host", "content-length", "transfer-encoding", "connection"];
+
+/// Headers in which clients send credentials; removed when a version has a key pool.
+pub const CREDENTIALS: [&str; 3] = ["authorization", "x-api-key", "api-key"];
+
+/// Headers of our own between the roles; removed from client requests.
+pub const OWN_PREFIX: &str = "x-bellwether-";
+
+/// A string that `holds`, or else breaks `rule`.
+pub fn text(at: &Cursor<'_>, rule: &str, holds: fn(&str) -> bool) -> Read<String> {
+    let text = at.string()?;
+    if holds(text) { Ok(text.to_owned()) } else { Err(at.wrong(rule)) }
+}
+
+/// A deployment's name.
+pub fn deployment_name(at: &Cursor<'_>) -> Read<String> {
+    text(at, "must match ^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", |text| {
+        let ends = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        let bytes = text.as_bytes();
+        bytes.len() <= 63
+            && ends(bytes.first())
+            && ends(bytes.last())
+            && bytes.iter().all(|b| *b == b'-' || ends(Some(b)))
+    })
+}
+
+/// A release.
+pub fn release(at: &Cursor<'_>) -> Read<String> {
+    text(at, "must match ^[A-Za-z0-9._-]{1,63}$", |text| {
+        (1..=63).contains(&text.len()) && text.bytes().all(is_id_byte)
+    })
+}
+
+/// A name of a version, a pool, a key or a quota group: a metric label, and readable.
+pub fn id(at: &Cursor<'_>) -> Read<String> {
+    text(at, "must match ^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", is_id)
+}
+
+/// Whether this is a name such as [`id`] reads.
+pub fn is_id(text: &str) -> bool {
+    (1..=63).contains(&text.len())
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.bytes().all(is_id_byte)
+}
+
+fn is_id_byte(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-')
+}
+
+/// A string with something in it.
+pub fn not_empty(at: &Cursor<'_>) -> Read<String> {
+    text(at, "must not be empty", |text| !text.is_empty())
+}
+
+/// The name of an Envoy cluster.
+pub fn cluster(at: &Cursor<'_>) -> Read<String> {
+    text(at, "must be a cluster name: 1 to 255 bytes without white space", |text| {
+        (1..=NAME_BYTES_MAX).contains(&text.len()) && !has_blank(text)
+    })
+}
+
+/// The beginning of a path, or a path.
+pub fn path(at: &Cursor<'_>) -> Read<String> {
+    text(at, "must begin with / and have no white space", |text| text.starts_with('/') && !has_blank(text))
+}
+
+/// A host, as `:authority` has it.
+pub fn host(at: &Cursor<'_>) -> Read<String> {
+    text(at, "must be a host, with a port or without", is_host)
+}
+
+/// A host or `*.host`, each with a port or without. An internationalized name has its ASCII form here, as on the wire.
+pub fn is_host_pattern(text: &str) -> bool {
+    is_host(text.strip_prefix("*.").unwrap_or(text))
+}
+
+fn is_host(text: &str) -> bool {
+    if text.len() > NAME_BYTES_MAX {
+        return false;
+    }
+    if let Some(bracketed) = text.strip_prefix('[') {
+        let Some((address, port)) = bracketed.split_once(']') else { return false };
+        return address.parse::<std::net::Ipv6Addr>().is_ok()
+            && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port));
+    }
+    let (name, port) = text.split_once(':').map_or((text, None), |(name, port)| (name, Some(port)));
+    let label = |label: &str| {
+        !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    name.split('.').all(label) && port.is_none_or(is_port)
+}
+
+fn is_port(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_digit()) && text.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
+fn has_blank(text: &str) -> bool {
+    text.chars().any(|c| c.is_whitespace() || c.is_control())
+}
+
+/// A header's name, in lower case. The `:` of a pseudo header is no letter of a name.
+pub fn header_name(at: &Cursor<'_>) -> Read<String> {
+    text(at, "must be an HTTP header name", is_token).map(|name| name.to_ascii_lowercase())
+}
+
+/// Whether this is the name of a header that belongs to the connection; lower case.
+pub fn is_framing(name: &str) -> bool {
+    FRAMING.contains(&name)
+}
+
+/// The name of a cookie; case-sensitive.
+pub fn cookie_name(at: &Cursor<'_>) -> Read<String> {
+    text(at, "must be a cookie name", is_token)
+}
+
+/// A token of RFC 9110, of bearable length.
+pub fn is_token(text: &str) -> bool {
+    (1..=NAME_BYTES_MAX).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+}
+
+/// A header's value; may be empty.
+pub fn header_value(at: &Cursor<'_>) -> Read<String> {
+    let value = at.string()?;
+    // Not shown: it may be a credential.
+    if is_header_value(value) { Ok(value.to_owned()) } else { Err(at.refuse("must not have CR, LF or NUL")) }
+}
+
+fn is_header_value(text: &str) -> bool {
+    !text.bytes().any(|b| matches!(b, b'\r' | b'\n' | 0))
+}
+
+/// A duration in `range`.
+pub fn duration(at: &Cursor<'_>, range: &RangeInclusive<Millis>) -> Read<Millis> {
+    let Some(millis) = at.as_str().and_then(parse_duration) else {
+        return Err(at.wrong("must be a duration such as 250ms, 30s, 5m or 1h"));
+    };
+    if range.contains(&millis) {
+        Ok(millis)
+    } else {
+        Err(at.wrong(&format!("must be in {}..={}", range.start(), range.end())))
+    }
+}
+
+/// One number and one unit: `250ms`, `1.5s`, `5m`, `1h`. `None` for anything else, for a fraction of a millisecond, and for
+/// what 64 bits cannot hold.
+pub fn parse_duration(text: &str) -> Option<Millis> {
+    let (number, unit) = text.split_at_checked(text.find(|c: char| c.is_ascii_alphabetic())?)?;
+    let unit: u64 = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    let (whole, fraction) = match number.split_once('.') {
+        None => (number, ""),
+        Some((whole, fraction)) if !fraction.is_empty() => (whole, fraction),
+        Some(_) => return None,
+    };
+    if whole.is_empty() || ![whole, fraction].iter().all(|part| part.bytes().all(|b| b.is_ascii_digit())) {
+        return None;
+    }
+    let whole = whole.parse::<u64>().ok()?.checked_mul(unit)?;
+    // The hour has 2⁷ and 5⁵ in milliseconds: more than seven decimals are never whole, and nine cannot overflow.
+    let fraction = fraction.trim_end_matches('0');
+    let digits = u32::try_from(fraction.len()).ok().filter(|digits| *digits <= 9)?;
+    let (numerator, denominator) = (fraction.parse::<u64>().unwrap_or(0), 10u64.checked_pow(digits)?);
+    let scaled = numerator.checked_mul(unit)?;
+    let exact = scaled.checked_rem(denominator) == Some(0);
+    exact.then_some(Millis(whole.checked_add(scaled.checked_div(denominator)?)?))
+}
+
+/// A share in percent, 0…100 with at most two decimals.
+pub fn percent(at: &Cursor<'_>) -> Read<Bps> {
+    as_percent(at).ok_or_else(|| at.wrong("must be a number in 0..=100 with at most two decimals"))
+}
+
+/// The share in percent here, if it is one. Reports nothing.
+pub fn as_percent(at: &Cursor<'_>) -> Option<Bps> {
+    scaled(at.as_number()?, 100.0, &(0..=10_000)).and_then(|bps| Bps::new(u16::try_from(bps).ok()?))
+}
+
+/// `number * scale`, if that is an integer in `range`. The tolerance is that of a double: 0.29 * 100 is
+/// 28.999999999999996, and the next number anyone could mean is a whole 0.1 away.
+pub fn scaled(number: f64, scale: f64, range: &RangeInclusive<u32>) -> Option<u32> {
+    let product = number * scale;
+    let rounded = product.round();
+    if (product - rounded).abs() > 1e-6 || !(0.0..=f64::from(u32::MAX)).contains(&rounded) {
+        return None;
+    }
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    let integer = rounded as u32;
+    range.contains(&integer).then_some(integer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_one_number_and_one_unit() {
+        for (text, millis) in [
+            ("0ms", 0),
+            ("250ms", 250),
+            ("007s", 7_000),
+            ("1.2s", 1_200),
+            ("1.500s", 1_500),
+            ("1.0ms", 1),
+            ("0.25m", 15_000),
+            ("0.0000025h", 9),
+            ("0.00000250000000000000000000h", 9),
+            ("1h", 3_600_000),
+            ("18446744073709551615ms", u64::MAX),
+        ] {
+            assert_eq!(parse_duration(text), Some(Millis(millis)), "{text}");
+        }
+        for text in [
+            "",
+            "s",
+            "5",
+            "5 s",
+            " 5s",
+            "5s ",
+            "5S",
+            "5sec",
+            "5d",
+            "-5s",
+            "+5s",
+            "1h30m",
+            "1e3s",
+            "1.s",
+            ".5s",
+            "1..5s",
+            "1.5.5s",
+            "0.5ms",
+            "0.0001s",
+            "1.0000000001h",
+            "٥s",
+            "18446744073709551616ms",
+            "18446744073709552s",
+            "5124095576030432h",
+            "99999999999999999999999999h",
+            "1.5µs",
+        ] {
+            assert_eq!(parse_duration(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn percentages_have_at_most_two_decimals() {
+        let bps = |percent| scaled(percent, 100.0, &(0..=10_000));
+        for n in 0..=10_000u32 {
+            let text = format!("{}.{:02}", n / 100, n % 100);
+            assert_eq!(bps(text.parse().unwrap()), Some(n), "{text}");
+        }
+        for wrong in [-0.01, 100.01, 0.001, 12.345, 99.999, 1e300, -1e300, f64::NAN, f64::INFINITY] {
+            assert_eq!(bps(wrong), None, "{wrong}");
+        }
+        assert_eq!(bps(-0.0), Some(0));
+    }
+
+    #[test]
+    fn hosts_are_names_or_addresses_with_a_port_or_without() {
+        for host in [
+            "a",
+            "api.example.com",
+            "API.example.com:8443",
+            "my_service.ns",
+            "10.0.0.1:80",
+            "[::1]",
+            "[::1]:80",
+        ] {
+            assert!(is_host(host), "{host}");
+        }
+        for host in [
+            "",
+            ".",
+            "a.",
+            ".a",
+            "a..b",
+            "a b",
+            "a/b",
+            "https://a",
+            "a:",
+            "a:0",
+            "a:65536",
+            "a:+80",
+            "a:80:90",
+            "::1",
+            "[::1",
+            "[::1]80",
+            "[x]",
+            "*",
+            "a.*.b",
+            "ä.example",
+            "user@host",
+        ] {
+            assert!(!is_host(host), "{host}");
+        }
+        for pattern in ["*.example.com", "*.example.com:443", "example.com"] {
+            assert!(is_host_pattern(pattern), "{pattern}");
+        }
+        for pattern in ["*", "*.", "*.*.com", "*example.com", "api.*", "a*.com"] {
+            assert!(!is_host_pattern(pattern), "{pattern}");
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The adapter: proxy-wasm contexts on one side, the engine on the other. It reads facts, asks, applies; it decides nothing.
+
+mod attempts;
+mod metrics;
+mod router;
+mod worker;
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use proxy_wasm::traits::{Context, HttpContext, RootContext};
+use proxy_wasm::types::{ContextType, LogLevel};
+
+use self::attempts::AttemptStream;
+use self::router::RouterStream;
+use self::worker::{Router, Worker};
+use crate::config;
+use crate::engine::Notes;
+use crate::error::Problems;
+use crate::hash::hash;
+use crate::host::{self, SharedData};
+use crate::store::{Change, update};
+
+/// Period of the router's tick: leftovers are merged, gauges written.
+const TICK: Duration = Duration::from_millis(20);
+
+#[allow(missing_docs)] // `proxy_wasm::main!` defines an undocumented export.
+mod entry {
+    proxy_wasm::main! {{
+        super::start();
+    }}
+}
+
+fn start() {
+    // Installs the panic hook, so that a trap says where; nothing logs through the SDK.
+    proxy_wasm::set_log_level(LogLevel::Warn);
+    proxy_wasm::set_root_context(|_| Box::new(Root { worker: Worker::current(), role: Role::Unconfigured }));
+}
+
+/// One plugin configuration on one thread.
+struct Root {
+    worker: Rc<Worker>,
+    role: Role,
+}
+
+enum Role {
+    Unconfigured,
+    Router {
+        router: Rc<Router>,
+        /// Hash of the configuration, until the first tick has counted it.
+        uncounted: Option<u64>,
+    },
+    Keys,
+}
+
+impl Root {
+    fn configure(&mut self, bytes: &[u8]) -> Result<(), Problems> {
+        let root_id = host::property(&["plugin_root_id"]).unwrap_or_default();
+        match root_id.as_slice() {
+            b"router" => {
+                let plan = config::compile(bytes, &host::environment)?;
+                let router = self.worker.install(plan);
+                host::set_tick(TICK);
+                self.role = Role::Router { router, uncounted: Some(hash(&[bytes])) };
+            }
+            b"keys" => {
+                self.worker.set_secrets(config::secrets(bytes)?);
+                if !matches!(self.role, Role::Keys) {
+                    self.worker.count_keys_role(1);
+                }
+                self.role = Role::Keys;
+            }
+            other => return Err(Problems::of_root_id(other)),
+        }
+        Ok(())
+    }
+
+    /// Counts an accepted update once in the process, not once a thread: whoever is first to write its hash counts it.
+    fn count_update(&self, configuration: u64) {
+        let name = host::property(&["plugin_name"]).unwrap_or_default();
+        let key = ["bellwether/configuration/", &String::from_utf8_lossy(&name)].concat();
+        let bytes = configuration.to_le_bytes();
+        let first = update(&SharedData, &key, &mut |held| {
+            if held == Some(bytes.as_slice()) { Change::Keep(false) } else { Change::Write(bytes.to_vec(), true) }
+        });
+        if first == Ok(true) {
+            self.worker.metrics.accepted.add(1);
+        }
+    }
+}
+
+impl Context for Root {
+    fn on_done(&mut self) -> bool {
+        match std::mem::replace(&mut self.role, Role::Unconfigured) {
+            Role::Router { router, .. } => {
+                // The timer of a context that has ended would go on for ever.
+                host::set_tick(Duration::ZERO);
+                self.worker.retire(router);
+            }
+            Role::Keys => self.worker.count_keys_role(-1),
+            Role::Unconfigured => {}
+        }
+        true
+    }
+}
+
+impl RootContext for Root {
+    fn on_configure(&mut self, _: usize) -> bool {
+        match self.configure(&host::plugin_configuration()) {
+            Ok(()) => true,
+            Err(problems) => {
+                for problem in &problems.0 {
+                    host::error(&format!("bellwether: configuration rejected: {problem}"));
+                }
+                self.worker.metrics.rejected.add(1);
+                false
+            }
+        }
+    }
+
+    fn on_tick(&mut self) {
+        let configuration = match &mut self.role {
+            Role::Router { uncounted, .. } => uncounted.take(),
+            Role::Keys | Role::Unconfigured => return,
+        };
+        if let Some(configuration) = configuration {
+            self.count_update(configuration);
+        }
+        let Role::Router { router, .. } = &self.role else { return };
+        router.served.set(true);
+        let now = self.worker.clock.now();
+        for (n, (deployment, binding)) in router.plan.deployments.iter().zip(&router.bindings).enumerate() {
+            let mut notes = Notes::default();
+            binding.tick(deployment, &SharedData, now, &mut notes);
+            self.worker.tell(router, n, notes);
+        }
+        router.show_keys();
+    }
+
+    fn create_http_context(&self, _: u32) -> Option<Box<dyn HttpContext>> {
+        let worker = Rc::clone(&self.worker);
+        Some(match &self.role {
+            Role::Router { router, .. } => Box::new(RouterStream::new(worker, Rc::clone(router))),
+            Role::Keys => Box::new(AttemptStream::new(worker)),
+            Role::Unconfigured => Box::new(Untouched),
+        })
+    }
+
+    fn get_type(&self) -> Option<ContextType> {
+        Some(ContextType::HttpContext)
+    }
+}
+
+/// A stream of a context that has no configuration: passes.
+struct Untouched;
+
+impl Context for Untouched {}
+impl HttpContext for Untouched {}

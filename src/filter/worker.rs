@@ -1,0 +1,293 @@
+//! What all contexts of one worker share: they live in one VM, on one thread, so plain cells do.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::rc::{Rc, Weak};
+
+use super::metrics::{DeploymentMetrics, Global, PoolMetrics};
+use crate::engine::{Binding, Engine, Notes, Transition};
+use crate::flight::{Flight, Judgement};
+use crate::host::{self, Clock, SharedData};
+use crate::keys::Ring;
+use crate::plan::{Deployment, Plan, Secret};
+use crate::units::{Millis, Now};
+
+thread_local! {
+    static WORKER: Rc<Worker> = Rc::new(Worker::new());
+}
+
+/// One worker thread's share of the filter.
+pub struct Worker {
+    /// The clocks.
+    pub clock: Clock,
+    /// Metrics that belong to nobody else.
+    pub metrics: Global,
+    engine: RefCell<Engine>,
+    random: RefCell<fastrand::Rng>,
+    flights: RefCell<HashMap<u64, Rc<InFlight>>>,
+    next_flight: Cell<u64>,
+    secrets: RefCell<BTreeMap<String, Secret>>,
+    routers: RefCell<Vec<Weak<Router>>>,
+    /// Contexts of the `keys` role that are configured on this worker.
+    keys_roles: Cell<u32>,
+}
+
+/// A plan in service: with its states, its keys and its metrics.
+pub struct Router {
+    /// The configuration.
+    pub plan: Plan,
+    /// Per deployment.
+    pub bindings: Vec<Binding>,
+    /// Per deployment.
+    pub metrics: Vec<DeploymentMetrics>,
+    /// Per pool.
+    pub pool_metrics: Vec<PoolMetrics>,
+    /// Per pool; made anew when secrets come.
+    pub rings: RefCell<Vec<Ring>>,
+    /// Per deployment and version: the `keys` role has been seen at work on its attempts. Until then the router puts the
+    /// key in as well, so that a chain without that role never sends a request without its credential.
+    keys_seen: Vec<Vec<Cell<bool>>>,
+    /// It has served, or ticked: this is not the throw-away VM that checks a configuration.
+    pub served: Cell<bool>,
+}
+
+/// A request between its headers and its log entry.
+pub struct InFlight {
+    /// The plan it was decided by.
+    pub router: Rc<Router>,
+    /// Index of the deployment.
+    pub deployment: usize,
+    /// Index of the version, and the epoch it was assigned under.
+    pub assigned: (usize, u32),
+    /// Index of the version's pool.
+    pub pool: Option<usize>,
+    /// Its attempts.
+    pub flight: RefCell<Flight>,
+}
+
+impl Worker {
+    fn new() -> Worker {
+        Worker {
+            clock: Clock::new(),
+            metrics: Global::new(),
+            engine: RefCell::default(),
+            random: RefCell::new(fastrand::Rng::with_seed(host::seed())),
+            flights: RefCell::default(),
+            next_flight: Cell::new(1),
+            secrets: RefCell::default(),
+            routers: RefCell::default(),
+            keys_roles: Cell::new(0),
+        }
+    }
+
+    /// This thread's worker.
+    pub fn current() -> Rc<Worker> {
+        WORKER.with(Rc::clone)
+    }
+
+    /// 64 uniform random bits.
+    pub fn random(&self) -> u64 {
+        self.random.try_borrow_mut().map_or(0, |mut random| random.u64(..))
+    }
+
+    /// Puts a plan in service.
+    pub fn install(&self, plan: Plan) -> Rc<Router> {
+        let bindings = self.engine.try_borrow_mut().map(|mut e| e.attach(&plan)).unwrap_or_default();
+        let router = Rc::new(Router {
+            bindings,
+            metrics: plan.deployments.iter().map(DeploymentMetrics::new).collect(),
+            pool_metrics: plan.pools.iter().map(PoolMetrics::new).collect(),
+            rings: RefCell::default(),
+            keys_seen: plan.deployments.iter().map(|d| vec![Cell::new(false); d.versions.len()]).collect(),
+            served: Cell::new(false),
+            plan,
+        });
+        self.fill_rings(&router);
+        if let Ok(mut routers) = self.routers.try_borrow_mut() {
+            routers.retain(|held| held.strong_count() > 0);
+            routers.push(Rc::downgrade(&router));
+        }
+        router
+    }
+
+    /// Drops the states that only this plan bound.
+    pub fn retire(&self, router: Rc<Router>) {
+        let served = router.served.get();
+        drop(router);
+        if let Ok(mut engine) = self.engine.try_borrow_mut() {
+            engine.sweep(&SharedData, served);
+        }
+    }
+
+    /// Takes over a secrets document.
+    pub fn set_secrets(&self, secrets: BTreeMap<String, Secret>) {
+        if let Ok(mut held) = self.secrets.try_borrow_mut() {
+            *held = secrets;
+        }
+        let routers: Vec<Rc<Router>> =
+            self.routers.try_borrow().map(|all| all.iter().filter_map(Weak::upgrade).collect()).unwrap_or_default();
+        routers.iter().for_each(|router| self.fill_rings(router));
+    }
+
+    fn fill_rings(&self, router: &Router) {
+        if let (Ok(secrets), Ok(mut rings)) = (self.secrets.try_borrow(), router.rings.try_borrow_mut()) {
+            *rings = router.plan.pools.iter().map(|pool| Ring::new(pool, &secrets)).collect();
+        }
+    }
+
+    /// A context of the `keys` role was configured (`+1`) or has ended (`-1`).
+    pub fn count_keys_role(&self, by: i32) {
+        self.keys_roles.set(self.keys_roles.get().saturating_add_signed(by));
+    }
+
+    /// Whether there is a `keys` role on this worker at all.
+    pub fn has_keys_role(&self) -> bool {
+        self.keys_roles.get() > 0
+    }
+
+    /// Registers a request, so that its attempts find it; returns its number.
+    pub fn launch(&self, request: &Rc<InFlight>) -> u64 {
+        let id = self.next_flight.get();
+        self.next_flight.set(id.wrapping_add(1));
+        if let Ok(mut flights) = self.flights.try_borrow_mut() {
+            flights.insert(id, Rc::clone(request));
+        }
+        id
+    }
+
+    /// The request of this number, while it lasts.
+    pub fn in_flight(&self, id: u64) -> Option<Rc<InFlight>> {
+        self.flights.try_borrow().ok()?.get(&id).cloned()
+    }
+
+    /// Forgets a request.
+    pub fn land(&self, id: u64) {
+        if let Ok(mut flights) = self.flights.try_borrow_mut() {
+            flights.remove(&id);
+        }
+    }
+
+    /// Records judgements about a request's attempts.
+    pub fn record(&self, request: &InFlight, judgements: &[Judgement], now: Now) {
+        let Some(deployment) = request.deployment() else { return };
+        let Some(binding) = request.router.bindings.get(request.deployment) else { return };
+        let metrics = request.router.metrics.get(request.deployment);
+        let version = metrics.and_then(|metrics| metrics.versions.get(request.assigned.0));
+        let mut notes = Notes::default();
+        for judgement in judgements {
+            if let (Some(version), Some(outcome)) = (version, judgement.outcome) {
+                version.attempts.count(outcome);
+            }
+            if let Some(outcome) = judgement.outcome
+                && let Some((requests, _)) = request.key_metrics(judgement.key)
+            {
+                requests.count(outcome);
+            }
+            if let Some(event) = judgement.event {
+                binding.record(deployment, request.assigned, event, &SharedData, now, &mut notes);
+            }
+        }
+        self.tell(&request.router, request.deployment, notes);
+    }
+
+    /// Logs and counts what the engine reports.
+    pub fn tell(&self, router: &Router, deployment: usize, notes: Notes) {
+        for (what, count) in notes.dropped {
+            self.metrics.dropped(what, count);
+        }
+        for transition in notes.transitions {
+            host::warn(&event_line(&transition));
+            let rolled_back = transition.enforced && transition.to == "rolled_back";
+            if let (true, Some(cause)) = (rolled_back, &transition.cause)
+                && let Some(plan) = router.plan.deployments.get(deployment)
+                && let Some(n) = plan.versions.iter().position(|v| v.id == transition.version)
+                && let Some(metrics) = router.metrics.get(deployment).and_then(|m| m.versions.get(n))
+            {
+                metrics.rollback(&cause.label);
+            }
+        }
+        router.show(deployment);
+    }
+}
+
+impl Router {
+    /// Writes a deployment's gauges.
+    pub fn show(&self, deployment: usize) {
+        let (Some(plan), Some(binding), Some(metrics)) = (
+            self.plan.deployments.get(deployment),
+            self.bindings.get(deployment),
+            self.metrics.get(deployment),
+        ) else {
+            return;
+        };
+        metrics.phase.show(binding.phase_gauge());
+        metrics.evidence.show(binding.evidence());
+        for (version, weight) in metrics.versions.iter().zip(binding.effective_weights(plan)) {
+            version.weight.show(u64::from(weight.get()));
+        }
+    }
+
+    /// Writes the gauges of the keys: 3, disabled, for those without a value.
+    pub fn show_keys(&self) {
+        let Ok(rings) = self.rings.try_borrow() else { return };
+        for (ring, metrics) in rings.iter().zip(&self.pool_metrics) {
+            for (n, (_, status)) in metrics.keys.iter().enumerate() {
+                status.show(if ring.has_value(n) { 0 } else { 3 });
+            }
+        }
+    }
+
+    /// Whether a version has a usable key, or needs none.
+    pub fn can_serve(&self, deployment: &Deployment, version: usize) -> bool {
+        match deployment.versions.get(version).and_then(|version| version.pool) {
+            None => true,
+            Some(pool) => {
+                self.rings.try_borrow().is_ok_and(|rings| rings.get(pool).is_some_and(Ring::usable))
+            }
+        }
+    }
+
+    /// Whether the `keys` role is known to see this version's attempts.
+    pub fn keys_seen(&self, deployment: usize, version: usize) -> Option<&Cell<bool>> {
+        self.keys_seen.get(deployment)?.get(version)
+    }
+}
+
+impl InFlight {
+    /// The deployment of the plan it was decided by.
+    pub fn deployment(&self) -> Option<&Deployment> {
+        self.router.plan.deployments.get(self.deployment)
+    }
+
+    fn key_metrics(&self, key: Option<usize>) -> Option<&(super::metrics::ByOutcome, super::metrics::Gauge)> {
+        self.router.pool_metrics.get(self.pool?)?.keys.get(key?)
+    }
+}
+
+/// The smallest latency limit: a client that leaves later than this has waited too long.
+pub fn impatience(deployment: &Deployment) -> Option<Millis> {
+    let limits = &deployment.guard.max_latency;
+    [limits.avg, limits.p50, limits.p95, limits.p99].into_iter().flatten().min()
+}
+
+/// A transition as one line of JSON.
+fn event_line(transition: &Transition) -> String {
+    let counts = |(judged, bad): (u64, u64)| serde_json::json!({"requests": judged, "errors": bad});
+    let cause = transition.cause.as_ref();
+    serde_json::json!({
+        "bellwether": if transition.enforced { "transition" } else { "would_transition" },
+        "id": format!("{}/{}/{}/{}/{}", transition.deployment, transition.release, transition.version,
+            transition.epoch, transition.to),
+        "deployment": transition.deployment,
+        "release": transition.release,
+        "version": transition.version,
+        "from": transition.from,
+        "to": transition.to,
+        "reason": cause.map(|cause| &cause.label),
+        "why": cause.map(|cause| &cause.text),
+        "time": cause.map(|cause| cause.wall.to_string()),
+        "canary": counts(transition.canary),
+        "stable": counts(transition.stable),
+    })
+    .to_string()
+}

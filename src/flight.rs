@@ -1,0 +1,419 @@
+//! A request in flight: what the `router` role (which sees the client's side) and the `keys` role (which sees every
+//! attempt) know of it together, and what that says about the version.
+//!
+//! Each attempt is judged once as an answer (headers, or none) and, if it answered well, once more at its end (whole or
+//! broken). The attempts are seen by the `keys` role; where that role is not in the chain the router's view of the final
+//! answer stands in for the one attempt it can see. A failed attempt that Envoy retried still counts.
+
+use crate::outcome::{Ending, Outcome, classify};
+use crate::plan::BadOutcomes;
+use crate::stats::Event;
+use crate::units::{Micros, Millis};
+
+/// One try at an upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Attempt {
+    began: Micros,
+    key: Option<usize>,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// No headers so far.
+    Open,
+    /// Good headers; its end is awaited.
+    Good,
+    /// Judged for good.
+    Settled(Outcome),
+}
+
+/// A judgement to record: an event for the version's statistics, and for the metrics the attempt's final outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Judgement {
+    /// For the version; `None` if this says nothing about it (yet).
+    pub event: Option<Event>,
+    /// The attempt is over and was this.
+    pub outcome: Option<Outcome>,
+    /// Index of the key that the attempt carried.
+    pub key: Option<usize>,
+}
+
+/// The ledger of one request.
+#[derive(Debug)]
+pub struct Flight {
+    seen: Micros,
+    own_key: bool,
+    /// A client that leaves after this long has left because of the latency.
+    impatient_after: Option<Millis>,
+    attempts: Vec<Attempt>,
+    /// The router's own view of the answer: status, and whether it came from an upstream.
+    answer: Option<(u16, bool)>,
+    /// The `keys` role has seen an attempt.
+    seen_by_keys: bool,
+}
+
+impl Flight {
+    /// A request seen at `seen`. `own_key`: it carries a key of a pool. `impatient_after`: the smallest latency limit.
+    pub fn new(seen: Micros, own_key: bool, impatient_after: Option<Millis>) -> Flight {
+        Flight { seen, own_key, impatient_after, attempts: Vec::new(), answer: None, seen_by_keys: false }
+    }
+
+    /// When the request was seen.
+    pub fn seen(&self) -> Micros {
+        self.seen
+    }
+
+    /// Whether the `keys` role has seen any attempt.
+    pub fn seen_by_keys(&self) -> bool {
+        self.seen_by_keys
+    }
+
+    /// Whether an upstream has answered, as far as either role knows.
+    pub fn reached(&self) -> bool {
+        self.last_status_seen() || self.answer.is_some_and(|(_, reached)| reached)
+    }
+
+    /// Whether the last attempt's headers were seen by the `keys` role.
+    pub fn last_status_seen(&self) -> bool {
+        self.attempts.last().is_some_and(|attempt| attempt.state != State::Open)
+    }
+
+    /// Keys that this request has already tried.
+    pub fn tried(&self) -> impl Iterator<Item = usize> {
+        self.attempts.iter().filter_map(|attempt| attempt.key)
+    }
+
+    /// An attempt begins (with this key of the pool, if any). Any earlier one that never answered has failed: Envoy would
+    /// not try again otherwise. Returns the attempt's number.
+    pub fn begin(
+        &mut self,
+        now: Micros,
+        key: Option<usize>,
+        errors: &BadOutcomes,
+        judged: &mut Vec<Judgement>,
+    ) -> usize {
+        for n in 0..self.attempts.len() {
+            self.settle_open(n, now, Ending::Unanswered, errors, judged);
+        }
+        self.seen_by_keys = true;
+        self.attempts.push(Attempt { began: now, key, state: State::Open });
+        self.attempts.len().saturating_sub(1)
+    }
+
+    /// Headers arrived for an attempt.
+    pub fn answered(
+        &mut self,
+        attempt: usize,
+        status: u16,
+        now: Micros,
+        errors: &BadOutcomes,
+    ) -> Option<Judgement> {
+        let own_key = self.own_key;
+        let began = self.began(attempt);
+        let held = self.attempts.get_mut(attempt).filter(|held| held.state == State::Open)?;
+        let outcome = classify(errors, Some(status), Ending::Complete, own_key);
+        let good = outcome == Outcome::Good;
+        held.state = if good { State::Good } else { State::Settled(outcome) };
+        Some(Judgement {
+            event: Some(Event::Answered { outcome, latency: good.then(|| Micros(now.since(began))) }),
+            outcome: (!good).then_some(outcome),
+            key: held.key,
+        })
+    }
+
+    /// An attempt is over without headers, and its client has left. (An attempt that failed by itself is settled by the
+    /// next one or by the request's end, when Envoy says how.)
+    pub fn abandoned(&mut self, attempt: usize, now: Micros, errors: &BadOutcomes) -> Option<Judgement> {
+        let mut judged = Vec::new();
+        self.settle_open(attempt, now, Ending::Cancelled, errors, &mut judged);
+        judged.pop()
+    }
+
+    /// An attempt is over without headers and its client is still there. Settled at once where a reset and a time-out mean
+    /// the same; otherwise left for whoever learns which it was.
+    pub fn failed(&mut self, attempt: usize, now: Micros, errors: &BadOutcomes) -> Option<Judgement> {
+        if errors.reset != errors.timeout {
+            return None;
+        }
+        let mut judged = Vec::new();
+        self.settle_open(attempt, now, Ending::Unanswered, errors, &mut judged);
+        judged.pop()
+    }
+
+    /// The router saw an answer which the `keys` role did not: there is no such role here, or Envoy answered by itself.
+    /// A good one counts at once; anything else waits for the end, when Envoy says how it came to be.
+    pub fn router_answer(
+        &mut self,
+        status: u16,
+        reached: bool,
+        now: Micros,
+        errors: &BadOutcomes,
+    ) -> Option<Judgement> {
+        self.answer = Some((status, reached));
+        if !reached || self.seen_by_keys {
+            return None;
+        }
+        self.attempts.push(Attempt { began: self.seen, key: None, state: State::Open });
+        if classify(errors, Some(status), Ending::Complete, self.own_key) == Outcome::Good {
+            return self.answered(0, status, now, errors);
+        }
+        None
+    }
+
+    /// The request is over. Settles what is open and returns the request's own outcome.
+    pub fn finish(
+        &mut self,
+        ending: Ending,
+        now: Micros,
+        errors: &BadOutcomes,
+        judged: &mut Vec<Judgement>,
+    ) -> Outcome {
+        let status = self.answer.filter(|(_, reached)| *reached).map(|(status, _)| status);
+        if self.attempts.is_empty() {
+            // Nobody saw an attempt: either none was made, or there is no `keys` role and no upstream answered.
+            let outcome = classify(errors, status, ending, self.own_key);
+            if outcome != Outcome::Local {
+                let latency = self.latency(self.seen, outcome, ending, now);
+                let event = Some(Event::Answered { outcome, latency });
+                judged.push(Judgement { event, outcome: Some(outcome), key: None });
+            }
+            return outcome;
+        }
+        let last = self.attempts.len().saturating_sub(1);
+        for n in 0..self.attempts.len() {
+            let how = if n == last { ending } else { Ending::Unanswered };
+            match self.attempts.get(n).map(|attempt| attempt.state) {
+                Some(State::Open) if n == last && status.is_some() => {
+                    if let Some((status, _)) = self.answer {
+                        judged.extend(self.answered(n, status, now, errors));
+                    }
+                    self.settle_good(n, how, errors, judged);
+                }
+                Some(State::Open) => {
+                    // Envoy answered although an attempt was made: the attempt gave nothing.
+                    let how = if how == Ending::Local { Ending::Unanswered } else { how };
+                    self.settle_open(n, now, how, errors, judged);
+                }
+                Some(State::Good) if n == last => self.settle_good(n, how, errors, judged),
+                _ => {}
+            }
+        }
+        match self.attempts.last().map(|attempt| attempt.state) {
+            Some(State::Settled(outcome)) => outcome,
+            _ => Outcome::Good,
+        }
+    }
+
+    fn began(&self, attempt: usize) -> Micros {
+        match attempt {
+            0 => self.seen,
+            n => self.attempts.get(n).map_or(self.seen, |held| held.began),
+        }
+    }
+
+    fn settle_open(
+        &mut self,
+        n: usize,
+        now: Micros,
+        ending: Ending,
+        errors: &BadOutcomes,
+        judged: &mut Vec<Judgement>,
+    ) {
+        let began = self.began(n);
+        let own_key = self.own_key;
+        let Some(held) = self.attempts.get_mut(n).filter(|held| held.state == State::Open) else { return };
+        let outcome = classify(errors, None, ending, own_key);
+        held.state = State::Settled(outcome);
+        let key = held.key;
+        let event = Some(Event::Answered { outcome, latency: self.latency(began, outcome, ending, now) });
+        judged.push(Judgement { event, outcome: Some(outcome), key });
+    }
+
+    /// The end of an attempt with good headers.
+    fn settle_good(&mut self, n: usize, ending: Ending, errors: &BadOutcomes, judged: &mut Vec<Judgement>) {
+        let own_key = self.own_key;
+        let Some(held) = self.attempts.get_mut(n).filter(|held| held.state == State::Good) else { return };
+        // A status that let it pass as good does so again: only the ending matters.
+        let outcome = classify(errors, Some(200), ending, own_key);
+        let event = match outcome {
+            Outcome::Bad => Some(Event::Broke),
+            Outcome::Good => Some(Event::Completed),
+            _ => None,
+        };
+        held.state = State::Settled(outcome);
+        judged.push(Judgement { event, outcome: Some(outcome), key: held.key });
+    }
+
+    /// The latency worth recording where no headers came: a time-out took at least this long, and a client that left after
+    /// the limit left because of it. Fast failures say nothing about speed.
+    fn latency(&self, began: Micros, outcome: Outcome, ending: Ending, now: Micros) -> Option<Micros> {
+        let waited = now.since(began);
+        let telling = match outcome {
+            Outcome::Cancelled => self.impatient_after.is_some_and(|limit| waited > limit.as_micros()),
+            Outcome::Bad => ending == Ending::Timeout,
+            _ => false,
+        };
+        telling.then_some(Micros(waited))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1000;
+
+    fn errors() -> BadOutcomes {
+        BadOutcomes { server_errors: true, reset: true, timeout: true, ..BadOutcomes::default() }
+    }
+
+    fn flight() -> Flight {
+        Flight::new(Micros(0), true, Some(Millis(1000)))
+    }
+
+    fn answered(outcome: Outcome, latency: Option<u64>) -> Option<Event> {
+        Some(Event::Answered { outcome, latency: latency.map(Micros) })
+    }
+
+    fn finish(flight: &mut Flight, ending: Ending, at: u64) -> (Outcome, Vec<Judgement>) {
+        let mut judged = Vec::new();
+        let outcome = flight.finish(ending, Micros(at), &errors(), &mut judged);
+        (outcome, judged)
+    }
+
+    fn begin(flight: &mut Flight, at: u64, key: usize) -> (usize, Vec<Judgement>) {
+        let mut judged = Vec::new();
+        let n = flight.begin(Micros(at), Some(key), &errors(), &mut judged);
+        (n, judged)
+    }
+
+    #[test]
+    fn a_good_attempt_counts_at_its_headers_and_completes_at_its_end() {
+        let mut f = flight();
+        let (n, earlier) = begin(&mut f, MS, 3);
+        assert!(earlier.is_empty());
+        let at_headers = f.answered(n, 200, Micros(20 * MS), &errors()).unwrap();
+        assert_eq!(at_headers.event, answered(Outcome::Good, Some(20 * MS)));
+        assert_eq!(at_headers.outcome, None, "not over yet");
+        let (outcome, judged) = finish(&mut f, Ending::Complete, 90 * MS);
+        assert_eq!(outcome, Outcome::Good);
+        assert_eq!(
+            judged,
+            [Judgement { event: Some(Event::Completed), outcome: Some(Outcome::Good), key: Some(3) }]
+        );
+    }
+
+    #[test]
+    fn a_stream_that_breaks_is_bad_at_its_end() {
+        for ending in [Ending::Reset, Ending::Timeout] {
+            let mut f = flight();
+            let (n, _) = begin(&mut f, 0, 0);
+            f.answered(n, 200, Micros(MS), &errors());
+            let (outcome, judged) = finish(&mut f, ending, 9 * MS);
+            assert_eq!((outcome, judged[0].event), (Outcome::Bad, Some(Event::Broke)), "{ending:?}");
+        }
+    }
+
+    #[test]
+    fn a_client_that_leaves_a_stream_judges_nobody() {
+        let mut f = flight();
+        let (n, _) = begin(&mut f, 0, 0);
+        f.answered(n, 200, Micros(MS), &errors());
+        let (outcome, judged) = finish(&mut f, Ending::Cancelled, 9 * MS);
+        assert_eq!((outcome, judged[0].event), (Outcome::Cancelled, None));
+    }
+
+    #[test]
+    fn an_attempt_that_envoy_retried_still_counts_against_its_version() {
+        let mut f = flight();
+        let (first, _) = begin(&mut f, 0, 0);
+        let bad = f.answered(first, 503, Micros(5 * MS), &errors()).unwrap();
+        assert_eq!((bad.event, bad.outcome), (answered(Outcome::Bad, None), Some(Outcome::Bad)));
+        let (second, earlier) = begin(&mut f, 30 * MS, 1);
+        assert!(earlier.is_empty(), "already settled");
+        let good = f.answered(second, 200, Micros(40 * MS), &errors()).unwrap();
+        assert_eq!(good.event, answered(Outcome::Good, Some(10 * MS)), "a retry is timed from its beginning");
+        let (outcome, judged) = finish(&mut f, Ending::Complete, 50 * MS);
+        assert_eq!((outcome, judged.len()), (Outcome::Good, 1));
+        assert_eq!(f.tried().collect::<Vec<_>>(), [0, 1]);
+    }
+
+    #[test]
+    fn an_attempt_without_an_answer_is_settled_by_the_next() {
+        let mut f = flight();
+        begin(&mut f, 0, 0);
+        let (_, earlier) = begin(&mut f, 30 * MS, 1);
+        assert_eq!(earlier.len(), 1);
+        assert_eq!(earlier[0].event, answered(Outcome::Bad, None));
+        assert_eq!(earlier[0].key, Some(0));
+    }
+
+    #[test]
+    fn an_unanswered_attempt_waits_only_where_reset_and_timeout_differ() {
+        let mut f = flight();
+        let (n, _) = begin(&mut f, 0, 0);
+        assert!(f.failed(n, Micros(MS), &errors()).is_some());
+        assert!(f.failed(n, Micros(MS), &errors()).is_none(), "once only");
+        let only_timeouts = BadOutcomes { timeout: true, ..BadOutcomes::default() };
+        let mut f = flight();
+        let n = f.begin(Micros(0), None, &only_timeouts, &mut Vec::new());
+        assert!(f.failed(n, Micros(MS), &only_timeouts).is_none());
+        let outcome = f.finish(Ending::Reset, Micros(MS), &only_timeouts, &mut Vec::new());
+        assert_eq!(outcome, Outcome::Good, "a reset is not among the errors");
+    }
+
+    #[test]
+    fn a_timeout_is_as_slow_as_it_took() {
+        let mut f = flight();
+        begin(&mut f, 0, 0);
+        let (outcome, judged) = finish(&mut f, Ending::Timeout, 3000 * MS);
+        assert_eq!(outcome, Outcome::Bad);
+        assert_eq!(judged[0].event, answered(Outcome::Bad, Some(3000 * MS)));
+    }
+
+    #[test]
+    fn a_client_that_leaves_is_neutral_but_past_the_latency_limit_it_is_slow() {
+        for (left_at, latency) in [(900 * MS, None), (1200 * MS, Some(1200 * MS))] {
+            let mut f = flight();
+            let (n, _) = begin(&mut f, 0, 0);
+            let judged = f.abandoned(n, Micros(left_at), &errors()).unwrap();
+            assert_eq!(judged.event, answered(Outcome::Cancelled, latency));
+            assert!(finish(&mut f, Ending::Cancelled, left_at).1.is_empty(), "settled once");
+        }
+    }
+
+    #[test]
+    fn without_the_keys_role_the_routers_view_stands_in() {
+        let mut f = flight();
+        let good = f.router_answer(200, true, Micros(20 * MS), &errors()).unwrap();
+        assert_eq!(good.event, answered(Outcome::Good, Some(20 * MS)));
+        assert_eq!(finish(&mut f, Ending::Complete, 30 * MS).0, Outcome::Good);
+
+        let mut f = flight();
+        assert!(f.router_answer(500, true, Micros(20 * MS), &errors()).is_none());
+        let (outcome, judged) = finish(&mut f, Ending::Complete, 30 * MS);
+        assert_eq!((outcome, judged[0].event), (Outcome::Bad, answered(Outcome::Bad, None)));
+
+        let mut f = flight();
+        assert!(f.router_answer(503, false, Micros(MS), &errors()).is_none());
+        let (outcome, judged) = finish(&mut f, Ending::Reset, MS);
+        assert_eq!((outcome, judged[0].event), (Outcome::Bad, answered(Outcome::Bad, None)));
+    }
+
+    #[test]
+    fn what_envoy_answers_before_any_attempt_judges_nobody() {
+        let mut f = flight();
+        f.router_answer(403, false, Micros(MS), &errors());
+        assert_eq!(finish(&mut f, Ending::Local, MS), (Outcome::Local, vec![]));
+    }
+
+    #[test]
+    fn an_attempt_is_never_local_once_it_was_made() {
+        let mut f = flight();
+        begin(&mut f, 0, 0);
+        f.router_answer(503, false, Micros(MS), &errors());
+        let (outcome, judged) = finish(&mut f, Ending::Local, MS);
+        assert_eq!((outcome, judged.len()), (Outcome::Bad, 1));
+    }
+}

@@ -1,0 +1,230 @@
+//! The only file with host calls: the clocks, shared data, headers, properties, metrics, the log, chance.
+//!
+//! Everything here returns a value or nothing; nothing panics on what a client or an upstream may send. The SDK's `String`
+//! getters and its trait conveniences do (they unwrap every status), so they are not used anywhere, and header *values* are
+//! always bytes.
+#![allow(clippy::disallowed_methods)]
+
+use std::cell::Cell;
+use std::num::NonZeroU32;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use proxy_wasm::hostcalls;
+use proxy_wasm::types::{BufferType, LogLevel, MapType, MetricType, Status};
+
+use crate::route::Headers;
+use crate::store::{Expected, Store, StoreError, Versioned};
+use crate::units::{Micros, Now, UnixMillis};
+
+/// A token that no value has (tokens count up from 1): a write with it creates a key, or fails because it exists.
+const NOBODYS_TOKEN: u32 = u32::MAX;
+
+/// The process's monotonic clock as a number. An [`Instant`] cannot be turned into one, and a difference to this VM's start
+/// means nothing to another worker; but on this target an `Instant` is the host's reading itself, which cannot go below
+/// zero, so the largest span that can be subtracted from it *is* the number. Found once a VM by halving.
+pub struct Clock {
+    origin: Instant,
+    micros: u64,
+}
+
+impl Clock {
+    /// Reads the clock's zero.
+    pub fn new() -> Clock {
+        let origin = Instant::now();
+        let (mut fits, mut too_far) = (0u64, u64::MAX);
+        while too_far.saturating_sub(fits) > 1 {
+            let middle = fits.saturating_add(too_far.saturating_sub(fits) >> 1);
+            match origin.checked_sub(Duration::from_micros(middle)) {
+                Some(_) => fits = middle,
+                None => too_far = middle,
+            }
+        }
+        Clock { origin, micros: fits }
+    }
+
+    /// Microseconds on the process's monotonic clock.
+    pub fn mono(&self) -> Micros {
+        let elapsed = u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX);
+        Micros(self.micros.saturating_add(elapsed))
+    }
+
+    /// Both clocks.
+    pub fn now(&self) -> Now {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Now { mono: self.mono(), wall: UnixMillis(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)) }
+    }
+}
+
+/// The proxy's shared data.
+pub struct SharedData;
+
+impl Store for SharedData {
+    fn get(&self, key: &str) -> Result<Option<Versioned>, StoreError> {
+        match hostcalls::get_shared_data(key) {
+            Ok((bytes, token)) => Ok(token.and_then(NonZeroU32::new).map(|token| {
+                // An empty value reads as `None` with a token.
+                Versioned { bytes: bytes.unwrap_or_default(), token }
+            })),
+            Err(_) => Err(StoreError::Refused),
+        }
+    }
+
+    fn set(&self, key: &str, bytes: &[u8], expected: Expected) -> Result<(), StoreError> {
+        let token = match expected {
+            Expected::Absent => NOBODYS_TOKEN,
+            Expected::Version(token) => token.get(),
+        };
+        match hostcalls::set_shared_data(key, Some(bytes), Some(token)) {
+            Ok(()) => Ok(()),
+            Err(Status::CasMismatch) => Err(StoreError::Mismatch),
+            Err(_) => Err(StoreError::Refused),
+        }
+    }
+}
+
+/// All request headers. Only in the request-headers callback.
+pub fn request_headers() -> Headers {
+    Headers::new(hostcalls::get_map_bytes(MapType::HttpRequestHeaders).unwrap_or_default())
+}
+
+/// Sets a request header. Only in the request-headers callback.
+pub fn set_request_header(name: &str, value: &[u8]) {
+    let _ = hostcalls::set_map_value_bytes(MapType::HttpRequestHeaders, name, Some(value));
+}
+
+/// Removes a request header. Only in the request-headers callback.
+pub fn remove_request_header(name: &str) {
+    let _ = hostcalls::remove_map_value(MapType::HttpRequestHeaders, name);
+}
+
+/// Sets a response header. Only in the response-headers callback.
+pub fn set_response_header(name: &str, value: &str) {
+    let _ = hostcalls::set_map_value(MapType::HttpResponseHeaders, name, Some(value));
+}
+
+/// The status of the response. Only in the response-headers callback.
+pub fn response_status() -> Option<u16> {
+    let bytes = hostcalls::get_map_value_bytes(MapType::HttpResponseHeaders, ":status").ok()??;
+    std::str::from_utf8(&bytes).ok()?.parse().ok()
+}
+
+/// A property as bytes; `None` where there is none.
+pub fn property(path: &[&str]) -> Option<Vec<u8>> {
+    hostcalls::get_property(path.to_vec()).ok().flatten()
+}
+
+/// Envoy's response flags.
+pub fn response_flags() -> u64 {
+    let bytes = property(&["response", "flags"]);
+    bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes)
+}
+
+/// Whether the response came from an upstream.
+pub fn via_upstream() -> bool {
+    property(&["response", "code_details"]).is_some_and(|details| details == b"via_upstream")
+}
+
+/// The downstream address, with port.
+pub fn source_address() -> Option<Vec<u8>> {
+    property(&["source", "address"])
+}
+
+/// The property under which a request's number travels to its attempts; it never leaves the process.
+const FLIGHT: &str = "bw.req";
+
+/// Ties the request to its attempts.
+pub fn set_flight(id: u64) {
+    let _ = hostcalls::set_property(vec![FLIGHT], Some(&id.to_le_bytes()));
+}
+
+/// The number of the request that this attempt belongs to.
+pub fn flight() -> Option<u64> {
+    property(&[FLIGHT]).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes)
+}
+
+/// The plugin's configuration as the host holds it.
+pub fn plugin_configuration() -> Vec<u8> {
+    hostcalls::get_buffer(BufferType::PluginConfiguration, 0, usize::MAX).ok().flatten().unwrap_or_default()
+}
+
+/// A variable of the VM's environment.
+pub fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Answers the request here. The response passes through our own response callback.
+pub fn reply(status: u32, body: &str) {
+    let headers = vec![("content-type", "application/json")];
+    let _ = hostcalls::send_http_response(status, headers, Some(body.as_bytes()));
+}
+
+/// Sets the period of the root context's tick; 0 stops it (it would go on after the context's end otherwise).
+pub fn set_tick(period: Duration) {
+    let _ = hostcalls::set_tick_period(period);
+}
+
+/// Seeds a generator from the host's entropy.
+pub fn seed() -> u64 {
+    getrandom::u64().unwrap_or(0)
+}
+
+/// Writes a line to Envoy's log.
+pub fn warn(line: &str) {
+    let _ = hostcalls::log(LogLevel::Warn, line);
+}
+
+/// Writes a line to Envoy's log.
+pub fn error(line: &str) {
+    let _ = hostcalls::log(LogLevel::Error, line);
+}
+
+/// One process-wide metric, defined when first used: an unused series is never shown.
+pub struct Metric {
+    kind: MetricType,
+    name: String,
+    id: Cell<Option<u32>>,
+}
+
+impl Metric {
+    /// A counter.
+    pub fn counter(name: String) -> Metric {
+        Metric { kind: MetricType::Counter, name, id: Cell::new(None) }
+    }
+
+    /// A gauge.
+    pub fn gauge(name: String) -> Metric {
+        Metric { kind: MetricType::Gauge, name, id: Cell::new(None) }
+    }
+
+    /// A histogram.
+    pub fn histogram(name: String) -> Metric {
+        Metric { kind: MetricType::Histogram, name, id: Cell::new(None) }
+    }
+
+    /// Adds to a counter.
+    pub fn add(&self, count: u64) {
+        // The host refuses an increment of 0.
+        if let (Some(id), Ok(count @ 1..)) = (self.id(), i64::try_from(count)) {
+            let _ = hostcalls::increment_metric(id, count);
+        }
+    }
+
+    /// Sets a gauge, or records a value in a histogram.
+    pub fn record(&self, value: u64) {
+        if let Some(id) = self.id() {
+            let _ = hostcalls::record_metric(id, value);
+        }
+    }
+
+    /// Makes the series visible before it has a value.
+    pub fn define(&self) {
+        let _ = self.id();
+    }
+
+    fn id(&self) -> Option<u32> {
+        if self.id.get().is_none() {
+            self.id.set(hostcalls::define_metric(self.kind, &self.name).ok());
+        }
+        self.id.get()
+    }
+}

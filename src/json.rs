@@ -1,0 +1,275 @@
+//! A total reader of JSON documents written by people: a tree that forgets nothing, and a cursor that complains well.
+//!
+//! `serde_json` parses, but not into its own `Value` and not into derived types: both lose what a good rejection needs. A
+//! `Value` keeps the last of two equal keys and says nothing; a derived type stops at the first wrong field. So the
+//! document becomes a [`Node`] tree with every member in document order, duplicates included, and the configuration is read
+//! from it through a [`Cursor`], which knows its path, reports problems to one [`Sink`], and carries on.
+//!
+//! Reading functions return [`Read`]: a value, or the proof that a problem has been reported. The proof cannot be made
+//! in any other way, so nothing can be refused silently.
+
+use std::cell::Cell;
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+
+use crate::error::Problems;
+
+mod cursor;
+mod sink;
+
+pub use cursor::{Cursor, Items, Object, each};
+pub use sink::{PROBLEMS_MAX, Read, Reported, Sink};
+
+/// Largest document, in bytes. A full configuration (1024 deployments) has well under one megabyte; the tree of a
+/// document takes up to some twenty times its size, in every worker, and a VM's memory never shrinks.
+pub const DOCUMENT_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Characters of a value that a problem shows.
+const SHOWN_CHARS: usize = 60;
+
+/// One JSON value and where in the document it stands.
+#[derive(Debug)]
+pub struct Node {
+    json: Json,
+    /// Ordinal of the value in the document, parents before children: problems are sorted by it.
+    position: u32,
+}
+
+/// A JSON value that keeps members in document order, duplicate keys included.
+#[derive(Debug)]
+enum Json {
+    Null,
+    Bool(bool),
+    Unsigned(u64),
+    Negative(i64),
+    Float(f64),
+    String(String),
+    Array(Vec<Node>),
+    Object(Vec<(String, Node)>),
+}
+
+impl Json {
+    /// The kind of value, for those whose content is not shown.
+    fn kind(&self) -> &'static str {
+        match self {
+            Json::Null => "null",
+            Json::Bool(_) => "a boolean",
+            Json::Unsigned(_) | Json::Negative(_) | Json::Float(_) => "a number",
+            Json::String(_) => "a string",
+            Json::Array(_) => "an array",
+            Json::Object(_) => "an object",
+        }
+    }
+
+    /// The value as JSON, shortened. Arrays and objects are named, not quoted: a key may be anywhere in them.
+    fn shown(&self) -> String {
+        match self {
+            Json::Bool(value) => value.to_string(),
+            Json::Unsigned(value) => value.to_string(),
+            Json::Negative(value) => value.to_string(),
+            Json::Float(value) => format!("{value:?}"),
+            Json::String(value) => quoted(value),
+            Json::Null | Json::Array(_) | Json::Object(_) => self.kind().to_owned(),
+        }
+    }
+}
+
+/// A string in JSON form, in quotes, cut after a readable number of characters.
+fn quoted(text: &str) -> String {
+    let mut out = String::from("\"");
+    for (i, c) in text.chars().enumerate() {
+        if i == SHOWN_CHARS {
+            out.push('…');
+            break;
+        }
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c if c.is_control() => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+/// Parses one document. Total: any bytes give a tree or a problem; nesting is bounded by `serde_json`.
+///
+/// # Errors
+/// One problem at the root: the document is not JSON. The message has line and column and none of the content.
+pub fn parse(text: &[u8]) -> Result<Node, Problems> {
+    let next = Cell::new(0);
+    let mut deserializer = serde_json::Deserializer::from_slice(text);
+    Grow { next: &next }
+        .deserialize(&mut deserializer)
+        .and_then(|node| deserializer.end().map(|()| node))
+        .map_err(|error| Problems::of_document(&format!("JSON syntax error: {error}")))
+}
+
+/// Grows a tree from whatever the parser meets, numbering the nodes.
+struct Grow<'a> {
+    next: &'a Cell<u32>,
+}
+
+impl<'de> DeserializeSeed<'de> for Grow<'_> {
+    type Value = Node;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Node, D::Error> {
+        let position = self.next.get();
+        self.next.set(position.saturating_add(1));
+        Ok(Node { json: deserializer.deserialize_any(self)?, position })
+    }
+}
+
+impl<'de> Visitor<'de> for Grow<'_> {
+    type Value = Json;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Json, E> {
+        Ok(Json::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Json, E> {
+        Ok(Json::Bool(value))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Json, E> {
+        Ok(Json::Unsigned(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Json, E> {
+        Ok(Json::Negative(value))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Json, E> {
+        Ok(Json::Float(value))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Json, E> {
+        Ok(Json::String(value.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Json, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element_seed(Grow { next: self.next })? {
+            items.push(item);
+        }
+        Ok(Json::Array(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Json, A::Error> {
+        let mut members = Vec::new();
+        while let Some(name) = map.next_key::<String>()? {
+            members.push((name, map.next_value_seed(Grow { next: self.next })?));
+        }
+        Ok(Json::Object(members))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn root(text: &str) -> Node {
+        parse(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn values_are_shown_as_they_were_written() {
+        for text in [
+            "true",
+            "0",
+            "110",
+            "-3",
+            "12.345",
+            "1.5",
+            "18446744073709551615",
+            r#""a\"b\\c\n\t\u0001é""#,
+        ] {
+            assert_eq!(root(text).json.shown(), text);
+        }
+        assert_eq!(root("null").json.shown(), "null");
+        assert_eq!(root("[1]").json.shown(), "an array");
+        assert_eq!(root("{}").json.shown(), "an object");
+    }
+
+    #[test]
+    fn long_values_are_cut_on_a_character() {
+        let shown = root(&format!("\"{}\"", "é".repeat(100))).json.shown();
+        assert_eq!(shown, format!("\"{}…\"", "é".repeat(SHOWN_CHARS)));
+        let exact = format!("\"{}\"", "é".repeat(SHOWN_CHARS));
+        assert_eq!(root(&exact).json.shown(), exact);
+    }
+
+    #[test]
+    fn syntax_errors_have_a_place_and_no_content() {
+        for (text, message) in [
+            ("", "EOF while parsing a value at line 1 column 0"),
+            ("{\n  \"sk-key\": sk-key}", "expected value at line 2 column 13"),
+            ("{} x", "trailing characters at line 1 column 4"),
+            ("{\"sk-key\": 1,}", "trailing comma at line 1 column 14"),
+            ("[1e999]", "number out of range at line 1 column 6"),
+        ] {
+            let problems = parse(text.as_bytes()).unwrap_err();
+            assert_eq!(problems.to_string(), format!("configuration: JSON syntax error: {message}"));
+        }
+        assert!(parse(b"\"\xff\"").is_err(), "not UTF-8");
+    }
+
+    #[test]
+    fn nesting_without_end_is_refused() {
+        let problems = parse("[".repeat(1_000_000).as_bytes()).unwrap_err();
+        assert_eq!(
+            problems.to_string(),
+            "configuration: JSON syntax error: recursion limit exceeded at line 1 column 128"
+        );
+    }
+
+    #[test]
+    fn names_that_would_not_read_well_in_a_path_are_quoted() {
+        let (node, sink) =
+            (root(r#"{"a b": 1, "": 2, "x\ny": 3, "fine-1.x": 4, "é": {"z": 5}}"#), Sink::default());
+        let _ = Cursor::root(&node, &sink)
+            .object(&["é"])
+            .map(|object| object.get("é").map(|at| at.object(&[]).map(|_| ())));
+        let problems = sink.finish(Ok(())).unwrap_err();
+        let paths: Vec<&str> = problems.0.iter().map(|problem| problem.path.as_str()).collect();
+        assert_eq!(paths, [r#"["a b"]"#, r#"[""]"#, r#"["x\ny"]"#, "fine-1.x", r#"["é"].z"#]);
+    }
+
+    #[test]
+    fn problems_come_in_document_order_whatever_the_order_of_reading() {
+        let (node, sink) = (root(r#"{"a": [1, 2], "b": 3, "b": 4}"#), Sink::default());
+        let root = Cursor::root(&node, &sink);
+        let object = root.object(&["a", "b"]).unwrap();
+        object.get("b").unwrap().refuse("late");
+        let a = object.get("a").unwrap();
+        let items = a.items(&(0..=9)).unwrap();
+        items.cursors[1].refuse("third");
+        items.cursors[0].refuse("second");
+        object.missing("c", "is required");
+        let problems = sink.finish(Ok(())).unwrap_err();
+        assert_eq!(
+            problems.to_string(),
+            "c: is required\na[0]: second\na[1]: third\nb: late\nb: duplicate field"
+        );
+    }
+
+    #[test]
+    fn problems_beyond_the_bound_are_counted() {
+        let (node, sink) = (root("{}"), Sink::default());
+        for _ in 0..PROBLEMS_MAX + 7 {
+            Cursor::root(&node, &sink).refuse("no");
+        }
+        let problems = sink.finish(Ok(())).unwrap_err();
+        assert_eq!(problems.0.len(), PROBLEMS_MAX + 1);
+        assert_eq!(problems.0.last().unwrap().to_string(), "configuration: 7 more problems are not shown");
+    }
+}

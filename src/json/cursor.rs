@@ -1,0 +1,308 @@
+//! Reading a tree: where one is, what must be there, and what is reported otherwise.
+
+use std::ops::RangeInclusive;
+
+use super::{Json, Node, Read, Reported, SHOWN_CHARS, Sink, quoted};
+use crate::error::Problem;
+
+/// How a cursor was reached from its parent.
+#[derive(Clone, Copy)]
+enum Step<'a> {
+    Root,
+    Field(&'a Cursor<'a>, &'a str),
+    Index(&'a Cursor<'a>, usize),
+}
+
+/// A place in the document: a value, the path to it, and where to report problems.
+#[derive(Clone, Copy)]
+pub struct Cursor<'a> {
+    node: &'a Node,
+    step: Step<'a>,
+    sink: &'a Sink,
+    hidden: bool,
+}
+
+impl<'a> Cursor<'a> {
+    /// The whole document.
+    pub fn root(node: &'a Node, sink: &'a Sink) -> Cursor<'a> {
+        Cursor { node, step: Step::Root, sink, hidden: false }
+    }
+
+    /// The same place, but problems show the kind of the value only: a secret may be here. Elements of a hidden array
+    /// are hidden as well; fields of a hidden object are not.
+    #[must_use]
+    pub fn hidden(self) -> Cursor<'a> {
+        Cursor { hidden: true, ..self }
+    }
+
+    /// The path from the root as the user would write it; the empty string for the root.
+    pub fn path(&self) -> String {
+        match self.step {
+            Step::Root => String::new(),
+            Step::Field(parent, name) => field_path(parent.path(), name),
+            Step::Index(parent, index) => format!("{}[{index}]", parent.path()),
+        }
+    }
+
+    /// Reports that this value breaks `rule`, and shows it.
+    pub fn wrong(&self, rule: &str) -> Reported {
+        self.wrong_as(rule, self.shown())
+    }
+
+    /// The value as a problem shows it.
+    pub fn shown(&self) -> String {
+        if self.hidden { self.node.json.kind().to_owned() } else { self.node.json.shown() }
+    }
+
+    /// Reports that this value breaks `rule`; `got` stands for the value.
+    pub fn wrong_as(&self, rule: &str, got: String) -> Reported {
+        self.report(self.path(), rule, Some(got))
+    }
+
+    /// Reports that this value breaks `rule`, and does not show it.
+    pub fn refuse(&self, rule: &str) -> Reported {
+        self.report(self.path(), rule, None)
+    }
+
+    fn report(&self, path: String, rule: &str, got: Option<String>) -> Reported {
+        self.sink.report(self.node.position, Problem { path, rule: rule.to_owned(), got })
+    }
+
+    /// The string here.
+    ///
+    /// # Errors
+    /// It is not a string.
+    pub fn string(&self) -> Read<&'a str> {
+        self.as_str().ok_or_else(|| self.wrong("must be a string"))
+    }
+
+    /// The string here, if it is one. Reports nothing.
+    pub fn as_str(&self) -> Option<&'a str> {
+        match &self.node.json {
+            Json::String(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The number here, if it is one. Reports nothing.
+    pub fn as_number(&self) -> Option<f64> {
+        // Beyond 2^53 a double rounds; every range in the configuration ends far below.
+        #[allow(clippy::cast_precision_loss)]
+        match self.node.json {
+            Json::Unsigned(value) => Some(value as f64),
+            Json::Negative(value) => Some(value as f64),
+            Json::Float(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// The integer here, if it is one that 32 bits hold. Reports nothing. `20.0` is the integer 20: JSON has only one kind
+    /// of number, and what comes through a protobuf `Struct` has been a double.
+    pub fn as_integer(&self) -> Option<u32> {
+        let value = self.as_number()?;
+        let fits = value.fract() == 0.0 && value >= 0.0 && value <= f64::from(u32::MAX);
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        fits.then_some(value as u32)
+    }
+
+    /// The boolean here, if it is one. Reports nothing.
+    pub fn as_bool(&self) -> Option<bool> {
+        match self.node.json {
+            Json::Bool(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// Whether an object is here. Reports nothing.
+    pub fn is_object(&self) -> bool {
+        matches!(self.node.json, Json::Object(_))
+    }
+
+    /// The boolean here.
+    ///
+    /// # Errors
+    /// It is not a boolean.
+    pub fn boolean(&self) -> Read<bool> {
+        self.as_bool().ok_or_else(|| self.wrong("must be true or false"))
+    }
+
+    /// The integer here.
+    ///
+    /// # Errors
+    /// It is not an integer, or not in `range`.
+    pub fn integer(&self, range: &RangeInclusive<u32>) -> Read<u32> {
+        self.as_integer()
+            .filter(|value| range.contains(value))
+            .ok_or_else(|| self.wrong(&format!("must be an integer in {}..={}", range.start(), range.end())))
+    }
+
+    /// The index in `words` of the string here.
+    ///
+    /// # Errors
+    /// It is none of them.
+    pub fn choice(&self, words: &[&str]) -> Read<usize> {
+        self.as_str()
+            .and_then(|text| words.iter().position(|word| *word == text))
+            .ok_or_else(|| self.wrong(&format!("must be one of {}", words.join(", "))))
+    }
+
+    /// The elements of the array here.
+    ///
+    /// # Errors
+    /// It is not an array, or has too few elements. With too many, those within the bound are given all the same.
+    pub fn items(&self, count: &RangeInclusive<usize>) -> Read<Items<'_>> {
+        let Json::Array(items) = &self.node.json else { return Err(self.wrong("must be an array")) };
+        let mut complete = Ok(());
+        if !count.contains(&items.len()) {
+            let reported = match (*count.start(), *count.end()) {
+                (1, usize::MAX) => self.refuse("must not be empty"),
+                (min, max) => {
+                    self.wrong_as(&format!("must have {min} to {max} elements"), items.len().to_string())
+                }
+            };
+            if items.len() < *count.start() {
+                return Err(reported);
+            }
+            complete = Err(reported);
+        }
+        let cursor = |(i, node)| Cursor { node, step: Step::Index(self, i), ..*self };
+        Ok(Items { cursors: items.iter().take(*count.end()).enumerate().map(cursor).collect(), complete })
+    }
+
+    /// The object here, whose fields are `known`.
+    ///
+    /// # Errors
+    /// It is not an object. (Unknown and duplicate fields are reported, and the object is given all the same.)
+    pub fn object(&self, known: &[&str]) -> Read<Object<'_>> {
+        let object = self.as_object()?;
+        let mut seen: u64 = 0;
+        for (name, node) in object.members {
+            let at = Cursor { node, step: Step::Field(self, name), ..*self };
+            let Some(index) = known.iter().position(|field| field == name) else {
+                at.refuse(&match known {
+                    [] => "unknown field, expected none".to_owned(),
+                    [one] => format!("unknown field, expected {one}"),
+                    _ => format!("unknown field, expected one of {}", known.join(", ")),
+                });
+                continue;
+            };
+            let bit = u32::try_from(index).ok().and_then(|index| 1u64.checked_shl(index)).unwrap_or(0);
+            if seen & bit != 0 {
+                at.refuse("duplicate field");
+            }
+            seen |= bit;
+        }
+        Ok(object)
+    }
+
+    fn as_object(&self) -> Read<Object<'_>> {
+        match &self.node.json {
+            Json::Object(members) => Ok(Object { at: self, members }),
+            _ => Err(self.wrong("must be an object")),
+        }
+    }
+
+    /// The members of the object here, whose names are the user's, all hidden. Names may repeat.
+    ///
+    /// # Errors
+    /// It is not an object.
+    pub fn members(&self) -> Read<Vec<(&str, Cursor<'_>)>> {
+        let member = |(name, node): &'a (String, Node)| -> (&str, Cursor<'_>) {
+            (name, Cursor { node, step: Step::Field(self, name), sink: self.sink, hidden: true })
+        };
+        match &self.node.json {
+            Json::Object(members) => Ok(members.iter().map(member).collect()),
+            _ => Err(self.wrong("must be an object")),
+        }
+    }
+
+    /// The field `name`, if an object is here and has it. Reports nothing.
+    pub fn peek(&self, name: &'static str) -> Option<Cursor<'_>> {
+        match &self.node.json {
+            Json::Object(members) => Object { at: self, members }.get(name),
+            _ => None,
+        }
+    }
+
+    /// The number of elements, if an array is here. Reports nothing.
+    pub fn count(&self) -> Option<usize> {
+        match &self.node.json {
+            Json::Array(items) => Some(items.len()),
+            _ => None,
+        }
+    }
+}
+
+/// An object whose unknown and duplicate fields have been reported.
+pub struct Object<'a> {
+    at: &'a Cursor<'a>,
+    members: &'a [(String, Node)],
+}
+
+impl<'a> Object<'a> {
+    /// The field `name`, if it is there; of duplicates the first.
+    pub fn get(&self, name: &'static str) -> Option<Cursor<'a>> {
+        let (_, node) = self.members.iter().find(|(member, _)| member == name)?;
+        Some(Cursor { node, step: Step::Field(self.at, name), sink: self.at.sink, hidden: false })
+    }
+
+    /// The field `name`.
+    ///
+    /// # Errors
+    /// It is missing.
+    pub fn need(&self, name: &'static str) -> Read<Cursor<'a>> {
+        self.get(name).ok_or_else(|| self.missing(name, "is required"))
+    }
+
+    /// Reports `rule` about the field `name`, which is not there.
+    pub fn missing(&self, name: &str, rule: &str) -> Reported {
+        self.at.report(field_path(self.at.path(), name), rule, None)
+    }
+}
+
+/// The elements of an array.
+pub struct Items<'a> {
+    /// As many as the bound allows.
+    pub cursors: Vec<Cursor<'a>>,
+    /// Whether these are all of them.
+    pub complete: Read<()>,
+}
+
+impl Default for Items<'_> {
+    /// Those of an array that is not there.
+    fn default() -> Self {
+        Items { cursors: Vec::new(), complete: Ok(()) }
+    }
+}
+
+/// Reads all `items`, so that the problems of all are reported.
+///
+/// # Errors
+/// Any of them could not be read, or there were too many.
+pub fn each<T>(items: &Items<'_>, mut read: impl FnMut(&Cursor<'_>) -> Read<T>) -> Read<Vec<T>> {
+    let mut values = Vec::with_capacity(items.cursors.len());
+    let mut outcome = items.complete;
+    for item in &items.cursors {
+        match read(item) {
+            Ok(value) => values.push(value),
+            Err(reported) => outcome = Err(reported),
+        }
+    }
+    outcome.map(|()| values)
+}
+
+/// `parent.name`; a name that would not read well so is quoted: `parent["a b"]`.
+fn field_path(mut path: String, name: &str) -> String {
+    let plain = |b: u8| b.is_ascii_graphic() && !matches!(b, b'"' | b'[' | b']' | b'\\');
+    if name.is_empty() || name.len() > SHOWN_CHARS || !name.bytes().all(plain) {
+        path.push('[');
+        path.push_str(&quoted(name));
+        path.push(']');
+    } else {
+        if !path.is_empty() {
+            path.push('.');
+        }
+        path.push_str(name);
+    }
+    path
+}

@@ -1,0 +1,66 @@
+//! # Bellwether
+//!
+//! An Envoy filter (proxy-wasm) for gray releases of AI APIs. For each request it picks a version by rule, sticky identity or
+//! weight, points the request at that version's cluster, puts in a key, watches what becomes of it, and turns all traffic
+//! back to the stable version when a limit is broken.
+//!
+//! ## Facts in, decision out
+//!
+//! ```text
+//! configure  bytes ── config::compile ──▶ Plan                  all problems at once, or none
+//! request    RequestFacts ── engine: Binding::assign ──▶ Choice { version, forced, identity } + epoch
+//! attempt    Ring::pick ──▶ key
+//! answer     status, flags ── outcome::classify, flight ──▶ Judgement
+//!            ── engine: Binding::record ──▶ worker's Delta ─(batched CAS)─▶ shared Stats ── verdict::judge ──▶ Verdict
+//!            ── rollout: Standing::on ─(CAS)─▶ shared Standings ──▶ every worker within 10 ms
+//! ```
+//!
+//! ## Modules, in reading order
+//!
+//! * what is configured: [`json`], [`config`], [`plan`], [`error`], [`units`]
+//! * where a request goes: [`hash`], [`split`], [`route`], [`keys`]
+//! * what became of it: [`outcome`], [`flight`]
+//! * what that says: [`histogram`], [`window`], [`stats`], [`verdict`], [`rollout`]
+//! * what the workers share: [`codec`], [`store`], [`engine`]
+//! * the proxy's side, compiled for wasm only: `host` (every host call), `filter` (contexts of the two roles)
+//!
+//! ## Invariants, each an absence
+//!
+//! 1. Only `host` and `filter` name the SDK; everything else also runs natively.
+//! 2. Nothing below them reads a clock, a random source, the environment or a global: these are arguments.
+//! 3. A [`plan::Plan`] is valid by construction; nothing on the request path can report a configuration error.
+//! 4. Every loop has a bound, every shared value a schema byte and a total decoder; what cannot be decoded is counted and
+//!    leads to stable, never to zero.
+//! 5. No secret implements `Debug`, `Display` or `Serialize`.
+//! 6. Whatever goes wrong inside, the request is served, and by the stable version.
+//! 7. Integers decide. A float is only read from a configuration, and turned into basis points there.
+//! 8. Nothing panics: no unwrap, no index, no unchecked arithmetic (the lints deny them).
+#![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
+
+pub mod codec;
+pub mod config;
+pub mod engine;
+pub mod error;
+pub mod flight;
+pub mod hash;
+pub mod histogram;
+pub mod json;
+pub mod keys;
+pub mod outcome;
+pub mod plan;
+pub mod rollout;
+pub mod route;
+pub mod split;
+pub mod stats;
+pub mod store;
+pub mod units;
+pub mod verdict;
+pub mod window;
+
+#[cfg(target_family = "wasm")]
+mod filter;
+#[cfg(target_family = "wasm")]
+mod host;
+
+#[cfg(test)]
+mod testing;

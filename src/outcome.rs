@@ -1,0 +1,266 @@
+//! Outcomes: whose fault is it? Blame first, then count.
+//!
+//! An answer or a fault is put into one of seven classes, and each class judges at most one party: `bad` and latency judge
+//! the version; `rate_limited` and `key_rejected` judge the key; a caller's error judges nobody, and so do a client that
+//! went away and an answer that Envoy gave by itself. Gateways that count every 4xx against the provider lose good keys to
+//! three bad prompts.
+
+use crate::plan::BadOutcomes;
+
+/// A classified attempt or request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// The version did its job.
+    Good,
+    /// The version's fault, by the guard's `errors`.
+    Bad,
+    /// 429: quota or capacity, the key's matter.
+    RateLimited,
+    /// 401 or 403 on a key of ours.
+    KeyRejected,
+    /// Another 4xx: the caller's request was wrong.
+    CallerError,
+    /// The client went away before the end.
+    Cancelled,
+    /// Envoy answered before an attempt was made.
+    Local,
+}
+
+impl Outcome {
+    /// All of them, in the order of their metric indices.
+    pub const ALL: [Outcome; 7] = [
+        Outcome::Good,
+        Outcome::Bad,
+        Outcome::RateLimited,
+        Outcome::KeyRejected,
+        Outcome::CallerError,
+        Outcome::Cancelled,
+        Outcome::Local,
+    ];
+
+    /// Metric label: a closed vocabulary.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Outcome::Good => "good",
+            Outcome::Bad => "bad",
+            Outcome::RateLimited => "rate_limited",
+            Outcome::KeyRejected => "key_rejected",
+            Outcome::CallerError => "caller_error",
+            Outcome::Cancelled => "cancelled",
+            Outcome::Local => "local",
+        }
+    }
+}
+
+/// How a stream came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The upstream's answer, whole.
+    Complete,
+    /// Connection failed, stream reset, no endpoint, unknown cluster: the upstream could not be reached or broke off.
+    Reset,
+    /// Envoy gave up waiting.
+    Timeout,
+    /// No response, and whether by reset or by time-out cannot be told (an attempt that Envoy gave up and retried).
+    Unanswered,
+    /// The client went away.
+    Cancelled,
+    /// Envoy answered by itself, before an attempt.
+    Local,
+}
+
+/// Response flags of Envoy (`response.flags`), as observed on 1.36 to 1.40.
+pub mod flags {
+    /// UH: no healthy upstream.
+    pub const NO_HEALTHY_UPSTREAM: u64 = 0x2;
+    /// UT: upstream request time-out.
+    pub const UPSTREAM_TIMEOUT: u64 = 0x4;
+    /// LR: local reset.
+    pub const LOCAL_RESET: u64 = 0x8;
+    /// UR: upstream remote reset.
+    pub const UPSTREAM_RESET: u64 = 0x10;
+    /// UF: upstream connection failure.
+    pub const CONNECTION_FAILURE: u64 = 0x20;
+    /// UC: upstream connection termination.
+    pub const CONNECTION_TERMINATION: u64 = 0x40;
+    /// DC: downstream connection termination.
+    pub const DOWNSTREAM_CONNECTION: u64 = 0x4000;
+    /// SI: stream idle time-out.
+    pub const STREAM_IDLE: u64 = 0x1_0000;
+    /// UMSDR: upstream maximum stream duration reached.
+    pub const UPSTREAM_MAX_DURATION: u64 = 0x8_0000;
+    /// UPE: upstream protocol error.
+    pub const UPSTREAM_PROTOCOL: u64 = 0x80_0000;
+    /// NC: no such cluster.
+    pub const NO_CLUSTER: u64 = 0x100_0000;
+    /// DR: downstream remote reset.
+    pub const DOWNSTREAM_RESET: u64 = 0x1000_0000;
+
+    /// The client went away.
+    pub const CANCELLED: u64 = DOWNSTREAM_CONNECTION | DOWNSTREAM_RESET;
+    /// Envoy gave up waiting for the upstream.
+    pub const TIMEOUT: u64 = UPSTREAM_TIMEOUT | STREAM_IDLE | UPSTREAM_MAX_DURATION;
+    /// The upstream could not be reached or broke off. UH and NC are here: a version without endpoints, or whose cluster
+    /// does not exist, is the version's fault and nobody else's. UO (Envoy's own circuit breaker) is not.
+    pub const RESET: u64 = NO_HEALTHY_UPSTREAM
+        | LOCAL_RESET
+        | UPSTREAM_RESET
+        | CONNECTION_FAILURE
+        | CONNECTION_TERMINATION
+        | UPSTREAM_PROTOCOL
+        | NO_CLUSTER;
+}
+
+/// The end of a stream from Envoy's flags. `reached`: the answer, if there was one, came from an upstream. A client that
+/// went away wins over everything: what Envoy noticed afterwards is a consequence.
+pub fn ending(response_flags: u64, reached: bool) -> Ending {
+    if response_flags & flags::CANCELLED != 0 {
+        Ending::Cancelled
+    } else if response_flags & flags::TIMEOUT != 0 {
+        Ending::Timeout
+    } else if response_flags & flags::RESET != 0 {
+        Ending::Reset
+    } else if reached {
+        Ending::Complete
+    } else {
+        Ending::Local
+    }
+}
+
+/// Puts an attempt or a request into its class.
+///
+/// `status` is what the upstream answered, `None` without an answer; `own_key`: the request carried a key of a pool.
+/// A status that `errors` lists by number is bad whatever else it could mean; the classes `4xx` and `5xx` leave 429 and a
+/// pool key's 401 and 403 to the key. A fault without an answer is also what the client sees of it: 503, or 504 for a
+/// time-out. Ties: a bad status wins over a client that went away after it.
+pub fn classify(errors: &BadOutcomes, status: Option<u16>, ending: Ending, own_key: bool) -> Outcome {
+    if ending == Ending::Local {
+        return Outcome::Local;
+    }
+    if let Some(status) = status {
+        let by_status = classify_status(errors, status, own_key);
+        if by_status != Outcome::Good {
+            return by_status;
+        }
+    }
+    let listed = |code: u16| status.is_none() && classify_status(errors, code, own_key) == Outcome::Bad;
+    let bad = match ending {
+        Ending::Complete | Ending::Local => false,
+        Ending::Cancelled => return Outcome::Cancelled,
+        Ending::Reset => errors.reset || listed(503),
+        Ending::Timeout => errors.timeout || listed(504),
+        Ending::Unanswered => errors.reset || errors.timeout || listed(503) || listed(504),
+    };
+    if bad { Outcome::Bad } else { Outcome::Good }
+}
+
+fn classify_status(errors: &BadOutcomes, status: u16, own_key: bool) -> Outcome {
+    if errors.statuses.binary_search(&status).is_ok() {
+        return Outcome::Bad;
+    }
+    match status {
+        429 => Outcome::RateLimited,
+        401 | 403 if own_key => Outcome::KeyRejected,
+        500..=599 if errors.server_errors => Outcome::Bad,
+        400..=499 if errors.client_errors => Outcome::Bad,
+        400..=499 => Outcome::CallerError,
+        _ => Outcome::Good,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn defaults() -> BadOutcomes {
+        BadOutcomes { server_errors: true, reset: true, timeout: true, ..BadOutcomes::default() }
+    }
+
+    #[test]
+    fn each_row_of_the_blame_table() {
+        let e = defaults();
+        use Ending::*;
+        for (status, ending, own_key, expected) in [
+            (Some(200), Complete, true, Outcome::Good),
+            (Some(302), Complete, true, Outcome::Good),
+            (Some(500), Complete, true, Outcome::Bad),
+            (Some(503), Complete, true, Outcome::Bad),
+            (Some(529), Complete, true, Outcome::Bad),
+            (Some(429), Complete, true, Outcome::RateLimited),
+            (Some(429), Complete, false, Outcome::RateLimited),
+            (Some(401), Complete, true, Outcome::KeyRejected),
+            (Some(403), Complete, true, Outcome::KeyRejected),
+            (Some(401), Complete, false, Outcome::CallerError),
+            (Some(400), Complete, true, Outcome::CallerError),
+            (Some(404), Complete, true, Outcome::CallerError),
+            (Some(200), Reset, true, Outcome::Bad),
+            (Some(200), Timeout, true, Outcome::Bad),
+            (None, Reset, true, Outcome::Bad),
+            (None, Timeout, true, Outcome::Bad),
+            (None, Unanswered, true, Outcome::Bad),
+            (None, Cancelled, true, Outcome::Cancelled),
+            (Some(200), Cancelled, true, Outcome::Cancelled),
+            (Some(500), Cancelled, true, Outcome::Bad),
+            (Some(503), Local, true, Outcome::Local),
+            (None, Local, false, Outcome::Local),
+        ] {
+            assert_eq!(
+                classify(&e, status, ending, own_key),
+                expected,
+                "{status:?} {ending:?} own key {own_key}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_status_listed_by_number_is_bad_even_if_it_is_the_keys_matter() {
+        let e = BadOutcomes { statuses: vec![401, 429], ..BadOutcomes::default() };
+        assert_eq!(classify(&e, Some(429), Ending::Complete, true), Outcome::Bad);
+        assert_eq!(classify(&e, Some(401), Ending::Complete, true), Outcome::Bad);
+        assert_eq!(classify(&e, Some(500), Ending::Complete, true), Outcome::Good);
+    }
+
+    #[test]
+    fn the_class_4xx_leaves_rate_limits_and_key_faults_to_the_key() {
+        let e = BadOutcomes { client_errors: true, ..BadOutcomes::default() };
+        assert_eq!(classify(&e, Some(400), Ending::Complete, true), Outcome::Bad);
+        assert_eq!(classify(&e, Some(429), Ending::Complete, true), Outcome::RateLimited);
+        assert_eq!(classify(&e, Some(401), Ending::Complete, true), Outcome::KeyRejected);
+        assert_eq!(classify(&e, Some(401), Ending::Complete, false), Outcome::Bad);
+    }
+
+    #[test]
+    fn faults_without_an_answer_count_as_the_status_the_client_sees() {
+        let e = BadOutcomes { server_errors: true, ..BadOutcomes::default() };
+        assert_eq!(classify(&e, None, Ending::Reset, true), Outcome::Bad);
+        let e = BadOutcomes { statuses: vec![504], ..BadOutcomes::default() };
+        assert_eq!(classify(&e, None, Ending::Reset, true), Outcome::Good);
+        assert_eq!(classify(&e, None, Ending::Timeout, true), Outcome::Bad);
+    }
+
+    #[test]
+    fn a_reset_that_is_not_listed_is_not_bad() {
+        let e = BadOutcomes { timeout: true, ..BadOutcomes::default() };
+        assert_eq!(classify(&e, Some(200), Ending::Reset, true), Outcome::Good);
+        assert_eq!(classify(&e, Some(200), Ending::Timeout, true), Outcome::Bad);
+    }
+
+    #[test]
+    fn a_client_that_left_wins_over_every_other_flag() {
+        assert_eq!(ending(flags::DOWNSTREAM_CONNECTION | flags::UPSTREAM_TIMEOUT, true), Ending::Cancelled);
+        assert_eq!(ending(flags::DOWNSTREAM_RESET, false), Ending::Cancelled);
+    }
+
+    #[test]
+    fn envoy_overflow_and_rate_limiting_are_local() {
+        // UO, RL, UAEX
+        for flag in [0x80, 0x800, 0x1000] {
+            assert_eq!(ending(flag, false), Ending::Local, "flag {flag:#x}");
+        }
+    }
+
+    #[test]
+    fn an_exhausted_retry_budget_keeps_the_upstreams_answer() {
+        assert_eq!(ending(0x8000, true), Ending::Complete);
+    }
+}

@@ -1,0 +1,321 @@
+//! Routing: from the facts of a request to a version. Pure; the order of precedence is the order of this file.
+//!
+//! 1. the first deployment whose match holds ([`find`]);
+//! 2. the first rule whose conditions hold and whose percentage takes this identity;
+//! 3. the split, at the point of the sticky identity or at a random one ([`choose`]).
+//!
+//! A version that is not available (rolled back) is replaced by stable, except for rules that say `keep`.
+
+use std::borrow::Cow;
+
+use crate::hash::hash;
+use crate::plan::{
+    Deployment, HeaderCondition, HeaderTest, HostPattern, IdentitySource, Match, Plan, Rule, Version,
+};
+use crate::units::{Bps, Point};
+
+/// The request headers, pseudo headers included, as the proxy hands them over: names in lower case, values any bytes.
+#[derive(Debug, Default)]
+pub struct Headers(Vec<(String, Vec<u8>)>);
+
+impl Headers {
+    /// Takes the pairs in the proxy's order.
+    pub fn new(pairs: Vec<(String, Vec<u8>)>) -> Headers {
+        Headers(pairs)
+    }
+
+    /// The value of a header; several of one name are joined by `,`, as HTTP has it. Lower-case name.
+    pub fn get<'a>(&'a self, name: &str) -> Option<Cow<'a, [u8]>> {
+        let mut values = self.all(name);
+        let first = values.next()?;
+        let mut joined = Cow::Borrowed(first);
+        for value in values {
+            let joined = joined.to_mut();
+            joined.push(b',');
+            joined.extend_from_slice(value);
+        }
+        Some(joined)
+    }
+
+    /// Whether there is such a header.
+    pub fn has(&self, name: &str) -> bool {
+        self.all(name).next().is_some()
+    }
+
+    /// All values of one name, in order.
+    pub fn all<'a, 'n>(&'a self, name: &'n str) -> impl Iterator<Item = &'a [u8]> + use<'a, 'n> {
+        self.0.iter().filter(move |(n, _)| n == name).map(|(_, v)| v.as_slice())
+    }
+
+    /// All names in order; a name sent twice comes twice.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(name, _)| name.as_str())
+    }
+}
+
+/// What the decision may depend on.
+pub struct RequestFacts<'a> {
+    /// Request headers.
+    pub headers: &'a Headers,
+    /// The downstream address without port. Asked for only when a sticky source or a rule's percentage needs it, because
+    /// the host call costs as much as the whole decision.
+    pub client_address: &'a dyn Fn() -> Option<Vec<u8>>,
+    /// 64 uniform random bits.
+    pub random: u64,
+}
+
+/// The decision about one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Choice {
+    /// Index into the deployment's versions.
+    pub version: usize,
+    /// A rule decided, not the split: such traffic is not a fair sample.
+    pub forced: bool,
+    /// Hash of the sticky identity, if the request has one.
+    pub identity: Option<u64>,
+}
+
+/// The first deployment whose match holds.
+pub fn find(plan: &Plan, headers: &Headers) -> Option<usize> {
+    plan.deployments.iter().position(|deployment| matches(&deployment.matches, headers))
+}
+
+fn matches(conditions: &Match, headers: &Headers) -> bool {
+    if !conditions.hosts.is_empty() {
+        let Some(authority) = headers.get(":authority") else { return false };
+        if !conditions.hosts.iter().any(|pattern| host_matches(pattern, &authority)) {
+            return false;
+        }
+    }
+    if let Some(prefix) = &conditions.path_prefix
+        && !headers.get(":path").is_some_and(|path| path.starts_with(prefix.as_bytes()))
+    {
+        return false;
+    }
+    all_hold(&conditions.headers, headers)
+}
+
+fn host_matches(pattern: &HostPattern, authority: &[u8]) -> bool {
+    let bare = without_port(authority);
+    match pattern {
+        HostPattern::Exact(host) => {
+            bare.eq_ignore_ascii_case(host.as_bytes()) || authority.eq_ignore_ascii_case(host.as_bytes())
+        }
+        HostPattern::Suffix(suffix) => {
+            let begin = bare.len().checked_sub(suffix.len());
+            begin.is_some_and(|begin| begin > 0)
+                && begin
+                    .and_then(|begin| bare.get(begin..))
+                    .is_some_and(|end| end.eq_ignore_ascii_case(suffix.as_bytes()))
+        }
+    }
+}
+
+/// `host:port` → `host`, `[::1]:port` → `[::1]`; anything else as it is.
+fn without_port(authority: &[u8]) -> &[u8] {
+    match authority.iter().rposition(|byte| *byte == b':') {
+        Some(colon) => {
+            let (host, port) = authority.split_at_checked(colon).unwrap_or((authority, b""));
+            let is_port = port.len() > 1 && port.iter().skip(1).all(u8::is_ascii_digit);
+            // The last colon of a bare IPv6 address separates no port.
+            if is_port && (!host.contains(&b':') || host.ends_with(b"]")) { host } else { authority }
+        }
+        None => authority,
+    }
+}
+
+fn all_hold(conditions: &[HeaderCondition], headers: &Headers) -> bool {
+    conditions.iter().all(|condition| holds(condition, headers))
+}
+
+fn holds(condition: &HeaderCondition, headers: &Headers) -> bool {
+    let value = headers.get(&condition.name);
+    let passed = match (&condition.test, value.as_deref()) {
+        (HeaderTest::Present(wanted), value) => value.is_some() == *wanted,
+        (_, None) => false,
+        (HeaderTest::Exact(exact), Some(value)) => value == exact.as_bytes(),
+        (HeaderTest::Prefix(prefix), Some(value)) => value.starts_with(prefix.as_bytes()),
+        (HeaderTest::Suffix(suffix), Some(value)) => value.ends_with(suffix.as_bytes()),
+        (HeaderTest::Contains(part), Some(value)) => contains(value, part.as_bytes()),
+        (HeaderTest::OneOf(list), Some(value)) => list.iter().any(|one| value == one.as_bytes()),
+    };
+    passed != condition.invert
+}
+
+fn contains(value: &[u8], part: &[u8]) -> bool {
+    part.is_empty() || value.windows(part.len()).any(|window| window == part)
+}
+
+/// Picks the version. `available(version)` is false for a version that is rolled back; stable is never asked about.
+pub fn choose(
+    deployment: &Deployment,
+    facts: &RequestFacts<'_>,
+    available: &dyn Fn(usize) -> bool,
+) -> Choice {
+    let identity = deployment
+        .sticky
+        .as_ref()
+        .and_then(|sticky| sticky.on.iter().find_map(|source| read(source, facts)));
+    let hashed = identity.as_deref().map(|identity| hash(&[deployment.salt.as_bytes(), identity]));
+    for rule in &deployment.rules {
+        if all_hold(&rule.headers, facts.headers) && takes(deployment, rule, identity.as_deref(), facts) {
+            let stays = rule.keep_after_rollback || available(rule.version);
+            let version = if stays { rule.version } else { deployment.stable };
+            return Choice { version, forced: true, identity: hashed };
+        }
+    }
+    let point = Point::from_random(hashed.unwrap_or(facts.random));
+    let picked = deployment.split.pick(point);
+    let version =
+        if picked == deployment.stable || available(picked) { picked } else { deployment.stable };
+    Choice { version, forced: false, identity: hashed }
+}
+
+/// Whether the rule's percentage takes this request. The hash is salted with the rule's version as well: the people in a
+/// rule's 10 % must not be the same as those in the split's first 10 %.
+fn takes(deployment: &Deployment, rule: &Rule, identity: Option<&[u8]>, facts: &RequestFacts<'_>) -> bool {
+    if rule.percent == Bps::ALL {
+        return true;
+    }
+    let version = deployment.versions.get(rule.version).map_or("", |version| version.id.as_str());
+    let of = |identity: &[u8]| {
+        hash(&[deployment.salt.as_bytes(), b"rule", version.as_bytes(), identity])
+    };
+    let bits = match identity {
+        Some(identity) => of(identity),
+        None => (facts.client_address)().map_or(facts.random, |address| of(&address)),
+    };
+    Point::from_random(bits).get() < rule.percent.get()
+}
+
+fn read<'a>(source: &IdentitySource, facts: &RequestFacts<'a>) -> Option<Cow<'a, [u8]>> {
+    let found = match source {
+        IdentitySource::Header(name) => facts.headers.get(name),
+        IdentitySource::Cookie(name) => cookie(facts.headers, name).map(Cow::Borrowed),
+        IdentitySource::ClientAddress => (facts.client_address)().map(Cow::Owned),
+    };
+    found.filter(|value| !value.is_empty())
+}
+
+/// The first cookie of this name, without quotes around its value.
+fn cookie<'a>(headers: &'a Headers, name: &str) -> Option<&'a [u8]> {
+    headers.all("cookie").flat_map(|value| value.split(|byte| *byte == b';')).find_map(|pair| {
+        let rest = pair.trim_ascii().strip_prefix(name.as_bytes())?;
+        let value = rest.trim_ascii_start().strip_prefix(b"=")?.trim_ascii();
+        Some(value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\"")).unwrap_or(value))
+    })
+}
+
+/// Strips the port off a socket address as the proxy prints it (`10.0.0.1:4711`, `[::1]:4711`).
+pub fn address_without_port(address: &[u8]) -> &[u8] {
+    let bare = without_port(address);
+    bare.strip_prefix(b"[").and_then(|inner| inner.strip_suffix(b"]")).unwrap_or(bare)
+}
+
+/// The path as this version's upstream expects it, if that differs.
+pub fn rewritten_path(version: &Version, path: &[u8]) -> Option<Vec<u8>> {
+    let rewrite = version.rewrite_prefix.as_ref()?;
+    let rest = path.strip_prefix(rewrite.from.as_bytes())?;
+    Some([rewrite.to.as_bytes(), rest].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&str, &str)]) -> Headers {
+        Headers::new(pairs.iter().map(|(n, v)| ((*n).to_owned(), v.as_bytes().to_vec())).collect())
+    }
+
+    fn condition(test: HeaderTest, invert: bool) -> HeaderCondition {
+        HeaderCondition { name: "x-a".to_owned(), test, invert }
+    }
+
+    #[test]
+    fn hosts_match_without_case_or_port() {
+        let exact = HostPattern::Exact("api.example.com".to_owned());
+        for authority in ["api.example.com", "API.example.COM", "api.example.com:8443"] {
+            assert!(host_matches(&exact, authority.as_bytes()), "{authority}");
+        }
+        assert!(!host_matches(&exact, b"xapi.example.com"));
+        assert!(!host_matches(&exact, b""));
+        let with_port = HostPattern::Exact("api.example.com:8443".to_owned());
+        assert!(host_matches(&with_port, b"api.example.com:8443"));
+        assert!(!host_matches(&with_port, b"api.example.com:9443"));
+    }
+
+    #[test]
+    fn a_wildcard_needs_a_label_more() {
+        let suffix = HostPattern::Suffix(".example.com".to_owned());
+        assert!(host_matches(&suffix, b"a.example.com:80"));
+        assert!(host_matches(&suffix, b"a.b.Example.com"));
+        assert!(!host_matches(&suffix, b"example.com"));
+        assert!(!host_matches(&suffix, b".example.com"));
+        assert!(!host_matches(&suffix, b"badexample.com"));
+    }
+
+    #[test]
+    fn addresses_lose_their_port_and_brackets() {
+        assert_eq!(address_without_port(b"10.0.0.1:4711"), b"10.0.0.1");
+        assert_eq!(address_without_port(b"[::1]:4711"), b"::1");
+        assert_eq!(address_without_port(b"::1"), b"::1");
+        assert_eq!(address_without_port(b""), b"");
+    }
+
+    #[test]
+    fn every_header_test_and_its_inverse() {
+        let h = headers(&[("x-a", "gold-user")]);
+        for (test, expected) in [
+            (HeaderTest::Exact("gold-user".to_owned()), true),
+            (HeaderTest::Exact("gold".to_owned()), false),
+            (HeaderTest::Prefix("gold".to_owned()), true),
+            (HeaderTest::Suffix("user".to_owned()), true),
+            (HeaderTest::Contains("-".to_owned()), true),
+            (HeaderTest::Contains("silver".to_owned()), false),
+            (HeaderTest::OneOf(vec!["x".to_owned(), "gold-user".to_owned()]), true),
+            (HeaderTest::OneOf(vec!["x".to_owned()]), false),
+            (HeaderTest::Present(true), true),
+            (HeaderTest::Present(false), false),
+        ] {
+            assert_eq!(holds(&condition(test.clone(), false), &h), expected, "{test:?}");
+            assert_eq!(holds(&condition(test.clone(), true), &h), !expected, "inverted {test:?}");
+        }
+    }
+
+    #[test]
+    fn an_absent_header_fails_every_test_but_absence() {
+        let none = headers(&[]);
+        assert!(!holds(&condition(HeaderTest::Prefix(String::new()), false), &none));
+        assert!(holds(&condition(HeaderTest::Present(false), false), &none));
+        assert!(holds(&condition(HeaderTest::Exact("a".to_owned()), true), &none));
+    }
+
+    #[test]
+    fn a_header_sent_twice_is_joined() {
+        let h = headers(&[("x-a", "1"), ("x-b", "-"), ("x-a", "2")]);
+        assert_eq!(h.get("x-a").as_deref(), Some(b"1,2".as_slice()));
+    }
+
+    #[test]
+    fn cookies_are_found_among_others_and_never_by_prefix() {
+        let h = headers(&[("cookie", "xuid=1; uidx=2;uid = \"me\" ; uid=later"), ("cookie", "b=3")]);
+        assert_eq!(cookie(&h, "uid"), Some(b"me".as_slice()));
+        assert_eq!(cookie(&h, "b"), Some(b"3".as_slice()));
+        assert_eq!(cookie(&h, "c"), None);
+    }
+
+    #[test]
+    fn only_a_path_with_the_prefix_is_rewritten() {
+        let mut version = crate::testing::version("v1");
+        version.rewrite_prefix = Some(crate::plan::PrefixRewrite {
+            from: "/v1/".to_owned(),
+            to: "/compat/v1/".to_owned(),
+        });
+        assert_eq!(
+            rewritten_path(&version, b"/v1/chat?x=1").as_deref(),
+            Some(b"/compat/v1/chat?x=1".as_slice())
+        );
+        assert_eq!(rewritten_path(&version, b"/v2/chat"), None);
+        assert_eq!(rewritten_path(&version, b""), None);
+    }
+}

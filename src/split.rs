@@ -1,0 +1,218 @@
+//! The split: which version a point means.
+//!
+//! All 10 000 points are dealt out once, at configuration: each canary gets exactly its weight in points, stable gets the
+//! rest. Every canary has a home segment (the points divided evenly between the canaries, in configuration order) that it
+//! fills from the beginning; only what does not fit there spills into the ends of the other segments. So raising a weight
+//! only adds points to that canary and lowering it only gives them back, and as long as every canary fits its home (one
+//! canary always does, up to 100 %), no other canary's points move either. The obvious layout, weights laid end to end,
+//! would shift every canary behind the one that grows.
+//!
+//! Ranges instead of a table of 10 000 bytes: a gateway may hold a thousand deployments on every worker.
+
+use crate::units::{Bps, Point, WHOLE};
+
+/// A complete assignment of points to versions (indices into the deployment's versions).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Split {
+    /// Ascending by start; the first starts at 0; neighbours differ in version.
+    ranges: Vec<Range>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Range {
+    start: u16,
+    version: usize,
+}
+
+impl Split {
+    /// Deals the points out. `weights` has one entry a version; stable's is ignored: it gets what the canaries leave. Where
+    /// the canaries ask for more than all, the later ones get less.
+    pub fn new(stable: usize, weights: &[Bps]) -> Split {
+        let canaries: Vec<(usize, u16)> = weights
+            .iter()
+            .enumerate()
+            .filter(|(version, _)| *version != stable)
+            .map(|(version, weight)| (version, weight.get()))
+            .collect();
+        let mut segments = Vec::with_capacity(canaries.len());
+        for (i, (version, weight)) in canaries.iter().enumerate() {
+            let (start, end) = (share(i, canaries.len()), share(i.saturating_add(1), canaries.len()));
+            let home = (*weight).min(end.saturating_sub(start));
+            segments.push(Segment {
+                start,
+                free_from: start.saturating_add(home),
+                free_to: end,
+                home: *version,
+                spill: weight.saturating_sub(home),
+                guests: Vec::new(),
+            });
+        }
+        spill(&mut segments);
+        let mut split = Split { ranges: Vec::new() };
+        for segment in &segments {
+            if segment.free_from > segment.start {
+                split.push(segment.start, segment.home);
+            }
+            if segment.free_to > segment.free_from {
+                split.push(segment.free_from, stable);
+            }
+            // Guests moved in from the end downwards: the last one in is the lowest.
+            for (start, version) in segment.guests.iter().rev() {
+                split.push(*start, *version);
+            }
+        }
+        if split.ranges.is_empty() {
+            split.push(0, stable);
+        }
+        split
+    }
+
+    fn push(&mut self, start: u16, version: usize) {
+        if self.ranges.last().is_none_or(|last| last.version != version) {
+            self.ranges.push(Range { start, version });
+        }
+    }
+
+    /// The version a point means. A version of weight 0 is meant by none.
+    pub fn pick(&self, point: Point) -> usize {
+        let mut found = 0;
+        for range in &self.ranges {
+            if range.start > point.get() {
+                break;
+            }
+            found = range.version;
+        }
+        found
+    }
+
+    /// How many of the 10 000 points mean `version`.
+    pub fn share_of(&self, version: usize) -> Bps {
+        let mut sum = 0u16;
+        for (i, range) in self.ranges.iter().enumerate() {
+            if range.version == version {
+                let end = self.ranges.get(i.saturating_add(1)).map_or(WHOLE, |next| next.start);
+                sum = sum.saturating_add(end.saturating_sub(range.start));
+            }
+        }
+        Bps::new(sum).unwrap_or(Bps::ALL)
+    }
+}
+
+struct Segment {
+    start: u16,
+    /// Points `free_from..free_to` belong to nobody yet.
+    free_from: u16,
+    free_to: u16,
+    home: usize,
+    /// Points of the home version that did not fit.
+    spill: u16,
+    guests: Vec<(u16, usize)>,
+}
+
+/// Where the i-th of n equal segments begins.
+fn share(i: usize, n: usize) -> u16 {
+    let point = usize::from(WHOLE).saturating_mul(i).checked_div(n).unwrap_or(0);
+    u16::try_from(point).unwrap_or(WHOLE)
+}
+
+/// Lodges what did not fit at home in the free ends of the other segments, the next one first.
+fn spill(segments: &mut [Segment]) {
+    let n = segments.len();
+    for i in 0..n {
+        for step in 1..n {
+            let (Some(version), Some(spill)) =
+                (segments.get(i).map(|s| s.home), segments.get(i).map(|s| s.spill))
+            else {
+                return;
+            };
+            let host = i.saturating_add(step).checked_rem(n).unwrap_or(0);
+            let Some(segment) = segments.get_mut(host) else { return };
+            let taken = spill.min(segment.free_to.saturating_sub(segment.free_from));
+            if taken > 0 {
+                segment.free_to = segment.free_to.saturating_sub(taken);
+                segment.guests.push((segment.free_to, version));
+            }
+            if let Some(guest) = segments.get_mut(i) {
+                guest.spill = guest.spill.saturating_sub(taken);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn split(stable: usize, weights: &[u16]) -> Split {
+        let weights: Vec<Bps> = weights.iter().map(|w| Bps::new(*w).unwrap()).collect();
+        Split::new(stable, &weights)
+    }
+
+    fn picks(split: &Split) -> Vec<usize> {
+        (0..WHOLE).map(|p| split.pick(Point::new(p).unwrap())).collect()
+    }
+
+    fn counts(split: &Split, versions: usize) -> Vec<usize> {
+        let picks = picks(split);
+        (0..versions).map(|v| picks.iter().filter(|p| **p == v).count()).collect()
+    }
+
+    #[test]
+    fn every_weight_of_a_canary_gets_exactly_its_points() {
+        for weight in 0..=WHOLE {
+            let split = split(0, &[WHOLE - weight, weight]);
+            assert_eq!(
+                counts(&split, 2),
+                [usize::from(WHOLE - weight), usize::from(weight)],
+                "weight {weight}"
+            );
+            assert_eq!(split.share_of(1).get(), weight);
+        }
+    }
+
+    #[test]
+    fn raising_a_weight_only_adds_points_to_the_canary() {
+        let mut before = picks(&split(0, &[WHOLE, 0]));
+        for weight in 1..=WHOLE {
+            let after = picks(&split(0, &[WHOLE - weight, weight]));
+            for (p, (b, a)) in before.iter().zip(&after).enumerate() {
+                assert!(b == a || (*b == 0 && *a == 1), "point {p} moved from {b} to {a} at weight {weight}");
+            }
+            before = after;
+        }
+    }
+
+    #[test]
+    fn canaries_that_fit_their_home_do_not_move_each_other() {
+        let before = picks(&split(1, &[1000, 8500, 500]));
+        let after = picks(&split(1, &[3000, 6500, 500]));
+        for (b, a) in before.iter().zip(&after) {
+            assert!(b == a || (*b == 1 && *a == 0));
+        }
+    }
+
+    #[test]
+    fn versions_that_do_not_fit_their_home_still_get_exactly_their_points() {
+        for weights in [
+            vec![0u16, 9000, 500, 500],
+            vec![100, 4950, 4950],
+            vec![10_000, 0, 0],
+            vec![0, 0, 10_000],
+            vec![1, 3333, 3333, 3333],
+            vec![
+                625, 625, 625, 625, 625, 625, 625, 625, 625, 625, 625, 625, 625, 625, 625, 625,
+            ],
+            vec![1, 9985, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1],
+        ] {
+            for stable in 0..weights.len() {
+                let wanted: Vec<usize> = weights.iter().map(|w| usize::from(*w)).collect();
+                assert_eq!(counts(&split(stable, &weights), weights.len()), wanted, "{weights:?} {stable}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_single_version_gets_everything() {
+        assert_eq!(counts(&split(0, &[WHOLE]), 1), [10_000]);
+    }
+}

@@ -1,0 +1,307 @@
+//! What is known of one version: the record in shared data, and what this worker has seen since it last merged.
+//!
+//! A response counts when its headers arrive, not when its body ends: a fast failure would otherwise be weighed against
+//! only those good answers that have already ended, and a healthy canary that streams for a minute would look broken for
+//! its first minute. A stream that breaks later adds a bad outcome then. For the same reason failures in a row are counted
+//! twice over: answers in a row that failed (broken by a good answer's headers) and streams in a row that broke (broken by
+//! a stream's good end); either may reach the limit.
+
+use crate::codec::{Reader, TOMBSTONE, Writer};
+use crate::histogram::{CELLS, Histogram};
+use crate::outcome::Outcome;
+use crate::units::{Micros, Millis};
+use crate::window::{BUCKETS, Tally, Window};
+
+/// Something that happened to an attempt and judges its version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// Headers arrived, or there will be none.
+    Answered {
+        /// By the status, or by the fault.
+        outcome: Outcome,
+        /// Since the request was seen (a retry: since it began), if it says something about the version's speed.
+        latency: Option<Micros>,
+    },
+    /// The stream broke after good headers.
+    Broke,
+    /// The stream ended well.
+    Completed,
+}
+
+/// Failures in a row, as one worker has seen them: enough to continue another's run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Run {
+    /// A success was seen.
+    broken: bool,
+    /// Failures since then.
+    trailing: u32,
+}
+
+impl Run {
+    fn bad(&mut self) {
+        self.trailing = self.trailing.saturating_add(1);
+    }
+
+    fn good(&mut self) {
+        *self = Run { broken: true, trailing: 0 };
+    }
+
+    fn continues(self, length: u32) -> u32 {
+        if self.broken { self.trailing } else { length.saturating_add(self.trailing) }
+    }
+}
+
+/// What this worker has seen of a version since its last merge.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Delta {
+    tally: Tally,
+    answers: Run,
+    streams: Run,
+}
+
+impl Delta {
+    /// Adds an event.
+    pub fn add(&mut self, event: Event) {
+        match event {
+            Event::Answered { outcome, latency } => {
+                match outcome {
+                    Outcome::Good => {
+                        self.tally.judged = self.tally.judged.saturating_add(1);
+                        self.answers.good();
+                    }
+                    Outcome::Bad => {
+                        self.tally.judged = self.tally.judged.saturating_add(1);
+                        self.tally.bad = self.tally.bad.saturating_add(1);
+                        self.answers.bad();
+                    }
+                    _ => {}
+                }
+                if let Some(latency) = latency {
+                    self.tally.latency.record(latency);
+                }
+            }
+            Event::Broke => {
+                self.tally.bad = self.tally.bad.saturating_add(1);
+                self.streams.bad();
+            }
+            Event::Completed => self.streams.good(),
+        }
+    }
+
+    /// Whether a merge would change nothing worth a write.
+    pub fn is_empty(&self) -> bool {
+        self.tally.is_empty() && *self == Delta::default()
+    }
+
+    /// Outcomes held, for the count of what is dropped.
+    pub fn outcomes(&self) -> u64 {
+        self.tally.judged.max(self.tally.bad)
+    }
+}
+
+/// The shared record of one version of one release.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stats {
+    /// Of the version's standing; outcomes of another epoch do not mix.
+    pub epoch: u32,
+    /// Judged outcomes since the release was first seen.
+    pub total: u64,
+    /// Bad ones among them.
+    pub total_bad: u64,
+    /// Answers that failed in a row.
+    pub answers_failed: u32,
+    /// Streams that broke in a row.
+    pub streams_broken: u32,
+    /// When something was last merged.
+    pub last: Micros,
+    /// The sliding window.
+    pub window: Window,
+}
+
+/// What a reader found under a key.
+pub enum Found<T> {
+    /// Never written, or dropped.
+    Nothing,
+    /// A value.
+    Value(T),
+    /// Bytes that this build cannot read.
+    Undecodable,
+}
+
+impl Stats {
+    /// A fresh record.
+    pub fn new(epoch: u32, window: Millis) -> Stats {
+        Stats {
+            epoch,
+            total: 0,
+            total_bad: 0,
+            answers_failed: 0,
+            streams_broken: 0,
+            last: Micros(0),
+            window: Window::new(window),
+        }
+    }
+
+    /// Merges what a worker has seen.
+    pub fn merge(&mut self, delta: &Delta, now: Micros) {
+        self.total = self.total.saturating_add(delta.tally.judged);
+        self.total_bad = self.total_bad.saturating_add(delta.tally.bad);
+        self.answers_failed = delta.answers.continues(self.answers_failed);
+        self.streams_broken = delta.streams.continues(self.streams_broken);
+        self.last = self.last.max(now);
+        self.window.add(now, &delta.tally);
+    }
+
+    /// Begins a new epoch: what was counted in the old one no longer judges; the totals go on.
+    pub fn restart(&mut self, epoch: u32, window: Millis) {
+        *self = Stats { total: self.total, total_bad: self.total_bad, ..Stats::new(epoch, window) };
+    }
+
+    /// What a verdict needs, at `now`.
+    pub fn snapshot(&self, now: Micros, span: Millis) -> Snapshot {
+        let failed_in_a_row = self.answers_failed.max(self.streams_broken);
+        Snapshot {
+            tally: self.window.sum(now),
+            failed_in_a_row,
+            failing_now: failed_in_a_row > 0 && now.since(self.last) <= span.as_micros(),
+        }
+    }
+
+    /// To bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut w = Writer::new();
+        w.number(u64::from(self.epoch));
+        w.number(self.total);
+        w.number(self.total_bad);
+        w.number(u64::from(self.answers_failed));
+        w.number(u64::from(self.streams_broken));
+        w.number(self.last.0);
+        w.number(self.window.width());
+        let buckets = self.window.buckets();
+        w.number(u64::try_from(buckets.len()).unwrap_or(0));
+        for (slot, tally) in buckets {
+            w.number(*slot);
+            w.number(tally.judged);
+            w.number(tally.bad);
+            w.number(tally.latency.sum_micros());
+            let cells = tally.latency.cells();
+            w.number(u64::try_from(cells.len()).unwrap_or(0));
+            for (cell, count) in cells {
+                w.number(u64::from(*cell));
+                w.number(*count);
+            }
+        }
+        w.finish()
+    }
+
+    /// From bytes; total.
+    pub fn decode(bytes: Option<&[u8]>) -> Found<Stats> {
+        match bytes {
+            None | Some(TOMBSTONE) => Found::Nothing,
+            Some(bytes) => read_stats(bytes).map_or(Found::Undecodable, Found::Value),
+        }
+    }
+}
+
+fn read_stats(bytes: &[u8]) -> Option<Stats> {
+    let mut r = Reader::new(bytes)?;
+    let epoch = r.small()?;
+    let total = r.number()?;
+    let total_bad = r.number()?;
+    let answers_failed = r.small()?;
+    let streams_broken = r.small()?;
+    let last = Micros(r.number()?);
+    let width = r.number()?;
+    let count = r.count(usize::try_from(BUCKETS).ok()?)?;
+    let mut buckets = Vec::with_capacity(count);
+    for _ in 0..count {
+        let slot = r.number()?;
+        let (judged, bad, sum) = (r.number()?, r.number()?, r.number()?);
+        let occupied = r.count(usize::from(CELLS))?;
+        let mut cells = Vec::with_capacity(occupied);
+        for _ in 0..occupied {
+            cells.push((r.small()?, r.number()?));
+        }
+        buckets.push((slot, Tally { judged, bad, latency: Histogram::from_parts(cells, sum)? }));
+    }
+    r.end()?;
+    let window = Window::from_parts(width, buckets)?;
+    Some(Stats { epoch, total, total_bad, answers_failed, streams_broken, last, window })
+}
+
+/// One version as a verdict sees it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Outcomes in the window.
+    pub tally: Tally,
+    /// The longer of the two runs of failures.
+    pub failed_in_a_row: u32,
+    /// The last thing heard of it, within the window, was a failure.
+    pub failing_now: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WINDOW: Millis = Millis(30_000);
+    const GOOD: Event = Event::Answered { outcome: Outcome::Good, latency: Some(Micros(9_000)) };
+    const BAD: Event = Event::Answered { outcome: Outcome::Bad, latency: None };
+
+    fn merged(events: &[&[Event]]) -> Stats {
+        let mut stats = Stats::new(0, WINDOW);
+        for batch in events {
+            let mut delta = Delta::default();
+            batch.iter().for_each(|event| delta.add(*event));
+            stats.merge(&delta, Micros(5));
+        }
+        stats
+    }
+
+    #[test]
+    fn a_run_goes_on_across_merges_and_a_success_breaks_it() {
+        assert_eq!(merged(&[&[BAD, BAD], &[BAD]]).answers_failed, 3);
+        assert_eq!(merged(&[&[BAD, BAD], &[GOOD, BAD]]).answers_failed, 1);
+        assert_eq!(merged(&[&[BAD, BAD], &[BAD, GOOD]]).answers_failed, 0);
+    }
+
+    #[test]
+    fn broken_streams_in_a_row_are_not_hidden_by_the_headers_of_the_next() {
+        let stats = merged(&[&[GOOD, Event::Broke, GOOD, Event::Broke], &[GOOD, Event::Broke]]);
+        assert_eq!((stats.answers_failed, stats.streams_broken), (0, 3));
+        let stats = merged(&[&[GOOD, Event::Broke, GOOD, Event::Completed]]);
+        assert_eq!(stats.streams_broken, 0);
+    }
+
+    #[test]
+    fn outcomes_that_judge_nobody_leave_no_trace() {
+        for outcome in [
+            Outcome::RateLimited,
+            Outcome::KeyRejected,
+            Outcome::CallerError,
+            Outcome::Cancelled,
+            Outcome::Local,
+        ] {
+            let mut delta = Delta::default();
+            delta.add(Event::Answered { outcome, latency: None });
+            assert!(delta.is_empty(), "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn a_record_comes_back_from_its_bytes() {
+        let stats = merged(&[&[GOOD, BAD, Event::Broke], &[GOOD]]);
+        assert!(matches!(Stats::decode(Some(&stats.encode())), Found::Value(back) if back == stats));
+        assert!(matches!(Stats::decode(None), Found::Nothing));
+        assert!(matches!(Stats::decode(Some(TOMBSTONE)), Found::Nothing));
+        assert!(matches!(Stats::decode(Some(&stats.encode()[..9])), Found::Undecodable));
+    }
+
+    #[test]
+    fn a_new_epoch_forgets_the_window_but_not_the_totals() {
+        let mut stats = merged(&[&[BAD, BAD, GOOD, BAD]]);
+        stats.restart(1, WINDOW);
+        assert_eq!((stats.total, stats.total_bad, stats.epoch), (4, 3, 1));
+        assert_eq!(stats.snapshot(Micros(5), WINDOW), Snapshot::default());
+    }
+}
