@@ -280,7 +280,7 @@ struct State {
     merged_at: Micros,
     /// Something waits to be merged.
     dirty: bool,
-    /// The standings, or a canary's numbers, could not be read: stable only.
+    /// The standings could not be read: stable only.
     unreadable: bool,
 }
 
@@ -290,6 +290,8 @@ struct VersionState {
     standing: Standing,
     pending: Delta,
     evidence: u64,
+    /// Its numbers could not be read: whether it fails cannot be known, so it gets nothing.
+    blind: bool,
 }
 
 /// What became of a merge.
@@ -314,7 +316,7 @@ impl State {
         State {
             name: deployment.name.clone(),
             release: deployment.release.clone(),
-            standings_key: ["bellwether/standings/", &deployment.name, "/", &deployment.release].concat(),
+            standings_key: ["bellwether/1/standings/", &deployment.name, "/", &deployment.release].concat(),
             versions: Vec::new(),
             read_at: None,
             merged_at: Micros(0),
@@ -330,10 +332,11 @@ impl State {
         }
         self.versions.push(VersionState {
             id: id.to_owned(),
-            stats_key: ["bellwether/stats/", &deployment.name, "/", &deployment.release, "/", id].concat(),
+            stats_key: ["bellwether/1/stats/", &deployment.name, "/", &deployment.release, "/", id].concat(),
             standing: Standing::NEW,
             pending: Delta::default(),
             evidence: 0,
+            blind: false,
         });
         // The standing of a version that was away comes from the record.
         self.read_at = None;
@@ -341,7 +344,8 @@ impl State {
     }
 
     fn available(&self, slot: usize) -> bool {
-        !self.unreadable && self.versions.get(slot).is_some_and(|version| version.standing.available())
+        let known = |version: &VersionState| !version.blind && version.standing.available();
+        !self.unreadable && self.versions.get(slot).is_some_and(known)
     }
 
     fn epoch(&self, slot: usize) -> u32 {
@@ -420,7 +424,7 @@ impl State {
                 Ok(Merged::Undecodable) => {
                     notes.drop(Dropped::Undecodable, held.pending.outcomes().max(1));
                     held.pending = Delta::default();
-                    self.unreadable |= version != deployment.stable;
+                    held.blind = true;
                 }
                 Err(error) => {
                     self.dirty = true;
@@ -453,11 +457,13 @@ impl State {
         notes: &mut Notes,
     ) {
         for (version, slot) in slots.iter().enumerate() {
-            let Some(held) = self.versions.get(*slot) else { continue };
+            let Some(held) = self.versions.get_mut(*slot) else { continue };
             if version != deployment.stable
-                && (held.evidence > 0 || matches!(held.standing.phase, Phase::Holding(_)))
+                && (held.blind || held.evidence > 0 || matches!(held.standing.phase, Phase::Holding(_)))
             {
-                let snapshot = snapshot_of(store, held, deployment, now.mono, notes);
+                let found = snapshot_of(store, held, deployment, now.mono, notes);
+                held.blind = found.is_none();
+                let Some(snapshot) = found else { continue };
                 self.judge(deployment, slots, version, &snapshot, None, store, now, notes);
             }
         }
@@ -486,13 +492,14 @@ impl State {
             }
             return;
         }
-        let read;
+        let mut read;
         let stable = match stable {
             Some(stable) => stable,
             None => {
                 let slot = slots.get(deployment.stable).and_then(|slot| self.versions.get(*slot));
-                read = slot.map(|held| snapshot_of(store, held, deployment, now.mono, notes)).unwrap_or_default();
-                &read
+                read = slot.and_then(|held| snapshot_of(store, held, deployment, now.mono, notes));
+                // Stable's numbers cannot excuse a canary if they cannot be read.
+                read.get_or_insert_default()
             }
         };
         let cause = |limit: Limit| Cause {
@@ -620,26 +627,26 @@ fn merge(
     })
 }
 
+/// A version's shared numbers as they are now; `None` if they cannot be read.
 fn snapshot_of(
     store: &dyn Store,
     held: &VersionState,
     deployment: &Deployment,
     now: Micros,
     notes: &mut Notes,
-) -> Snapshot {
-    let bytes = match store.get(&held.stats_key) {
-        Ok(found) => found.map(|v| v.bytes),
-        Err(_) => {
-            notes.drop(Dropped::Refused, 1);
-            return Snapshot::default();
-        }
+) -> Option<Snapshot> {
+    let Ok(found) = store.get(&held.stats_key) else {
+        notes.drop(Dropped::Refused, 1);
+        return None;
     };
-    match Stats::decode(bytes.as_deref()) {
-        Found::Value(stats) if stats.epoch == held.standing.epoch => stats.snapshot(now, deployment.guard.window),
-        Found::Value(_) | Found::Nothing => Snapshot::default(),
+    match Stats::decode(found.as_ref().map(|v| v.bytes.as_slice())) {
+        Found::Value(stats) if stats.epoch == held.standing.epoch => {
+            Some(stats.snapshot(now, deployment.guard.window))
+        }
+        Found::Value(_) | Found::Nothing => Some(Snapshot::default()),
         Found::Undecodable => {
             notes.drop(Dropped::Undecodable, 1);
-            Snapshot::default()
+            None
         }
     }
 }

@@ -78,7 +78,7 @@ impl Root {
     /// Counts an accepted update once in the process, not once a thread: whoever is first to write its hash counts it.
     fn count_update(&self, configuration: u64) {
         let name = host::property(&["plugin_name"]).unwrap_or_default();
-        let key = ["bellwether/configuration/", &String::from_utf8_lossy(&name)].concat();
+        let key = ["bellwether/1/configuration/", &String::from_utf8_lossy(&name)].concat();
         let bytes = configuration.to_le_bytes();
         let first = update(&SharedData, &key, &mut |held| {
             if held == Some(bytes.as_slice()) { Change::Keep(false) } else { Change::Write(bytes.to_vec(), true) }
