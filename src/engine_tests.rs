@@ -1,6 +1,7 @@
 //! Two workers on one store: what one has seen the other must act on.
 
 use super::*;
+use crate::codec::TOMBSTONE;
 use crate::outcome::Outcome;
 use crate::route::Headers;
 use crate::testing::{MemoryStore, deployment_plan};
@@ -227,8 +228,7 @@ fn an_outage_of_both_is_held_and_not_blamed_on_the_canary() {
     assert_eq!((transitions[0].from, transitions[0].to), ("active", "holding"));
     assert_eq!(a.goes_to(&store, 200 * MS, TO_CANARY), 1, "traffic goes on");
     // The trouble leaves the window; nobody needs to send a request for the hold to end.
-    let ended: Vec<Transition> =
-        (1..5).flat_map(|s| a.tick(&store, s * 1_100 * MS).transitions).collect();
+    let ended: Vec<Transition> = (1..5).flat_map(|s| a.tick(&store, s * 1_100 * MS).transitions).collect();
     assert_eq!(ended.len(), 1);
     assert_eq!((ended[0].from, ended[0].to), ("holding", "active"));
 }
@@ -277,4 +277,19 @@ fn the_latest_window_counts_after_a_reload_with_another_window() {
     assert!(a.see(&store, 2_001 * MS, (1, 0), BAD).transitions.is_empty());
     a.see(&store, 2_002 * MS, (1, 0), BAD);
     assert_eq!(a.see(&store, 2_003 * MS, (1, 0), BAD).transitions.len(), 1);
+}
+
+#[test]
+fn a_hold_ends_also_while_only_stable_has_traffic() {
+    let store = MemoryStore::default();
+    let a = Worker::new(r#""guard": {"max_error_rate": 5, "window": "1s", "min_requests": 1},"#);
+    a.see(&store, 1, (0, 0), BAD);
+    assert_eq!(a.see(&store, 2, (1, 0), BAD).transitions.len(), 1);
+    let mut transitions = Vec::new();
+    for at in (0..5_000 * MS).step_by(5_000) {
+        a.assign(&store, at, TO_STABLE, &mut Notes::default());
+        transitions.extend(a.tick(&store, at).transitions);
+    }
+    assert_eq!(transitions.len(), 1, "{transitions:?}");
+    assert_eq!(transitions[0].to, "active");
 }

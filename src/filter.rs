@@ -81,7 +81,11 @@ impl Root {
         let key = ["bellwether/1/configuration/", &String::from_utf8_lossy(&name)].concat();
         let bytes = configuration.to_le_bytes();
         let first = update(&SharedData, &key, &mut |held| {
-            if held == Some(bytes.as_slice()) { Change::Keep(false) } else { Change::Write(bytes.to_vec(), true) }
+            if held == Some(bytes.as_slice()) {
+                Change::Keep(false)
+            } else {
+                Change::Write(bytes.to_vec(), true)
+            }
         });
         if first == Ok(true) {
             self.worker.metrics.accepted.add(1);
@@ -133,6 +137,7 @@ impl RootContext for Root {
             let mut notes = Notes::default();
             binding.tick(deployment, &SharedData, now, &mut notes);
             self.worker.tell(router, n, notes);
+            router.show(n);
         }
         router.show_keys();
     }

@@ -153,7 +153,11 @@ mod tests {
         let (mut a, mut b, mut both) = (Histogram::default(), Histogram::default(), Histogram::default());
         for i in 0..1000u64 {
             let latency = Micros(i * i * 37);
-            if i % 3 == 0 { a.record(latency) } else { b.record(latency) }
+            if i % 3 == 0 {
+                a.record(latency)
+            } else {
+                b.record(latency)
+            }
             both.record(latency);
         }
         a.merge(&b);

@@ -183,16 +183,9 @@ mod tests {
 
     #[test]
     fn values_are_shown_as_they_were_written() {
-        for text in [
-            "true",
-            "0",
-            "110",
-            "-3",
-            "12.345",
-            "1.5",
-            "18446744073709551615",
-            r#""a\"b\\c\n\t\u0001é""#,
-        ] {
+        for text in
+            ["true", "0", "110", "-3", "12.345", "1.5", "18446744073709551615", r#""a\"b\\c\n\t\u0001é""#]
+        {
             assert_eq!(root(text).json.shown(), text);
         }
         assert_eq!(root("null").json.shown(), "null");

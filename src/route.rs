@@ -152,10 +152,8 @@ pub fn choose(
     facts: &RequestFacts<'_>,
     available: &dyn Fn(usize) -> bool,
 ) -> Choice {
-    let identity = deployment
-        .sticky
-        .as_ref()
-        .and_then(|sticky| sticky.on.iter().find_map(|source| read(source, facts)));
+    let identity =
+        deployment.sticky.as_ref().and_then(|sticky| sticky.on.iter().find_map(|source| read(source, facts)));
     let hashed = identity.as_deref().map(|identity| hash(&[deployment.salt.as_bytes(), identity]));
     for rule in &deployment.rules {
         if all_hold(&rule.headers, facts.headers) && takes(deployment, rule, identity.as_deref(), facts) {
@@ -166,8 +164,7 @@ pub fn choose(
     }
     let point = Point::from_random(hashed.unwrap_or(facts.random));
     let picked = deployment.split.pick(point);
-    let version =
-        if picked == deployment.stable || available(picked) { picked } else { deployment.stable };
+    let version = if picked == deployment.stable || available(picked) { picked } else { deployment.stable };
     Choice { version, forced: false, identity: hashed }
 }
 
@@ -178,9 +175,7 @@ fn takes(deployment: &Deployment, rule: &Rule, identity: Option<&[u8]>, facts: &
         return true;
     }
     let version = deployment.versions.get(rule.version).map_or("", |version| version.id.as_str());
-    let of = |identity: &[u8]| {
-        hash(&[deployment.salt.as_bytes(), b"rule", version.as_bytes(), identity])
-    };
+    let of = |identity: &[u8]| hash(&[deployment.salt.as_bytes(), b"rule", version.as_bytes(), identity]);
     let bits = match identity {
         Some(identity) => of(identity),
         None => (facts.client_address)().map_or(facts.random, |address| of(&address)),
@@ -307,10 +302,8 @@ mod tests {
     #[test]
     fn only_a_path_with_the_prefix_is_rewritten() {
         let mut version = crate::testing::version("v1");
-        version.rewrite_prefix = Some(crate::plan::PrefixRewrite {
-            from: "/v1/".to_owned(),
-            to: "/compat/v1/".to_owned(),
-        });
+        version.rewrite_prefix =
+            Some(crate::plan::PrefixRewrite { from: "/v1/".to_owned(), to: "/compat/v1/".to_owned() });
         assert_eq!(
             rewritten_path(&version, b"/v1/chat?x=1").as_deref(),
             Some(b"/compat/v1/chat?x=1".as_slice())

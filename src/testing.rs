@@ -71,11 +71,6 @@ impl MemoryStore {
         self.tokens.set(self.tokens.get() + 1);
         self.values.borrow_mut().insert(key.to_owned(), (bytes.to_vec(), self.tokens.get()));
     }
-
-    /// All keys.
-    pub fn keys(&self) -> Vec<String> {
-        self.values.borrow().keys().cloned().collect()
-    }
 }
 
 impl Store for MemoryStore {

@@ -129,15 +129,15 @@ impl fmt::Display for UnixMillis {
         // Days since 0000-03-01 (Howard Hinnant, "chrono-compatible low-level date algorithms"): leap days come last.
         let z = days.saturating_add(719_468);
         let (era, doe) = (z / 146_097, z % 146_097);
-        let yoe = doe.saturating_sub(doe / 1460).saturating_add(doe / 36_524).saturating_sub(doe / 146_096) / 365;
+        let yoe =
+            doe.saturating_sub(doe / 1460).saturating_add(doe / 36_524).saturating_sub(doe / 146_096) / 365;
         let before = yoe.saturating_mul(365).saturating_add(yoe / 4).saturating_sub(yoe / 100);
         let doy = doe.saturating_sub(before);
         let mp = doy.saturating_mul(5).saturating_add(2) / 153;
         let day = doy.saturating_sub(mp.saturating_mul(153).saturating_add(2) / 5).saturating_add(1);
         let month = if mp < 10 { mp.saturating_add(3) } else { mp.saturating_sub(9) };
         let year = era.saturating_mul(400).saturating_add(yoe).saturating_add(u64::from(month <= 2));
-        let (h, m, s, ms) =
-            (of_day / 3_600_000, of_day / 60_000 % 60, of_day / 1000 % 60, of_day % 1000);
+        let (h, m, s, ms) = (of_day / 3_600_000, of_day / 60_000 % 60, of_day / 1000 % 60, of_day % 1000);
         write!(f, "{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.{ms:03}Z")
     }
 }
@@ -161,10 +161,14 @@ mod tests {
 
     #[test]
     fn quantities_are_shown_as_people_write_them() {
-        for (bps, text) in [(0, "0 %"), (25, "0.25 %"), (50, "0.5 %"), (500, "5 %"), (10_000, "100 %"), (3333, "33.33 %")] {
+        for (bps, text) in
+            [(0, "0 %"), (25, "0.25 %"), (50, "0.5 %"), (500, "5 %"), (10_000, "100 %"), (3333, "33.33 %")]
+        {
             assert_eq!(Bps::new(bps).unwrap().to_string(), text);
         }
-        for (millis, text) in [(0, "0s"), (250, "250ms"), (1500, "1500ms"), (30_000, "30s"), (300_000, "5m"), (3_600_000, "1h")] {
+        for (millis, text) in
+            [(0, "0s"), (250, "250ms"), (1500, "1500ms"), (30_000, "30s"), (300_000, "5m"), (3_600_000, "1h")]
+        {
             assert_eq!(Millis(millis).to_string(), text);
         }
     }

@@ -142,7 +142,9 @@ pub fn exceeds(limit: Limit, guard: &Guard, version: &Snapshot) -> bool {
         Limit::ConsecutiveErrors => {
             guard.max_consecutive_errors.is_some_and(|max| version.failed_in_a_row >= max)
         }
-        Limit::ErrorRate => guard.max_error_rate.is_some_and(|max| enough && max.exceeded_by(tally.bad, judged)),
+        Limit::ErrorRate => {
+            guard.max_error_rate.is_some_and(|max| enough && max.exceeded_by(tally.bad, judged))
+        }
         Limit::Errors => guard.max_errors.is_some_and(|max| tally.bad >= u64::from(max)),
         Limit::LatencyAvg => slow(guard.max_latency.avg, tally.latency.mean_micros()),
         Limit::LatencyP50 => guard.max_latency.p50.is_some() && slow(guard.max_latency.p50, percentile(5000)),
@@ -169,7 +171,9 @@ pub fn evidence(guard: &Guard, version: &Snapshot) -> u64 {
     };
     let limits = &guard.max_latency;
     [
-        guard.max_consecutive_errors.map_or(0, |max| part(u64::from(version.failed_in_a_row), u64::from(max))),
+        guard
+            .max_consecutive_errors
+            .map_or(0, |max| part(u64::from(version.failed_in_a_row), u64::from(max))),
         guard.max_error_rate.map_or(0, |max| scaled(part(rate, u64::from(max.get())), sampled)),
         guard.max_errors.map_or(0, |max| part(tally.bad, u64::from(max))),
         latency(limits.avg, tally.latency.mean_micros().map(|micros| micros.checked_div(1000).unwrap_or(0))),
@@ -205,7 +209,9 @@ pub fn explain(limit: Limit, guard: &Guard, canary: &Snapshot, stable: &Snapshot
         Limit::Errors => {
             write!(text, "{} failed in {} (limit {})", c.bad, guard.window, guard.max_errors.unwrap_or(0))
         }
-        Limit::LatencyAvg => latency_text(&mut text, "mean", guard.max_latency.avg, mean(canary), mean(stable)),
+        Limit::LatencyAvg => {
+            latency_text(&mut text, "mean", guard.max_latency.avg, mean(canary), mean(stable))
+        }
         Limit::LatencyP50 => {
             latency_text(&mut text, "p50", guard.max_latency.p50, pct(canary, 5000), pct(stable, 5000))
         }
@@ -281,12 +287,9 @@ mod tests {
 
     #[test]
     fn latencies_break_their_limits_when_they_exceed_them() {
-        for (limit, set) in [
-            (Limit::LatencyAvg, 0),
-            (Limit::LatencyP50, 1),
-            (Limit::LatencyP95, 2),
-            (Limit::LatencyP99, 3),
-        ] {
+        for (limit, set) in
+            [(Limit::LatencyAvg, 0), (Limit::LatencyP50, 1), (Limit::LatencyP95, 2), (Limit::LatencyP99, 3)]
+        {
             let mut g = guard();
             let l = &mut g.max_latency;
             *[&mut l.avg, &mut l.p50, &mut l.p95, &mut l.p99][set] = Some(Millis(1000));
@@ -301,7 +304,10 @@ mod tests {
     fn trouble_that_stable_has_too_is_shared() {
         let mut g = guard();
         g.max_error_rate = Bps::new(500);
-        assert_eq!(judge(&g, &snapshot(40, 20, 0), &snapshot(900, 450, 0)), Verdict::Shared(Limit::ErrorRate));
+        assert_eq!(
+            judge(&g, &snapshot(40, 20, 0), &snapshot(900, 450, 0)),
+            Verdict::Shared(Limit::ErrorRate)
+        );
         g.shared_outage = SharedOutage::Rollback;
         assert_eq!(judge(&g, &snapshot(40, 20, 0), &snapshot(900, 450, 0)), Verdict::Fail(Limit::ErrorRate));
     }

@@ -69,7 +69,9 @@ impl AttemptStream {
 
     fn answer(&mut self) {
         let (false, Some((request, attempt))) = (self.answered, &self.attempt) else { return };
-        let (Some(status), Some(deployment)) = (host::response_status(), request.deployment()) else { return };
+        let (Some(status), Some(deployment)) = (host::response_status(), request.deployment()) else {
+            return;
+        };
         self.answered = true;
         let now = self.worker.clock.now();
         let judged = match request.flight.try_borrow_mut() {

@@ -124,8 +124,11 @@ impl Worker {
         if let Ok(mut held) = self.secrets.try_borrow_mut() {
             *held = secrets;
         }
-        let routers: Vec<Rc<Router>> =
-            self.routers.try_borrow().map(|all| all.iter().filter_map(Weak::upgrade).collect()).unwrap_or_default();
+        let routers: Vec<Rc<Router>> = self
+            .routers
+            .try_borrow()
+            .map(|all| all.iter().filter_map(Weak::upgrade).collect())
+            .unwrap_or_default();
         routers.iter().for_each(|router| self.fill_rings(router));
     }
 
@@ -195,6 +198,7 @@ impl Worker {
         for (what, count) in notes.dropped {
             self.metrics.dropped(what, count);
         }
+        let moved = !notes.transitions.is_empty();
         for transition in notes.transitions {
             host::warn(&event_line(&transition));
             let rolled_back = transition.enforced && transition.to == "rolled_back";
@@ -206,7 +210,9 @@ impl Worker {
                 metrics.rollback(&cause.label);
             }
         }
-        router.show(deployment);
+        if moved {
+            router.show(deployment);
+        }
     }
 }
 
