@@ -3,14 +3,16 @@
 //! The files in `envoy/` are copied into a temporary directory with the ports and paths replaced, so a test of the
 //! filter is a test of the samples. Envoy picks its own free ports and tells them, which no other process can race.
 
+mod paths;
 mod prometheus;
 mod sample;
+mod update;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -18,11 +20,12 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::time::sleep;
 
+pub use paths::{envoy_path, wasm_path};
 pub use prometheus::sum_metric;
 pub use sample::{Edit, EnvoyOptions, Role, Route};
+pub use update::ConfigUpdate;
 
 use crate::client::Client;
-use crate::workspace_root;
 
 /// Compiling the module takes most of it; a debug build of one on a busy machine takes longest.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -47,48 +50,6 @@ pub struct EnvoyProcess {
     listeners: BTreeMap<String, u16>,
     /// The last `version_info` written, the same counter for all roles.
     version: AtomicU64,
-}
-
-/// A configuration that was written and that Envoy may or may not have taken.
-#[derive(Debug, Clone)]
-pub struct ConfigUpdate {
-    /// Its `version_info`.
-    pub version: String,
-    /// Whose configuration it is.
-    pub role: Role,
-    rejected_before: u64,
-    log_before: usize,
-}
-
-/// The module under test: `BELLWETHER_WASM`, else what `make build` makes.
-///
-/// # Errors
-/// If it is not there.
-pub fn wasm_path() -> Result<PathBuf> {
-    let path = std::env::var_os("BELLWETHER_WASM")
-        .map_or_else(|| workspace_root().join("target/wasm32-wasip1/release/bellwether.wasm"), PathBuf::from);
-    ensure!(path.is_file(), "{}: no such file; run `make build`, or set BELLWETHER_WASM", path.display());
-    Ok(path)
-}
-
-/// The Envoy binary: `ENVOY`, else what `make envoy` fetches, of version `ENVOY_VERSION` or that in `envoy/VERSION`.
-///
-/// # Errors
-/// If it is not there.
-pub fn envoy_path() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("ENVOY").filter(|path| !path.is_empty()) {
-        let path = PathBuf::from(path);
-        ensure!(path.is_file(), "ENVOY={}: no such file", path.display());
-        return Ok(path);
-    }
-    let root = workspace_root();
-    let version = match std::env::var("ENVOY_VERSION") {
-        Ok(version) => version,
-        Err(_) => fs::read_to_string(root.join("envoy/VERSION")).context("read envoy/VERSION")?,
-    };
-    let path = root.join(".envoy").join(format!("envoy-{}", version.trim()));
-    ensure!(path.is_file(), "{}: no such file; run `make envoy`, or set ENVOY to a binary", path.display());
-    Ok(path)
 }
 
 impl EnvoyProcess {
@@ -248,69 +209,6 @@ impl EnvoyProcess {
         Ok(answer.text())
     }
 
-    /// Gives the router role a new configuration, as an operator would: a new file renamed into place.
-    ///
-    /// # Errors
-    /// If the file cannot be written or the admin interface does not answer.
-    pub async fn write_router_config(&self, config: &Value) -> Result<ConfigUpdate> {
-        self.write_config(Role::Router, &config.to_string()).await
-    }
-
-    /// Gives the keys role a new configuration.
-    ///
-    /// # Errors
-    /// As [`write_router_config`](EnvoyProcess::write_router_config), and if this Envoy has no keys role.
-    pub async fn write_keys_config(&self, config: &Value) -> Result<ConfigUpdate> {
-        self.write_config(Role::Keys, &config.to_string()).await
-    }
-
-    /// Gives a role a new configuration, which need not be JSON.
-    ///
-    /// # Errors
-    /// As [`write_router_config`](EnvoyProcess::write_router_config), and if this Envoy does not have the role.
-    pub async fn write_config(&self, role: Role, config: &str) -> Result<ConfigUpdate> {
-        ensure!(self.sample.roles().any(|known| known == role), "this Envoy runs without the {role:?} role");
-        let update = ConfigUpdate {
-            version: (self.version.fetch_add(1, Ordering::Relaxed) + 1).to_string(),
-            role,
-            rejected_before: self.role_stat(role, "update_rejected").await?,
-            log_before: self.logs().len(),
-        };
-        let text = self.sample.ecds(role, config, &update.version)?.to_string();
-        sample::replace(self.directory.path(), role, &text)?;
-        Ok(update)
-    }
-
-    /// Waits until Envoy has taken an update. Its workers follow within a turn of their event loops.
-    ///
-    /// # Errors
-    /// If Envoy rejects it or the time is up; the error has what the log says about it.
-    pub async fn wait_config_accepted(&self, update: &ConfigUpdate, limit: Duration) -> Result<()> {
-        match self.outcome(update, limit).await? {
-            Some(true) => Ok(()),
-            Some(false) => bail!("configuration {} was rejected\n{}", update.version, self.said(update)),
-            None => bail!("configuration {} is not in force\n{}", update.version, self.log_tail()),
-        }
-    }
-
-    /// Waits until Envoy has rejected an update, and returns the warnings and errors in the log since it was written.
-    ///
-    /// # Errors
-    /// If Envoy takes it or the time is up.
-    pub async fn wait_rejected(&self, update: &ConfigUpdate, limit: Duration) -> Result<String> {
-        match self.outcome(update, limit).await? {
-            Some(false) => Ok(self.said(update)),
-            Some(true) => bail!("configuration {} was accepted", update.version),
-            None => {
-                bail!(
-                    "configuration {} is neither accepted nor rejected\n{}",
-                    update.version,
-                    self.log_tail()
-                )
-            }
-        }
-    }
-
     /// Asks Envoy to quit and waits until it has, which drops nothing that is in flight with a kill.
     ///
     /// # Errors
@@ -323,25 +221,6 @@ impl EnvoyProcess {
             sleep(POLL).await;
         }
         Ok(())
-    }
-
-    /// Whether an update was taken (true) or rejected (false), `None` if neither happened in time.
-    async fn outcome(&self, update: &ConfigUpdate, limit: Duration) -> Result<Option<bool>> {
-        let deadline = Instant::now() + limit;
-        loop {
-            // Of a rejected configuration only the statistics tell: /config_dump shows it as if it were in force.
-            let version = self.text_stat(&update.role.stat("version_text")).await?;
-            if version.as_deref() == Some(&update.version) {
-                return Ok(Some(true));
-            }
-            if self.role_stat(update.role, "update_rejected").await? > update.rejected_before {
-                return Ok(Some(false));
-            }
-            if Instant::now() >= deadline {
-                return Ok(None);
-            }
-            sleep(POLL).await;
-        }
     }
 
     async fn role_stat(&self, role: Role, name: &str) -> Result<u64> {
@@ -399,15 +278,6 @@ impl EnvoyProcess {
         let logs = self.logs();
         let lines: Vec<&str> = logs.lines().collect();
         lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
-    }
-
-    /// Warnings and errors since an update was written.
-    fn said(&self, update: &ConfigUpdate) -> String {
-        let logs = self.logs();
-        let news = logs.get(update.log_before..).unwrap_or_default();
-        let bad =
-            |line: &&str| ["[warning]", "[error]", "[critical]"].iter().any(|level| line.contains(level));
-        news.lines().filter(bad).collect::<Vec<_>>().join("\n")
     }
 }
 

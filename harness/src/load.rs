@@ -157,3 +157,68 @@ pub async fn until<F: Future<Output = bool>>(limit: Duration, mut done: impl FnM
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::provider::{Behaviour, Fault, Latency, Provider};
+
+    async fn provider(behaviour: Behaviour) -> (Provider, Client) {
+        let provider = Provider::start("v1").await.unwrap();
+        provider.set(behaviour);
+        let client = Client::new(provider.port());
+        (provider, client)
+    }
+
+    #[tokio::test]
+    async fn a_constant_rate_is_kept_however_slow_the_answers_are() {
+        let (provider, client) = provider(Behaviour::slow(Latency::Fixed { ms: 300.0 })).await;
+        let samples = constant_rate(&client, 100.0, Duration::from_millis(500), |_| Request::get("/x")).await;
+        assert_eq!((samples.len(), provider.count()), (50, 50));
+        let sending = samples[49].sent_at - samples[0].sent_at;
+        assert_eq!(sending.as_millis(), 490, "the last is due 49 hundredths after the first");
+        assert!(samples.iter().all(|sample| sample.latency() >= Duration::from_millis(300)));
+    }
+
+    #[tokio::test]
+    async fn a_closed_loop_numbers_its_requests() {
+        let (provider, client) = provider(Behaviour::slow(Latency::Fixed { ms: 5.0 })).await;
+        let path = |number| Request::get(&format!("/{number}"));
+        let samples = closed_loop(&client, 3, Duration::from_millis(100), path).await;
+        assert_eq!(samples.len() as u64, provider.count());
+        assert!(samples.windows(2).all(|pair| pair[0].number < pair[1].number), "in order and none twice");
+        assert!(samples.len() <= 3 * 21, "{} at three at a time and 5 ms each", samples.len());
+    }
+
+    #[tokio::test]
+    async fn a_summary_tells_statuses_from_failures_below_http() {
+        let (provider, client) = provider(Behaviour::status(503).ratio(0.5)).await;
+        let header = |version: &str| [("x-bellwether-version".to_owned(), version.to_owned())].into();
+        let mut samples =
+            constant_rate(&client, 1000.0, Duration::from_millis(10), |_| Request::get("/x")).await;
+        let broken = Behaviour::failing(Fault::ResetAfter { chunks: 1 });
+        provider.set(Behaviour { headers: header("v2"), ..broken });
+        samples
+            .extend(constant_rate(&client, 1000.0, Duration::from_millis(5), |_| Request::get("/x")).await);
+        let summary = Summary::of(&samples);
+        assert_eq!((summary.count, summary.failed, summary.version("v2")), (15, 10, 5));
+        assert_eq!(summary.by_status, BTreeMap::from([(0, 5), (200, 5), (503, 5)]));
+    }
+
+    #[test]
+    fn a_percentile_is_one_of_the_samples() {
+        let start = Instant::now();
+        let sample = |ms| Sample {
+            number: ms,
+            sent_at: start,
+            finished_at: start + Duration::from_millis(ms),
+            result: Ok(200),
+            version: None,
+        };
+        let samples: Vec<Sample> = (1..=100).map(sample).collect();
+        for (percent, ms) in [(50.0, 50), (95.0, 95), (99.0, 99), (100.0, 100), (0.0, 1)] {
+            assert_eq!(percentile(&samples, percent), Duration::from_millis(ms), "p{percent}");
+        }
+        assert_eq!(percentile(&[], 50.0), Duration::ZERO);
+    }
+}

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use bellwether_harness::client::Request;
 use bellwether_harness::envoy::{EnvoyOptions, EnvoyProcess, Role, Route};
-use bellwether_harness::load::until;
-use bellwether_harness::provider::{Behaviour, Fault, Provider};
+use bellwether_harness::load::{Summary, constant_rate, until};
+use bellwether_harness::provider::{Behaviour, Fault, Latency, Provider};
 use serde_json::json;
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -106,10 +106,54 @@ async fn clusters_and_environment_are_the_tests_own() {
         assert_eq!(provider.requests()[0].key.as_deref(), Some("sk-mine-1"), "{route:?}");
         let update = envoy.write_router_config(&json!({})).await.unwrap();
         envoy.wait_config_accepted(&update, LIMIT).await.unwrap();
-        // The sample's clusters refuse, and what has no cluster header goes to the first of the test's.
-        let answer = envoy.client().send(Request::chat(false)).await.unwrap();
-        assert_eq!(answer.status, 200, "{route:?}: {}", answer.text());
+        // What has no cluster header goes to the first of the test's clusters, on the default route.
+        let default_route = async || {
+            let answer = envoy.client().send(Request::chat(false)).await.unwrap();
+            answer.status == 200
+                && provider.requests().iter().any(|r| r.header("x-bellwether-cluster").is_none())
+        };
+        assert!(until(LIMIT, default_route).await, "{route:?}");
     }
+}
+
+#[tokio::test]
+#[ignore = "needs BELLWETHER_PROBE"]
+async fn a_cluster_that_the_routes_do_not_know_is_answered_by_envoy_and_not_by_another_cluster() {
+    for route in [Route::Matcher, Route::ClusterHeader] {
+        let (openai, relay) = providers().await;
+        let config = json!({"probe_cluster": "elsewhere"});
+        let options = EnvoyOptions { route, ..options(&openai, &relay).router_config(config) };
+        let envoy = EnvoyProcess::start(options).await.unwrap();
+        let answer = envoy.client().send(Request::chat(false)).await.unwrap();
+        assert_eq!((answer.status, openai.count() + relay.count()), (503, 0), "{route:?}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs BELLWETHER_PROBE"]
+async fn a_provider_learns_nothing_of_the_client_and_with_the_header_route_nothing_of_the_cluster() {
+    let (openai, relay) = providers().await;
+    let options = EnvoyOptions { route: Route::ClusterHeader, ..options(&openai, &relay) };
+    let envoy = EnvoyProcess::start(options).await.unwrap();
+    envoy.client().send(Request::chat(false)).await.unwrap();
+    let received = relay.requests().remove(0);
+    for name in ["x-bellwether-cluster", "x-forwarded-for", "x-envoy-external-address"] {
+        assert_eq!(received.header(name), None, "{name}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs BELLWETHER_PROBE"]
+async fn an_outage_of_the_canary_is_retried_on_stable_at_any_rate() {
+    let (openai, relay) = providers().await;
+    let config = json!({"probe_cluster": "relay", "probe_retry": "openai"});
+    let envoy = EnvoyProcess::start(options(&openai, &relay).router_config(config)).await.unwrap();
+    relay.set(Behaviour::status(503));
+    // Slow enough that far more than three retries run at a time, which is what Envoy allows by default.
+    openai.set(Behaviour::slow(Latency::Fixed { ms: 200.0 }));
+    let samples =
+        constant_rate(&envoy.client(), 200.0, Duration::from_secs(1), |_| Request::chat(true)).await;
+    assert_eq!(Summary::of(&samples).failed, 0, "{:?}", Summary::of(&samples));
 }
 
 #[tokio::test]

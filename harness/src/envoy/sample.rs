@@ -270,7 +270,7 @@ fn set_clusters(bootstrap: &mut Value, wanted: &[(String, u16)]) -> Result<()> {
 
     let (stable, _) = wanted.first().context("no clusters")?;
     each_object(bootstrap, &mut |object| {
-        // The matcher route: one entry per cluster, made from any that is there, and the one for no match.
+        // The matcher route: one entry per cluster, made from any that is there.
         if let Some(map) = object.get_mut("exact_match_map").and_then(|value| value["map"].as_object_mut())
             && let Some(template) = map.values().next().cloned()
         {
@@ -280,10 +280,7 @@ fn set_clusters(bootstrap: &mut Value, wanted: &[(String, u16)]) -> Result<()> {
                 map.insert(name.clone(), entry);
             }
         }
-        if let Some(no_match) = object.get_mut("on_no_match") {
-            no_match["action"]["typed_config"]["cluster"] = json!(stable);
-        }
-        // The cluster_header sample: its default route.
+        // The default route.
         if let Some(route) = object.get_mut("route").and_then(|route| route.get_mut("cluster")) {
             *route = json!(stable);
         }

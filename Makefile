@@ -1,0 +1,53 @@
+# Every command of the project; CI runs these and nothing else. `make help` lists them.
+WASM    := target/wasm32-wasip1/release/bellwether.wasm
+LINKED  := target/linked/wasm32-wasip1/release/bellwether.wasm
+# The filter must stay loadable in a moment on every worker.
+WASM_MAX := 400000
+SOURCES := $(shell find src -name '*.rs') Cargo.toml Cargo.lock
+
+.PHONY: help build envoy demo test test-native test-envoy test-clients lint clean
+.DEFAULT_GOAL := help
+
+help: ## This list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+build: $(WASM) ## The filter: target/wasm32-wasip1/release/bellwether.wasm
+
+$(WASM): $(SOURCES) postlink/src/main.rs
+	rustup target add wasm32-wasip1 2>/dev/null || rustup target list --installed | grep -q wasm32-wasip1
+	# As cdylib only: with the rlib beside it cargo does not optimize across crates.
+	cargo rustc --quiet --release --target wasm32-wasip1 --target-dir target/linked --crate-type cdylib
+	mkdir -p $(dir $@)
+	cargo run --quiet --package bellwether-postlink -- $(LINKED) $@
+	@test $$(wc -c < $@) -le $(WASM_MAX) || { echo "the filter is larger than $(WASM_MAX) bytes"; rm $@; exit 1; }
+
+envoy: ## Fetch the pinned Envoy into .envoy/ (unless ENVOY names one)
+	@scripts/fetch-envoy
+
+demo: build envoy ## Watch a rollback: Envoy, the filter, two mock providers (KEEP=1 leaves them running)
+	cargo run --quiet --package bellwether-harness -- demo $(if $(KEEP),--keep)
+
+test: lint test-native test-envoy test-clients ## Everything CI needs
+
+test-native: ## Unit, property and exhaustive tests, without Envoy
+	cargo test --workspace --lib --bins
+	cargo test --test config --test properties --test samples
+	cargo test --package bellwether-harness --tests
+
+test-envoy: build envoy ## Integration tests against a real Envoy with two workers
+	cargo test $(patsubst tests/%.rs,--test %,$(wildcard tests/envoy_*.rs))
+
+test-clients: build envoy ## The official OpenAI client against Envoy, streaming and not
+	cargo build --quiet --package bellwether-harness
+	scripts/test-clients
+
+lint: ## Formatting, clippy (also for wasm), documentation; all warnings are errors
+	rustup target add wasm32-wasip1 2>/dev/null || rustup target list --installed | grep -q wasm32-wasip1
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --target wasm32-wasip1 --target-dir target/linked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --workspace
+
+clean: ## Remove what was built and fetched
+	cargo clean
+	rm -rf .envoy .venv
