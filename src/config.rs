@@ -189,18 +189,21 @@ fn texts(items: &Read<Items<'_>>, field: &'static str) -> Read<Vec<String>> {
 /// Reports every item whose field `field` is that of an earlier item, or differs from it only by `.` and `_`: a metric's
 /// name shows both as `_`, and two owners would be one series.
 fn unique(items: &Items<'_>, field: &'static str) {
-    let mut holders: BTreeMap<String, Cursor<'_>> = BTreeMap::new();
-    for item in &items.cursors {
+    let fold = |b: u8| if b == b'.' { b'_' } else { b };
+    for (i, item) in items.cursors.iter().enumerate() {
         let Some(at) = item.peek(field) else { continue };
         let Some(name) = at.as_str() else { continue };
-        let Some(first) = holders.get(&name.replace('.', "_")).and_then(|first| first.peek(field)) else {
-            holders.insert(name.replace('.', "_"), *item);
-            continue;
-        };
-        if first.as_str() == Some(name) {
-            at.wrong(&format!("duplicates {}", first.path()));
-        } else {
-            at.wrong(&format!("differs from {} only by . and _, which metrics show alike", first.path()));
+        for earlier in items.cursors.iter().take(i) {
+            let Some(first) = earlier.peek(field) else { continue };
+            let Some(held) = first.as_str() else { continue };
+            if held == name {
+                at.wrong(&format!("duplicates {}", first.path()));
+                break;
+            }
+            if held.len() == name.len() && held.bytes().map(fold).eq(name.bytes().map(fold)) {
+                at.wrong(&format!("differs from {} only by . and _, which metrics show alike", first.path()));
+                break;
+            }
         }
     }
 }

@@ -515,7 +515,7 @@ const CASES: &[Case] = &[
     (r#""worse_than_stable": 1.25"#, r#""worse_than_stable": 0.9"#, &["deployments[0].guard.compare.worse_than_stable: must be a number in 1..=100 with at most three decimals, got 0.9"]),
     (r#""worse_than_stable": 1.25"#, r#""worse_than_stable": 1.2345"#, &["deployments[0].guard.compare.worse_than_stable: must be a number in 1..=100 with at most three decimals, got 1.2345"]),
     (r#""confidence": 1e6"#, r#""confidence": 99.5"#, &["deployments[0].guard.compare.confidence: must be a number in 1e2..=1e12, got 99.5"]),
-    (r#""confidence": 1e6"#, r#""confidence": 1e13"#, &["deployments[0].guard.compare.confidence: must be a number in 1e2..=1e12, got 10000000000000.0"]),
+    (r#""confidence": 1e6"#, r#""confidence": 1e13"#, &["deployments[0].guard.compare.confidence: must be a number in 1e2..=1e12, got 10000000000000"]),
     (r#""floor": 0.5"#, r#""floor": 0.125"#, &["deployments[0].guard.compare.floor: must be a number in 0..=100 with at most two decimals, got 0.125"]),
     (r#""shared_outage": "rollback""#, r#""shared_outage": "ignore""#, &[r#"deployments[0].guard.shared_outage: must be one of hold, rollback, got "ignore""#]),
     // recovery
@@ -672,6 +672,12 @@ fn more_elements_than_allowed_are_counted_and_references_then_not_judged() {
     assert_eq!(refused(&text), ["deployments: must have 1 to 1024 elements, got 1025"]);
     let text = format!(r#"{{"deployments": [{}]}}"#, deployments[..1024].join(","));
     assert_eq!(compiled(&text).deployments.len(), 1024);
+
+    let headers: Vec<String> = (0..65).map(|i| format!(r#""x-{i}": "1""#)).collect();
+    assert_eq!(
+        refused(&poked(FULL, r#""X-Tier": "gold", "x-b": """#, &headers.join(","))),
+        ["deployments[0].versions[0].set_headers: must have at most 64 fields, got 65"]
+    );
 
     let stages = vec![r#"{"weight": 5, "for": "1h"}"#; 101].join(",");
     let text = poked(

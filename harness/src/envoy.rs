@@ -33,8 +33,9 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 /// How often something awaited is looked at.
 const POLL: Duration = Duration::from_millis(10);
 
-/// Lines of Envoy's log shown when something fails.
-const TAIL_LINES: usize = 60;
+/// Lines of Envoy's log shown when something fails, and characters of each: it begins with pages of extension names.
+const TAIL_LINES: usize = 40;
+const TAIL_CHARS: usize = 1_000;
 
 /// The listener that the samples serve requests on.
 const INGRESS: &str = "ingress";
@@ -276,8 +277,10 @@ impl EnvoyProcess {
 
     fn log_tail(&self) -> String {
         let logs = self.logs();
-        let lines: Vec<&str> = logs.lines().collect();
-        lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
+        let mut lines: Vec<String> =
+            logs.lines().rev().take(TAIL_LINES).map(|line| line.chars().take(TAIL_CHARS).collect()).collect();
+        lines.reverse();
+        lines.join("\n")
     }
 }
 

@@ -1,8 +1,11 @@
 //! The harness on the command line.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use anyhow::Context;
 use bellwether_harness::provider::Provider;
 use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// What Bellwether is tested with.
 #[derive(Parser)]
@@ -14,7 +17,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run a mock OpenAI-compatible provider on 127.0.0.1 until interrupted.
+    /// Run a mock OpenAI-compatible provider until interrupted.
     ///
     /// `PUT /_mock/behaviour` changes what it does, `GET /_mock/requests` shows what it received.
     Provider {
@@ -24,18 +27,26 @@ enum Command {
         /// The port to listen on, 0 for any free one.
         #[arg(long, default_value_t = 0)]
         port: u16,
+        /// The address to listen on; in a container 0.0.0.0.
+        #[arg(long, default_value_t = Ipv4Addr::LOCALHOST.into())]
+        address: IpAddr,
     },
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
-        Command::Provider { name, port } => {
-            let provider = Provider::start_on(&name, port)
-                .await
-                .with_context(|| format!("listen on 127.0.0.1:{port}"))?;
-            println!("provider {name} on http://127.0.0.1:{}", provider.port());
-            tokio::signal::ctrl_c().await?;
+        Command::Provider { name, port, address } => {
+            let address = (address, port).into();
+            let provider =
+                Provider::start_on(&name, address).await.with_context(|| format!("listen on {address}"))?;
+            println!("provider {name} on http://{}:{}", address.ip(), provider.port());
+            // Both are awaited because the first process of a container ignores what it does not handle.
+            let mut terminate = signal(SignalKind::terminate())?;
+            tokio::select! {
+                interrupted = tokio::signal::ctrl_c() => interrupted?,
+                _ = terminate.recv() => {}
+            }
             provider.stop().await;
         }
     }

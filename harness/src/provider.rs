@@ -1,4 +1,4 @@
-//! A mock OpenAI-compatible provider over HTTP/1.1, on loopback.
+//! A mock OpenAI-compatible provider over HTTP/1.1.
 //!
 //! Any path that ends in `/chat/completions` is a chat completion, so rewritten prefixes work; its content names the
 //! provider, so a test sees who served. `GET /v1/models` and `GET /health` answer too (the latter always with 200), and
@@ -15,7 +15,7 @@ mod journal;
 
 use std::convert::Infallible;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -63,15 +63,15 @@ impl Provider {
     /// # Errors
     /// If no port can be bound.
     pub async fn start(name: &str) -> io::Result<Provider> {
-        Provider::start_on(name, 0).await
+        Provider::start_on(name, (Ipv4Addr::LOCALHOST, 0).into()).await
     }
 
-    /// Starts a provider on the given port, 0 for a free one.
+    /// Starts a provider on the given address, with port 0 for a free one.
     ///
     /// # Errors
-    /// If the port cannot be bound.
-    pub async fn start_on(name: &str, port: u16) -> io::Result<Provider> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
+    /// If the address cannot be bound.
+    pub async fn start_on(name: &str, address: SocketAddr) -> io::Result<Provider> {
+        let listener = TcpListener::bind(address).await?;
         let port = listener.local_addr()?.port();
         let shared = Arc::new(Shared {
             name: name.to_owned(),

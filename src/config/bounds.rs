@@ -22,6 +22,9 @@ pub const SOME: RangeInclusive<usize> = 1..=usize::MAX;
 /// A list that may be empty.
 pub const ANY: RangeInclusive<usize> = 0..=usize::MAX;
 
+/// Request headers that a version sets. Envoy takes a hundred in all by default.
+pub const SET_HEADERS_MAX: usize = 64;
+
 /// Weight of a key.
 pub const KEY_WEIGHT: RangeInclusive<u32> = 0..=1000;
 /// Failed attempts on a canary after which the next one goes to stable. Envoy's retries rarely exceed three.

@@ -1,7 +1,5 @@
 //! `deployments`: one gray release each.
 
-use std::collections::BTreeMap;
-
 use crate::config::{Surroundings, bounds, condition, guard, ramp, texts, unique, value};
 use crate::json::{Cursor, Items, Read, each};
 use crate::plan::{Deployment, IdentitySource, Match, PrefixRewrite, Ramp, Recovery, Rule, Sticky, Version};
@@ -157,8 +155,12 @@ fn rewrite_prefix(at: &Cursor<'_>) -> Read<PrefixRewrite> {
 fn set_headers(at: &Cursor<'_>, reserved: &[&str]) -> Read<Vec<(String, String)>> {
     let mut headers = Vec::new();
     let mut outcome = Ok(());
-    let mut holders: BTreeMap<String, String> = BTreeMap::new();
-    for (name, at) in at.members()? {
+    let members = at.members()?;
+    if members.len() > bounds::SET_HEADERS_MAX {
+        let rule = format!("must have at most {} fields", bounds::SET_HEADERS_MAX);
+        return Err(at.wrong_as(&rule, members.len().to_string()));
+    }
+    for (i, (name, at)) in members.iter().enumerate() {
         let lower = name.to_ascii_lowercase();
         if !value::is_token(name) {
             outcome = Err(at.refuse("must be an HTTP header name"));
@@ -168,12 +170,12 @@ fn set_headers(at: &Cursor<'_>, reserved: &[&str]) -> Read<Vec<(String, String)>
             || reserved.iter().any(|own| own.eq_ignore_ascii_case(&lower))
         {
             outcome = Err(at.refuse("must not be set, Bellwether sets or removes it"));
-        } else if let Some(first) = holders.get(&lower) {
-            outcome = Err(at.refuse(&format!("duplicates {first}")));
-        } else {
-            holders.insert(lower.clone(), at.path());
+        } else if let Some((_, first)) =
+            members.iter().take(i).find(|(held, _)| held.eq_ignore_ascii_case(name))
+        {
+            outcome = Err(at.refuse(&format!("duplicates {}", first.path())));
         }
-        match value::header_value(&at) {
+        match value::header_value(at) {
             Ok(value) => headers.push((lower, value)),
             Err(reported) => outcome = Err(reported),
         }

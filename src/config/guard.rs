@@ -168,10 +168,12 @@ fn errors(at: &Cursor<'_>) -> Read<BadOutcomes> {
             ErrorKind::ClientErrors => bad.client_errors = true,
             ErrorKind::Reset => bad.reset = true,
             ErrorKind::Timeout => bad.timeout = true,
-            ErrorKind::Status(status) => bad.statuses.push(status),
+            ErrorKind::Status(status) => {
+                let index = bad.statuses.partition_point(|earlier| *earlier < status);
+                bad.statuses.insert(index, status);
+            }
         }
     }
-    bad.statuses.sort_unstable();
     Ok(bad)
 }
 

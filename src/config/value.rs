@@ -91,7 +91,9 @@ fn is_host(text: &str) -> bool {
     }
     if let Some(bracketed) = text.strip_prefix('[') {
         let Some((address, port)) = bracketed.split_once(']') else { return false };
-        return address.parse::<std::net::Ipv6Addr>().is_ok()
+        let is_address = |b: u8| b.is_ascii_hexdigit() || matches!(b, b':' | b'.');
+        return (2..=45).contains(&address.len())
+            && address.bytes().all(is_address)
             && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port));
     }
     let (name, port) = text.split_once(':').map_or((text, None), |(name, port)| (name, Some(port)));
@@ -200,7 +202,6 @@ pub fn scaled(number: f64, scale: f64, range: &RangeInclusive<u32>) -> Option<u3
     if (product - rounded).abs() > 1e-6 || !(0.0..=f64::from(u32::MAX)).contains(&rounded) {
         return None;
     }
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let integer = rounded as u32;
     range.contains(&integer).then_some(integer)
 }

@@ -87,7 +87,6 @@ impl<'a> Cursor<'a> {
     /// The number here, if it is one. Reports nothing.
     pub fn as_number(&self) -> Option<f64> {
         // Beyond 2^53 a double rounds; every range in the configuration ends far below.
-        #[allow(clippy::cast_precision_loss)]
         match self.node.json {
             Json::Unsigned(value) => Some(value as f64),
             Json::Negative(value) => Some(value as f64),
@@ -101,7 +100,6 @@ impl<'a> Cursor<'a> {
     pub fn as_integer(&self) -> Option<u32> {
         let value = self.as_number()?;
         let fits = value.fract() == 0.0 && value >= 0.0 && value <= f64::from(u32::MAX);
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         fits.then_some(value as u32)
     }
 
@@ -220,14 +218,6 @@ impl<'a> Cursor<'a> {
     pub fn peek(&self, name: &'static str) -> Option<Cursor<'_>> {
         match &self.node.json {
             Json::Object(members) => Object { at: self, members }.get(name),
-            _ => None,
-        }
-    }
-
-    /// The number of elements, if an array is here. Reports nothing.
-    pub fn count(&self) -> Option<usize> {
-        match &self.node.json {
-            Json::Array(items) => Some(items.len()),
             _ => None,
         }
     }

@@ -25,9 +25,11 @@ pub struct Sink {
 impl Sink {
     pub(super) fn report(&self, position: u32, problem: Problem) -> Reported {
         let mut problems = self.problems.take();
-        if problems.len() < PROBLEMS_MAX {
-            problems.push((position, problem));
-        } else {
+        // In order from the beginning, so that what the bound drops is the end of the document, however it was read.
+        let index = problems.partition_point(|(earlier, _)| *earlier <= position);
+        problems.insert(index, (position, problem));
+        if problems.len() > PROBLEMS_MAX {
+            problems.truncate(PROBLEMS_MAX);
             self.dropped.set(self.dropped.get().saturating_add(1));
         }
         self.problems.set(problems);
@@ -46,9 +48,8 @@ impl Sink {
     }
 
     fn into_problems(self) -> Problems {
-        let mut problems = self.problems.into_inner();
-        problems.sort_by_key(|(position, _)| *position);
-        let mut problems: Vec<Problem> = problems.into_iter().map(|(_, problem)| problem).collect();
+        let mut problems: Vec<Problem> =
+            self.problems.into_inner().into_iter().map(|(_, problem)| problem).collect();
         if self.dropped.get() > 0 {
             let rule = format!("{} more problems are not shown", self.dropped.get());
             problems.push(Problem { path: String::new(), rule, got: None });

@@ -174,6 +174,6 @@ async fn a_stopped_provider_refuses_connections_and_its_port_is_free_again() {
     client.get("/x", &[]).await.unwrap();
     provider.stop().await;
     assert!(client.get("/x", &[]).await.is_err());
-    let again = Provider::start_on("v3", port).await.unwrap();
+    let again = Provider::start_on("v3", (Ipv4Addr::LOCALHOST, port).into()).await.unwrap();
     assert_eq!(client.get("/x", &[]).await.unwrap().json()["provider"], again.name());
 }

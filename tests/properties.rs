@@ -1,0 +1,350 @@
+//! Properties that hold for every input: decoders are total, counting loses nothing, routing keeps its promises.
+#![allow(clippy::arithmetic_side_effects)]
+
+use std::collections::BTreeMap;
+
+use bellwether::config::compile;
+use bellwether::flight::{Flight, Judgement};
+use bellwether::histogram::Histogram;
+use bellwether::keys::Ring;
+use bellwether::outcome::{Ending, Outcome, classify, ending};
+use bellwether::plan::{BadOutcomes, Plan, Secret};
+use bellwether::rollout::{Cause, Phase, Signal, Standing, Standings};
+use bellwether::route::{Headers, RequestFacts, address_without_port, choose, find, rewritten_path};
+use bellwether::split::Split;
+use bellwether::stats::{Delta, Event, Found, Stats};
+use bellwether::units::{Bps, Micros, Millis, Point, UnixMillis};
+use bellwether::window::{Tally, Window};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+fn plan(document: &str) -> Plan {
+    compile(document.as_bytes(), &|_| None).unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+const FULL: &str = r#"{"deployments": [{"name": "d", "stable": "v1",
+    "match": {"hosts": ["api.example.com", "*.example.org"], "path_prefix": "/v1/",
+              "headers": [{"name": "x-tenant", "contains": "a", "invert": true}]},
+    "rules": [{"headers": [{"name": "x-group", "prefix": "t"}], "version": "v3", "percent": 30},
+              {"headers": [{"name": "x-force", "one_of": ["v2", "two"]}], "version": "v2"}],
+    "sticky": {"on": [{"header": "x-user-id"}, {"cookie": "uid"}, {"client_address": true}]},
+    "versions": [{"id": "v1", "weight": 79.99, "cluster": "a"},
+                 {"id": "v2", "weight": 20, "cluster": "b", "rewrite_prefix": {"from": "/v1/", "to": "/x/"}},
+                 {"id": "v3", "weight": 0.01, "cluster": "c"}]},
+    {"name": "rest", "stable": "v1", "versions": [{"id": "v1", "weight": 100, "cluster": "a"}]}]}"#;
+
+fn event() -> impl Strategy<Value = Event> {
+    let answered = (0usize..7, proptest::option::of(0u64..10_000_000)).prop_map(|(outcome, latency)| {
+        Event::Answered { outcome: Outcome::ALL[outcome], latency: latency.map(Micros) }
+    });
+    prop_oneof![6 => answered, 1 => Just(Event::Broke), 1 => Just(Event::Completed)]
+}
+
+fn bad_outcomes() -> impl Strategy<Value = BadOutcomes> {
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    (flags, proptest::collection::btree_set(100u16..600, 0..4)).prop_map(|((s, c, r, t), statuses)| {
+        BadOutcomes {
+            server_errors: s,
+            client_errors: c,
+            statuses: statuses.into_iter().collect(),
+            reset: r,
+            timeout: t,
+        }
+    })
+}
+
+/// Header names that matter, and any others; values of any bytes.
+fn headers() -> impl Strategy<Value = Headers> {
+    let name = prop_oneof![
+        Just(":authority".to_owned()),
+        Just(":path".to_owned()),
+        Just("cookie".to_owned()),
+        Just("x-user-id".to_owned()),
+        Just("x-group".to_owned()),
+        Just("x-tenant".to_owned()),
+        Just("x-force".to_owned()),
+        "[a-z:-]{0,12}",
+    ];
+    let value = prop_oneof![
+        vec(any::<u8>(), 0..40),
+        Just(b"api.example.com:443".to_vec()),
+        Just(b"a.example.org".to_vec()),
+        Just(b"/v1/chat".to_vec()),
+        Just(b"treatment".to_vec()),
+        Just(b"uid=7; uid".to_vec()),
+    ];
+    vec((name, value), 0..12).prop_map(Headers::new)
+}
+
+fn cause() -> impl Strategy<Value = Cause> {
+    ("[a-z_]{0,20}", ".{0,600}", any::<u64>(), any::<u64>()).prop_map(|(label, text, since, wall)| Cause {
+        label,
+        text,
+        since: Micros(since),
+        wall: UnixMillis(wall),
+    })
+}
+
+fn standing() -> impl Strategy<Value = Standing> {
+    let phase = prop_oneof![
+        Just(Phase::Active),
+        cause().prop_map(Phase::Holding),
+        cause().prop_map(Phase::RolledBack)
+    ];
+    (any::<u32>(), phase, any::<bool>()).prop_map(|(epoch, phase, observed)| Standing {
+        epoch,
+        phase,
+        observed,
+    })
+}
+
+proptest! {
+    #[test]
+    fn decoders_take_any_bytes(bytes in vec(any::<u8>(), 0..300), schema in any::<bool>()) {
+        let mut bytes = bytes;
+        if schema && let Some(first) = bytes.first_mut() {
+            *first = 1;
+        }
+        let _ = Stats::decode(Some(&bytes));
+        let _ = Standings::decode(Some(&bytes));
+    }
+
+    #[test]
+    fn a_damaged_value_is_undecodable_or_another_value_but_never_a_trap(
+        events in vec(event(), 1..50), at in any::<prop::sample::Index>(), with in any::<u8>(), cut in any::<bool>(),
+    ) {
+        let mut stats = Stats::new(3, Millis(30_000));
+        let mut delta = Delta::default();
+        events.iter().for_each(|e| delta.add(*e));
+        stats.merge(&delta, Micros(77_000_000));
+        let mut bytes = stats.encode();
+        let at = at.index(bytes.len());
+        if cut { bytes.truncate(at) } else { bytes[at] = with }
+        if let Found::Value(mut other) = Stats::decode(Some(&bytes)) {
+            // Whatever it says now, it can be worked with.
+            other.window.resize(Millis(1000));
+            other.merge(&delta, Micros(80_000_000));
+            other.snapshot(Micros(80_000_000), Millis(1000));
+            other.encode();
+        }
+    }
+
+    #[test]
+    fn statistics_come_back_from_their_bytes(batches in vec((vec(event(), 0..20), 0u64..90_000_000), 0..8), epoch in any::<u32>()) {
+        let mut stats = Stats::new(epoch, Millis(30_000));
+        for (events, at) in batches {
+            let mut delta = Delta::default();
+            events.iter().for_each(|e| delta.add(*e));
+            stats.merge(&delta, Micros(at));
+        }
+        let bytes = stats.encode();
+        prop_assert!(matches!(Stats::decode(Some(&bytes)), Found::Value(back) if back == stats));
+    }
+
+    #[test]
+    fn standings_come_back_from_their_bytes(list in vec(("[A-Za-z0-9._-]{1,63}", standing()), 0..16)) {
+        let mut all = Standings::default();
+        for (id, standing) in list {
+            prop_assert!(all.put(&id, standing));
+        }
+        let Found::Value(back) = Standings::decode(Some(&all.encode())) else { panic!("undecodable") };
+        for ((id, wrote), (back_id, read)) in all.0.iter().zip(&back.0) {
+            prop_assert_eq!(id, back_id);
+            prop_assert_eq!(wrote.epoch, read.epoch);
+            prop_assert_eq!(wrote.phase.name(), read.phase.name());
+        }
+    }
+
+    #[test]
+    fn a_fail_always_rolls_back_and_only_once(start in standing(), cause in cause()) {
+        let was_out = !start.available();
+        match start.on(&Signal::Fail(cause.clone())) {
+            Some(next) => {
+                prop_assert!(!was_out && !next.available());
+                prop_assert_eq!(next.on(&Signal::Fail(cause)), None);
+            }
+            None => prop_assert!(was_out),
+        }
+    }
+
+    #[test]
+    fn a_window_equals_a_naive_recount(
+        span in 1_000u64..100_000, adds in vec((0u64..200_000_000, 0u64..5, 0u64..5), 0..60), later in 0u64..200_000_000,
+    ) {
+        // Time never runs backwards for one writer; a late worker's time is clamped to the newest slot.
+        let width = span * 100;
+        let mut window = Window::new(Millis(span));
+        let (mut newest, mut kept): (u64, Vec<(u64, u64, u64)>) = (0, Vec::new());
+        for (at, judged, bad) in adds {
+            newest = newest.max(at / width);
+            kept.push((newest, judged, bad));
+            window.add(Micros(at), &Tally { judged, bad, latency: Histogram::default() });
+        }
+        let end = newest * width + later;
+        let inside = |slot: u64| slot + 10 > end / width;
+        let expected = kept.iter().filter(|(slot, ..)| inside(*slot)).fold((0, 0), |(j, b), (_, judged, bad)| (j + judged, b + bad));
+        let sum = window.sum(Micros(end));
+        prop_assert_eq!((sum.judged, sum.bad), expected);
+    }
+
+    #[test]
+    fn a_run_of_failures_is_the_same_however_it_is_cut_into_merges(events in vec(any::<bool>(), 0..40), cuts in vec(any::<bool>(), 40)) {
+        let (mut whole, mut cut) = (Stats::new(0, Millis(1000)), Stats::new(0, Millis(1000)));
+        let mut expected = 0u32;
+        let (mut all, mut part) = (Delta::default(), Delta::default());
+        for (good, end) in events.iter().zip(cuts) {
+            let outcome = if *good { Outcome::Good } else { Outcome::Bad };
+            expected = if *good { 0 } else { expected + 1 };
+            let event = Event::Answered { outcome, latency: None };
+            all.add(event);
+            part.add(event);
+            if end {
+                cut.merge(&std::mem::take(&mut part), Micros(1));
+            }
+        }
+        whole.merge(&all, Micros(1));
+        cut.merge(&part, Micros(1));
+        prop_assert_eq!(whole.answers_failed, expected);
+        prop_assert_eq!(cut.answers_failed, expected);
+        prop_assert_eq!(whole.total, cut.total);
+    }
+
+    #[test]
+    fn percentiles_are_within_six_percent_of_the_sorted_truth(mut latencies in vec(0u64..900_000, 1..200), bps in 1u16..=10_000) {
+        let mut h = Histogram::default();
+        latencies.iter().for_each(|ms| h.record(Micros(ms * 1000)));
+        latencies.sort_unstable();
+        let rank = (latencies.len() * usize::from(bps)).div_ceil(10_000);
+        let truth = latencies[rank - 1];
+        let shown = h.percentile_millis(bps).unwrap();
+        prop_assert!(shown.abs_diff(truth) * 100 <= truth * 6 + 50, "{shown} for {truth}");
+        prop_assert_eq!(h.count(), u64::try_from(latencies.len()).unwrap());
+    }
+
+    #[test]
+    fn every_split_gives_every_version_exactly_its_points(cuts in vec(0u16..=10_000, 0..15), stable in any::<prop::sample::Index>()) {
+        let mut borders = cuts;
+        borders.push(0);
+        borders.push(10_000);
+        borders.sort_unstable();
+        let weights: Vec<Bps> = borders.windows(2).map(|w| Bps::new(w[1] - w[0]).unwrap()).collect();
+        let split = Split::new(stable.index(weights.len()), &weights);
+        let mut counts = vec![0u16; weights.len()];
+        for point in 0..10_000 {
+            counts[split.pick(Point::new(point).unwrap())] += 1;
+        }
+        let wanted: Vec<u16> = weights.iter().map(|w| w.get()).collect();
+        prop_assert_eq!(&counts, &wanted);
+        for (version, weight) in weights.iter().enumerate() {
+            prop_assert_eq!(split.share_of(version), *weight);
+        }
+    }
+
+    #[test]
+    fn any_request_is_routed_to_a_version_that_exists_and_may_serve(
+        headers in headers(), random in any::<u64>(), address in proptest::option::of(vec(any::<u8>(), 0..30)), down in 0usize..3,
+    ) {
+        let plan = plan(FULL);
+        let Some(n) = find(&plan, &headers) else { return Err(TestCaseError::fail("the last deployment takes all")) };
+        let deployment = &plan.deployments[n];
+        let facts = RequestFacts {
+            headers: &headers,
+            client_address: &|| address.as_deref().map(|a| address_without_port(a).to_vec()),
+            random,
+        };
+        let choice = choose(deployment, &facts, &|version| version != down);
+        prop_assert!(choice.version < deployment.versions.len());
+        prop_assert!(choice.version != down || down == deployment.stable);
+        // The same request is decided the same way, on any worker.
+        prop_assert_eq!(choose(deployment, &facts, &|version| version != down), choice);
+        if let Some(path) = headers.get(":path") {
+            rewritten_path(&deployment.versions[choice.version], &path);
+        }
+    }
+
+    #[test]
+    fn raising_a_weight_moves_an_identity_only_towards_the_canary(user in "[ -~]{1,40}", low in 0u16..=10_000, high in 0u16..=10_000) {
+        let (low, high) = (low.min(high), low.max(high));
+        let version = |weight: u16| {
+            let plan = plan(&format!(
+                r#"{{"deployments": [{{"name": "d", "stable": "v1", "sticky": {{"on": [{{"header": "u"}}]}}, "versions": [
+                    {{"id": "v1", "weight": {}, "cluster": "a"}}, {{"id": "v2", "weight": {}, "cluster": "b"}}]}}]}}"#,
+                f64::from(10_000 - weight) / 100.0, f64::from(weight) / 100.0
+            ));
+            let headers = Headers::new(vec![("u".to_owned(), user.clone().into_bytes())]);
+            let facts = RequestFacts { headers: &headers, client_address: &|| None, random: 0 };
+            choose(&plan.deployments[0], &facts, &|_| true).version
+        };
+        prop_assert!(version(low) <= version(high));
+    }
+
+    #[test]
+    fn every_answer_has_exactly_one_class(errors in bad_outcomes(), status in proptest::option::of(any::<u16>()), bits in any::<u64>(), reached in any::<bool>(), own in any::<bool>()) {
+        let how = ending(bits, reached);
+        let outcome = classify(&errors, status, how, own);
+        prop_assert!(Outcome::ALL.contains(&outcome));
+        prop_assert!(own || outcome != Outcome::KeyRejected);
+        prop_assert!((outcome == Outcome::Local) == (how == Ending::Local));
+    }
+
+    #[test]
+    fn a_flight_settles_each_attempt_once_whatever_the_order(
+        errors in bad_outcomes(), steps in vec((0u8..6, 0usize..4, 100u16..600), 0..20), end in 0usize..5,
+    ) {
+        let mut flight = Flight::new(Micros(0), true, Some(Millis(5)));
+        let (mut judged, mut attempts, mut now): (Vec<Judgement>, usize, u64) = (Vec::new(), 0, 0);
+        for (step, n, status) in steps {
+            now += 1000;
+            match step {
+                0 | 1 => {
+                    flight.begin(Micros(now), Some(n), &errors, &mut judged);
+                    attempts += 1;
+                }
+                2 | 3 => judged.extend(flight.answered(n, status, Micros(now), &errors)),
+                4 => judged.extend(flight.failed(n, Micros(now), &errors)),
+                _ => judged.extend(flight.abandoned(n, Micros(now), &errors)),
+            }
+        }
+        let ending = [Ending::Complete, Ending::Reset, Ending::Timeout, Ending::Cancelled, Ending::Local][end];
+        flight.finish(ending, Micros(now), &errors, &mut judged);
+        let settled = judged.iter().filter(|j| j.outcome.is_some()).count();
+        // An attempt with good headers that was overtaken by another is over, but nobody saw its end.
+        prop_assert!(settled <= attempts.max(1), "{settled} settled of {attempts}");
+        let answered = judged.iter().filter(|j| matches!(j.event, Some(Event::Answered { .. }))).count();
+        prop_assert!(answered <= attempts.max(1), "{answered} answers of {attempts}");
+        if attempts > 0 {
+            prop_assert_eq!(answered, attempts, "each attempt is judged as an answer exactly once");
+        }
+    }
+
+    #[test]
+    fn a_pool_picks_only_keys_with_a_weight_and_a_value_and_untried_ones_first(
+        weights in vec(0u32..4, 1..12), missing in vec(any::<bool>(), 12), tried in vec(0usize..12, 0..12), random in any::<u64>(),
+    ) {
+        prop_assume!(weights.iter().any(|w| *w > 0));
+        let keys: Vec<String> = weights.iter().enumerate().map(|(n, w)| {
+            let value = if missing[n] { format!(r#"{{"secret": "none-{n}"}}"#) } else { format!(r#""sk-{n}""#) };
+            format!(r#"{{"id": "k{n}", "value": {value}, "weight": {w}}}"#)
+        }).collect();
+        let plan = plan(&format!(r#"{{"deployments": [{{"name": "d", "stable": "v", "versions": [{{"id": "v", "weight": 100, "cluster": "c"}}]}}],
+            "key_pools": [{{"name": "p", "keys": [{}]}}]}}"#, keys.join(",")));
+        let ring = Ring::new(&plan.pools[0], &BTreeMap::new());
+        let usable = |n: usize| weights[n] > 0 && !missing[n];
+        match ring.pick(&tried, random) {
+            Some(n) => {
+                prop_assert!(usable(n));
+                let untried = (0..weights.len()).any(|m| usable(m) && !tried.contains(&m));
+                prop_assert!(!untried || !tried.contains(&n));
+            }
+            None => prop_assert!(!(0..weights.len()).any(usable)),
+        }
+    }
+
+    #[test]
+    fn a_cleaned_key_is_trimmed_and_never_doubles_its_prefix(raw in ".{0,30}", prefix in prop_oneof![Just("Bearer "), Just(""), Just("Key:")]) {
+        let pasted = format!("  {prefix}{raw}\n");
+        let clean = Secret::clean(&pasted, prefix);
+        prop_assert_eq!(clean.expose(), clean.expose().trim());
+        prop_assert!(clean.expose().len() <= raw.len().max(pasted.trim().len()));
+    }
+}
