@@ -149,6 +149,7 @@ mod tests {
             ("sk-1", "", "sk-1"),
             ("Key:abc", "Key:", "abc"),
             ("", "Bearer ", ""),
+            ("Bearer ", "Bearer ", ""),
             ("ä", "Bearer ", "ä"),
         ] {
             assert_eq!(Secret::clean(raw, prefix).expose(), clean, "{raw:?} with prefix {prefix:?}");

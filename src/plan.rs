@@ -369,7 +369,8 @@ impl Secret {
         let rest = match (scheme.is_empty(), value.split_at_checked(scheme.len())) {
             (false, Some((head, rest))) if head.eq_ignore_ascii_case(scheme) => {
                 // `Bearerxyz` is a key, `Bearer xyz` is a doubled prefix; a prefix without a space has no such border.
-                let border = prefix.len() == scheme.len() || rest.starts_with(char::is_whitespace);
+                let border =
+                    prefix.len() == scheme.len() || rest.is_empty() || rest.starts_with(char::is_whitespace);
                 if border { rest.trim_start() } else { value }
             }
             _ => value,

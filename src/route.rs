@@ -101,14 +101,14 @@ fn host_matches(pattern: &HostPattern, authority: &[u8]) -> bool {
         HostPattern::Exact(host) => {
             bare.eq_ignore_ascii_case(host.as_bytes()) || authority.eq_ignore_ascii_case(host.as_bytes())
         }
-        HostPattern::Suffix(suffix) => {
-            let begin = bare.len().checked_sub(suffix.len());
-            begin.is_some_and(|begin| begin > 0)
-                && begin
-                    .and_then(|begin| bare.get(begin..))
-                    .is_some_and(|end| end.eq_ignore_ascii_case(suffix.as_bytes()))
-        }
+        HostPattern::Suffix(suffix) => ends_with(bare, suffix) || ends_with(authority, suffix),
     }
+}
+
+/// Whether a host has this suffix and at least a byte more; without case.
+fn ends_with(host: &[u8], suffix: &str) -> bool {
+    let begin = host.len().checked_sub(suffix.len()).filter(|begin| *begin > 0);
+    begin.and_then(|begin| host.get(begin..)).is_some_and(|end| end.eq_ignore_ascii_case(suffix.as_bytes()))
 }
 
 /// `host:port` → `host`, `[::1]:port` → `[::1]`; anything else as it is.
@@ -247,6 +247,9 @@ mod tests {
         assert!(!host_matches(&suffix, b"example.com"));
         assert!(!host_matches(&suffix, b".example.com"));
         assert!(!host_matches(&suffix, b"badexample.com"));
+        let with_port = HostPattern::Suffix(".example.com:8443".to_owned());
+        assert!(host_matches(&with_port, b"a.example.com:8443"));
+        assert!(!host_matches(&with_port, b"a.example.com"));
     }
 
     #[test]
