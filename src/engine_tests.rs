@@ -152,6 +152,21 @@ fn a_value_that_is_lost_does_not_bring_a_canary_back() {
 }
 
 #[test]
+fn a_release_that_is_still_served_somewhere_stays_rolled_back_everywhere_when_it_returns() {
+    let store = MemoryStore::default();
+    let (mut a, b) = (Worker::new(CONSECUTIVE), Worker::new(CONSECUTIVE));
+    for at in 1..=3 {
+        a.see(&store, at, (1, 0), BAD);
+    }
+    assert_eq!(b.goes_to(&store, 10 * MS, TO_CANARY), 0);
+    a.reload(&store, r#""release": "2","#);
+    // b still has streams of release 1 and ticks.
+    b.tick(&store, 20 * MS);
+    a.reload(&store, CONSECUTIVE);
+    assert_eq!(a.goes_to(&store, 30 * MS, TO_CANARY), 0);
+}
+
+#[test]
 fn what_cannot_be_read_is_served_by_stable_and_counted() {
     let store = MemoryStore::default();
     let a = Worker::new(CONSECUTIVE);

@@ -156,7 +156,10 @@ impl State {
         self.read_at = Some(now);
         match store.get(&self.standings_key) {
             Ok(found) => match Standings::decode(found.as_ref().map(|v| v.bytes.as_slice())) {
-                Found::Nothing => self.unreadable = false,
+                Found::Nothing => {
+                    self.unreadable = false;
+                    self.republish(store);
+                }
                 Found::Value(standings) => {
                     self.unreadable = false;
                     self.adopt(&standings);
@@ -170,6 +173,21 @@ impl State {
                 self.unreadable = true;
                 notes.drop(Dropped::Refused, 1);
             }
+        }
+    }
+
+    /// The record is gone (a worker that had dropped this release buried it while this one still serves it): what is known
+    /// here goes back, so that all workers agree, and on the safe side. Interference means that somebody else did it.
+    fn republish(&self, store: &dyn Store) {
+        let mut known = Standings::default();
+        for version in self.versions.iter().filter(|version| version.standing != Standing::NEW) {
+            known.put(&version.id, version.standing.clone());
+        }
+        if !known.0.is_empty() {
+            let _ = update(store, &self.standings_key, &mut |bytes| match Standings::decode(bytes) {
+                Found::Nothing => Change::Write(known.encode(), ()),
+                Found::Value(_) | Found::Undecodable => Change::Keep(()),
+            });
         }
     }
 
