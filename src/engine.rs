@@ -16,10 +16,10 @@ use std::rc::Rc;
 
 use self::state::{Scene, State};
 use crate::plan::{Deployment, Plan};
-use crate::rollout::{Cause, Phase};
+use crate::rollout::Cause;
 use crate::route::{self, Choice, RequestFacts};
 use crate::stats::Event;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::units::{Bps, Micros, Now};
 
 /// A copy of the standings older than this (10 ms, in microseconds) is read anew before it decides. The read costs about
@@ -47,6 +47,14 @@ pub enum Dropped {
 }
 
 impl Dropped {
+    /// What an error puts off.
+    pub(crate) const fn of(error: StoreError) -> Dropped {
+        match error {
+            StoreError::Mismatch => Dropped::MergeDeferred,
+            StoreError::Refused => Dropped::Refused,
+        }
+    }
+
     /// Metric label.
     pub const fn label(self) -> &'static str {
         match self {
@@ -123,7 +131,7 @@ impl Engine {
                     }
                     Err(_) => Vec::new(),
                 };
-                Binding { state, slots }
+                Binding { state, slots, shares: RefCell::default() }
             })
             .collect()
     }
@@ -150,15 +158,27 @@ pub struct Binding {
     state: Rc<RefCell<State>>,
     /// For each version of the plan its place in the state.
     slots: Vec<usize>,
+    /// The shares in effect, and the revision of the state that they were computed from.
+    shares: RefCell<(Option<u64>, Rc<[u16]>)>,
 }
 
-/// Under which standing a request was assigned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A decision, and the circumstances under which it was made: whatever becomes of the request is judged by them.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Assigned {
     /// The decision.
     pub choice: Choice,
     /// Epoch of the chosen version.
     pub epoch: u32,
+    /// What share each version had, in basis points.
+    pub shares: Rc<[u16]>,
+}
+
+impl Assigned {
+    /// To a version by force, not by chance: what becomes of it does not compare the versions.
+    pub fn forced(version: usize) -> Assigned {
+        let choice = Choice { version, forced: true, identity: None };
+        Assigned { choice, epoch: 0, shares: Rc::default() }
+    }
 }
 
 impl Binding {
@@ -172,22 +192,20 @@ impl Binding {
         notes: &mut Notes,
     ) -> Assigned {
         // A state that is in use further up the stack cannot be asked; then nothing but stable is safe.
-        let Ok(mut state) = self.state.try_borrow_mut() else {
-            let choice = Choice { version: deployment.stable, forced: true, identity: None };
-            return Assigned { choice, epoch: 0 };
-        };
+        let Ok(mut state) = self.state.try_borrow_mut() else { return Assigned::forced(deployment.stable) };
         state.refresh(store, now, REFRESH_AFTER, notes);
+        let shares = self.shares(deployment, &state);
         let choice = route::choose(deployment, facts, &|version| state.available(self.slot(version)));
         // `keep` outlives a rollback, but not a loss of sight: what cannot be read is served by stable.
         let version = if state.unreadable { deployment.stable } else { choice.version };
-        Assigned { choice: Choice { version, ..choice }, epoch: state.epoch(self.slot(version)) }
+        Assigned { choice: Choice { version, ..choice }, epoch: state.epoch(self.slot(version)), shares }
     }
 
     /// Records what happened to a version. May merge and judge.
     pub fn record(
         &self,
         deployment: &Deployment,
-        assigned: (usize, u32),
+        assigned: &Assigned,
         event: Event,
         store: &dyn Store,
         now: Now,
@@ -205,24 +223,35 @@ impl Binding {
         }
     }
 
-    /// The share of the traffic that each version gets now.
-    pub fn effective_weights(&self, deployment: &Deployment) -> Vec<Bps> {
-        let Ok(state) = self.state.try_borrow() else { return Vec::new() };
+    /// The share of the traffic that each version gets now, in basis points.
+    pub fn effective_weights(&self, deployment: &Deployment) -> Rc<[u16]> {
+        self.state.try_borrow().map(|state| self.shares(deployment, &state)).unwrap_or_default()
+    }
+
+    fn shares(&self, deployment: &Deployment, state: &State) -> Rc<[u16]> {
+        let Ok(mut held) = self.shares.try_borrow_mut() else { return Rc::default() };
+        if held.0 != Some(state.revision) {
+            *held = (Some(state.revision), self.compute_shares(deployment, state));
+        }
+        Rc::clone(&held.1)
+    }
+
+    fn compute_shares(&self, deployment: &Deployment, state: &State) -> Rc<[u16]> {
         let mut left = Bps::ALL.get();
-        let mut shares: Vec<Bps> = (0..deployment.versions.len())
+        let mut shares: Vec<u16> = (0..deployment.versions.len())
             .map(|version| {
                 let share = match version != deployment.stable && state.available(self.slot(version)) {
-                    true => deployment.split.share_of(version),
-                    false => Bps::ZERO,
+                    true => deployment.split.share_of(version).get(),
+                    false => 0,
                 };
-                left = left.saturating_sub(share.get());
+                left = left.saturating_sub(share);
                 share
             })
             .collect();
         if let Some(stable) = shares.get_mut(deployment.stable) {
-            *stable = Bps::new(left).unwrap_or(Bps::ALL);
+            *stable = left;
         }
-        shares
+        shares.into()
     }
 
     /// Value of the deployment's phase gauge: that of its worst canary.
@@ -234,14 +263,7 @@ impl Binding {
     /// How far the worst canary is on its way to a rollback, in percent, as of the last merge on this worker.
     pub fn evidence(&self) -> u64 {
         let Ok(state) = self.state.try_borrow() else { return 0 };
-        state
-            .versions(&self.slots)
-            .map(|version| match version.standing.phase {
-                Phase::RolledBack(_) => 100,
-                _ => version.evidence,
-            })
-            .max()
-            .unwrap_or(0)
+        state.versions(&self.slots).map(State::percent).max().unwrap_or(0)
     }
 
     fn slot(&self, version: usize) -> usize {

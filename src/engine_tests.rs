@@ -44,6 +44,12 @@ impl Worker {
     }
 
     fn see(&self, store: &MemoryStore, at: u64, of: (usize, u32), event: Event) -> Notes {
+        let choice = Choice { version: of.0, forced: false, identity: None };
+        let shares = self.bindings[0].effective_weights(&self.plan.deployments[0]);
+        self.result(store, at, &Assigned { choice, epoch: of.1, shares }, event)
+    }
+
+    fn result(&self, store: &MemoryStore, at: u64, of: &Assigned, event: Event) -> Notes {
         let mut notes = Notes::default();
         self.bindings[0].record(&self.plan.deployments[0], of, event, store, now(at), &mut notes);
         notes
@@ -56,7 +62,7 @@ impl Worker {
     }
 
     fn weights(&self) -> Vec<u16> {
-        self.bindings[0].effective_weights(&self.plan.deployments[0]).iter().map(|w| w.get()).collect()
+        self.bindings[0].effective_weights(&self.plan.deployments[0]).to_vec()
     }
 }
 
@@ -64,7 +70,7 @@ fn now(micros: u64) -> Now {
     Now { mono: Micros(micros), wall: UnixMillis(1_795_000_000_000) }
 }
 
-const CONSECUTIVE: &str = r#""guard": {"max_consecutive_errors": 3},"#;
+const CONSECUTIVE: &str = r#""guard": {"max_consecutive_errors": 3, "compare": false},"#;
 const MS: u64 = 1000;
 
 #[test]
@@ -232,7 +238,7 @@ fn good_outcomes_are_merged_in_batches_and_a_canarys_failure_at_once() {
 #[test]
 fn an_outage_of_both_is_held_and_not_blamed_on_the_canary() {
     let store = MemoryStore::default();
-    let rest = r#""guard": {"max_error_rate": 5, "window": "1s"},"#;
+    let rest = r#""guard": {"max_error_rate": 5, "window": "1s", "compare": false},"#;
     let a = Worker::new(rest);
     let mut transitions = Vec::new();
     for i in 0..100u64 {
@@ -307,4 +313,81 @@ fn a_hold_ends_also_while_only_stable_has_traffic() {
     }
     assert_eq!(transitions.len(), 1, "{transitions:?}");
     assert_eq!(transitions[0].to, "active");
+}
+
+/// Deals out requests as the split would and lets each go as `fate` says; returns transitions and the canary's failures.
+fn run(
+    worker: &Worker,
+    store: &MemoryStore,
+    requests: u64,
+    identity: Option<u64>,
+    fate: impl Fn(usize, u64) -> Event,
+) -> (Vec<Transition>, u64) {
+    let (mut transitions, mut failed) = (Vec::new(), 0);
+    for i in 0..requests {
+        let at = i * 10 * MS;
+        // A fixed, even sequence of points: every tenth request is the canary's.
+        let random = (i % 10) * (u64::MAX / 10) + u64::MAX / 20;
+        let mut assigned = worker.assign(store, at, random, &mut Notes::default());
+        assigned.choice.identity = identity;
+        let event = fate(assigned.choice.version, i);
+        if assigned.choice.version == 1 && event == BAD {
+            failed += 1;
+        }
+        transitions.extend(worker.result(store, at, &assigned, event).transitions);
+        if !transitions.is_empty() {
+            break;
+        }
+    }
+    (transitions, failed)
+}
+
+#[test]
+fn without_any_limit_a_broken_canary_is_found_by_comparison() {
+    let store = MemoryStore::default();
+    let a = Worker::new("");
+    let (transitions, failed) =
+        run(&a, &store, 10_000, None, |version, _| if version == 1 { BAD } else { GOOD });
+    assert_eq!(failed, 9, "at a share of 10 %");
+    let cause = transitions[0].cause.as_ref().unwrap();
+    assert_eq!(cause.label, "worse_errors");
+    assert_eq!(cause.text, "9 of 9 failed while of stable's 0 of 72 did (score 16.7, limit 16.1)");
+    assert_eq!(a.goes_to(&store, 200_000 * MS, TO_CANARY), 0);
+}
+
+#[test]
+fn an_outage_of_both_is_not_blamed_on_the_canary_by_comparison() {
+    let store = MemoryStore::default();
+    let (transitions, _) = run(&Worker::new(""), &store, 20_000, None, |_, _| BAD);
+    assert!(transitions.is_empty(), "{transitions:?}");
+}
+
+#[test]
+fn a_slow_canary_is_found_by_comparison() {
+    let store = MemoryStore::default();
+    let a = Worker::new("");
+    let fate = |version: usize, i: u64| {
+        let millis = if version == 1 { 900 } else { 100 + i % 100 };
+        Event::Answered { outcome: Outcome::Good, latency: Some(Micros(millis * MS)) }
+    };
+    let (transitions, _) = run(&a, &store, 10_000, None, fate);
+    assert_eq!(transitions[0].cause.as_ref().unwrap().label, "worse_latency");
+}
+
+#[test]
+fn one_broken_sticky_client_is_not_a_broken_canary() {
+    let store = MemoryStore::default();
+    let (transitions, _) =
+        run(&Worker::new(""), &store, 6_000, Some(7), |version, _| if version == 1 { BAD } else { GOOD });
+    assert!(transitions.is_empty(), "{transitions:?}");
+}
+
+#[test]
+fn forced_traffic_is_not_compared() {
+    let store = MemoryStore::default();
+    let a = Worker::new("");
+    for i in 0..100 {
+        let assigned = Assigned::forced(1);
+        assert!(a.result(&store, i * MS, &assigned, BAD).transitions.is_empty());
+    }
 }

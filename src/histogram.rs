@@ -5,7 +5,7 @@
 //! error by 1/17, 5.9 % (twice the cells would halve it and double the bytes in shared data). Below 8 ms cells are exact.
 //! Only occupied cells are held: an API's latencies spread over a few dozen of them.
 
-use crate::units::Micros;
+use crate::units::{Micros, Millis};
 
 /// Cells: 8 exact ones, 8 for each octave from 8 ms to 2²⁰ ms (17 min), and one for everything above.
 pub const CELLS: u8 = 8 + 17 * 8 + 1;
@@ -74,12 +74,28 @@ impl Histogram {
     /// The latency in milliseconds that `bps` basis points of all recorded ones do not exceed (nearest rank), within 5.9 %;
     /// `None` when empty. `bps` in `1..=10_000`.
     pub fn percentile_millis(&self, bps: u16) -> Option<u64> {
+        self.percentile_cell(bps).map(representative)
+    }
+
+    /// The upper border of that latency's cell: whatever is above it is above the percentile for certain.
+    pub fn percentile_ceiling(&self, bps: u16) -> Option<Micros> {
+        self.percentile_cell(bps).map(|cell| Micros(upper(cell).saturating_mul(1000)))
+    }
+
+    /// How many of the recorded latencies are above `limit` for certain: in cells that begin above it.
+    pub fn count_above(&self, limit: Millis) -> u64 {
+        let border = cell_of(limit.0);
+        let above = self.cells.iter().filter(|(cell, _)| *cell > border);
+        above.fold(0, |sum: u64, (_, count)| sum.saturating_add(*count))
+    }
+
+    fn percentile_cell(&self, bps: u16) -> Option<u8> {
         let wanted = u128::from(self.count()).saturating_mul(u128::from(bps)).div_ceil(10_000);
         let mut seen = 0u128;
         for (cell, count) in &self.cells {
             seen = seen.saturating_add(u128::from(*count));
             if seen >= wanted {
-                return Some(representative(*cell));
+                return Some(*cell);
             }
         }
         None
@@ -96,6 +112,14 @@ fn cell_of(millis: u64) -> u8 {
     let within = (millis >> octave.saturating_sub(3)) & 7;
     let cell = u64::from(octave.saturating_sub(3)).saturating_mul(8).saturating_add(within).saturating_add(8);
     u8::try_from(cell).unwrap_or(u8::MAX).min(CELLS.saturating_sub(1))
+}
+
+/// Where the next cell begins, in milliseconds.
+fn upper(cell: u8) -> u64 {
+    match cell.checked_sub(8) {
+        None => u64::from(cell).saturating_add(1),
+        Some(above) => u64::from(above & 7).saturating_add(9) << (above >> 3),
+    }
 }
 
 /// What a cell stands for, in milliseconds: the harmonic mean of its borders `a` and `b`, `2ab/(a+b)`.
@@ -132,6 +156,15 @@ mod tests {
         assert_eq!(cell_of(u64::MAX), CELLS - 1);
         assert_eq!(cell_of(1 << 20), CELLS - 1);
         assert_eq!(cell_of((1 << 20) - 1), CELLS - 2);
+    }
+
+    #[test]
+    fn a_cell_ends_where_the_next_begins() {
+        for millis in 0..300_000u64 {
+            let cell = cell_of(millis);
+            assert!(millis < upper(cell), "{millis}");
+            assert_eq!(cell_of(upper(cell)), cell + 1, "{millis}");
+        }
     }
 
     #[test]

@@ -38,6 +38,7 @@
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 
 pub mod codec;
+pub mod compare;
 pub mod config;
 pub mod engine;
 pub mod error;
@@ -50,6 +51,7 @@ pub mod outcome;
 pub mod plan;
 pub mod rollout;
 pub mod route;
+pub mod share;
 pub mod split;
 pub mod stats;
 pub mod store;

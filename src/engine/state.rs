@@ -1,11 +1,13 @@
 //! One release of one deployment as a worker holds it: its copy of the standings, and what it has counted since it last
 //! merged. Merging, judging and moving on happen here, and nowhere else.
 
-use super::{Dropped, IDLE_AFTER, MERGE_AFTER, Notes, REFRESH_AFTER, Transition};
+use super::{Assigned, Dropped, IDLE_AFTER, MERGE_AFTER, Notes, REFRESH_AFTER, Transition};
 use crate::codec::TOMBSTONE;
+use crate::compare::{Comparison, Observed, Pending, Signal as Kind, YARDSTICK_MIN};
 use crate::outcome::Outcome;
 use crate::plan::{Deployment, GuardMode};
 use crate::rollout::{Cause, Phase, Signal, Standing, Standings};
+use crate::share::{Arm, Evidence, Odds};
 use crate::stats::{Delta, Event, Found, Snapshot, Stats};
 use crate::store::{Change, Expected, Store, StoreError, update};
 use crate::units::{Micros, Now};
@@ -35,14 +37,25 @@ pub(super) struct State {
     dirty: bool,
     /// The standings could not be read: stable only.
     pub(super) unreadable: bool,
+    /// Moves on with every change that may change the shares in effect.
+    pub(super) revision: u64,
+    /// Above this a response is slow: the upper border of stable's 95th percentile.
+    yardstick: Option<Micros>,
 }
 
 pub(super) struct VersionState {
     id: String,
     stats_key: String,
+    compare_key: String,
     pub(super) standing: Standing,
     pending: Delta,
-    pub(super) evidence: u64,
+    /// For the comparison with stable; unused in stable's own place.
+    compared: Pending,
+    /// Nothing was held against this canary when the comparison was last read.
+    at_zero: bool,
+    /// How far the limits are, and how far the comparison is, in percent.
+    limits_percent: u64,
+    compare_percent: u64,
     /// Its numbers could not be read: whether it fails cannot be known, so it gets nothing.
     blind: bool,
 }
@@ -76,6 +89,8 @@ impl State {
             looked_at: None,
             dirty: false,
             unreadable: false,
+            revision: 0,
+            yardstick: None,
         }
     }
 
@@ -87,9 +102,14 @@ impl State {
         self.versions.push(VersionState {
             id: id.to_owned(),
             stats_key: ["bellwether/1/stats/", &deployment.name, "/", &deployment.release, "/", id].concat(),
+            compare_key: ["bellwether/1/compare/", &deployment.name, "/", &deployment.release, "/", id]
+                .concat(),
             standing: Standing::NEW,
             pending: Delta::default(),
-            evidence: 0,
+            compared: Pending::default(),
+            at_zero: true,
+            limits_percent: 0,
+            compare_percent: 0,
             blind: false,
         });
         // The standing of a version that was away comes from the record.
@@ -111,28 +131,56 @@ impl State {
         slots.iter().filter_map(|slot| self.versions.get(*slot))
     }
 
+    /// How far this canary is on its way to a rollback, in percent: the nearest of its limits, or the comparison.
+    pub(super) fn percent(version: &VersionState) -> u64 {
+        match version.standing.phase {
+            Phase::RolledBack(_) => 100,
+            _ => version.limits_percent.max(version.compare_percent),
+        }
+    }
+
     /// Counts an event of a version, if it is of the version's present epoch; merges and judges when that is due.
-    pub(super) fn record(
-        &mut self,
-        scene: Scene<'_>,
-        (version, epoch): (usize, u32),
-        event: Event,
-        notes: &mut Notes,
-    ) {
+    pub(super) fn record(&mut self, scene: Scene<'_>, assigned: &Assigned, event: Event, notes: &mut Notes) {
         let Scene { deployment, slots, now, .. } = scene;
+        let version = assigned.choice.version;
         let slot = slots.get(version).copied().unwrap_or(usize::MAX);
         let Some(held) = self.versions.get_mut(slot) else { return };
-        if held.standing.epoch != epoch {
+        if held.standing.epoch != assigned.epoch {
             notes.drop(Dropped::LateResult, 1);
             return;
         }
         held.pending.add(event);
         self.dirty |= !held.pending.is_empty();
+        let mut due = now.mono.since(self.merged_at) >= MERGE_AFTER;
         let failed = matches!(event, Event::Broke | Event::Answered { outcome: Outcome::Bad, .. });
-        let suffering = failed && version != deployment.stable;
-        if self.dirty && (suffering || now.mono.since(self.merged_at) >= MERGE_AFTER) {
+        due |= failed && version != deployment.stable;
+        if !assigned.choice.forced && deployment.guard.compare.is_some() {
+            due |= self.observe(scene, assigned, event);
+        }
+        if self.dirty && due {
             self.flush(scene, notes);
         }
+    }
+
+    /// Holds an event back for the comparisons that it belongs to. Returns whether they should be merged at once.
+    fn observe(&mut self, scene: Scene<'_>, assigned: &Assigned, event: Event) -> bool {
+        let Scene { deployment, slots, now, .. } = scene;
+        let share = |version: usize| assigned.shares.get(version).copied().unwrap_or(0);
+        let (yardstick, identity) = (self.yardstick, assigned.choice.identity);
+        let mut full = false;
+        for (canary, slot) in slots.iter().enumerate() {
+            let arm = match assigned.choice.version {
+                version if version == canary => Arm::Canary,
+                version if version == deployment.stable => Arm::Stable,
+                _ => continue,
+            };
+            if let (true, Some(held)) = (canary != deployment.stable, self.versions.get_mut(*slot)) {
+                let odds = Odds { canary: share(canary), stable: share(deployment.stable) };
+                held.compared.add(Observed { arm, odds, identity, event, yardstick }, now);
+                full |= held.compared.is_full();
+            }
+        }
+        full
     }
 
     /// What is due without a request: leftovers to merge, standings to read, verdicts to look at again.
@@ -154,6 +202,7 @@ impl State {
             return;
         }
         self.read_at = Some(now);
+        let was_unreadable = self.unreadable;
         match store.get(&self.standings_key) {
             Ok(found) => match Standings::decode(found.as_ref().map(|v| v.bytes.as_slice())) {
                 Found::Nothing => {
@@ -174,6 +223,7 @@ impl State {
                 notes.drop(Dropped::Refused, 1);
             }
         }
+        self.revision = self.revision.wrapping_add(u64::from(was_unreadable != self.unreadable));
     }
 
     /// The record is gone (a worker that had dropped this release buried it while this one still serves it): what is known
@@ -200,7 +250,9 @@ impl State {
             {
                 if shared.epoch > version.standing.epoch {
                     version.pending = Delta::default();
+                    version.compared.clear();
                 }
+                self.revision = self.revision.wrapping_add(u64::from(version.standing != *shared));
                 version.standing = shared.clone();
             }
         }
@@ -230,23 +282,80 @@ impl State {
                     notes.drop(Dropped::Undecodable, held.pending.outcomes().max(1));
                     held.pending = Delta::default();
                     held.blind = true;
+                    self.revision = self.revision.wrapping_add(1);
                 }
                 Err(error) => {
                     self.dirty = true;
-                    notes.drop(
-                        match error {
-                            StoreError::Mismatch => Dropped::MergeDeferred,
-                            StoreError::Refused => Dropped::Refused,
-                        },
-                        1,
-                    );
+                    notes.drop(Dropped::of(error), 1);
                 }
             }
         }
         let stable = merged.iter().find(|(version, _)| *version == deployment.stable).map(|(_, s)| s.clone());
-        for (version, snapshot) in &merged {
-            if *version != deployment.stable {
-                self.judge(scene, *version, snapshot, stable.as_ref(), notes);
+        if let Some(stable) = &stable {
+            let enough = stable.tally.latency.count() >= YARDSTICK_MIN;
+            self.yardstick = stable.tally.latency.percentile_ceiling(9500).filter(|_| enough);
+        }
+        for (version, _) in slots.iter().enumerate() {
+            if version == deployment.stable {
+                continue;
+            }
+            let blame = self.compare(scene, version, notes);
+            match merged.iter().find(|(merged, _)| *merged == version) {
+                Some((_, snapshot)) => self.judge(scene, version, snapshot, stable.as_ref(), blame, notes),
+                None if blame.is_some() => self.look_at(scene, version, blame, notes),
+                None => {}
+            }
+        }
+    }
+
+    /// Merges what is held back for a canary's comparison with stable. Returns the evidence that suffices against it.
+    fn compare(&mut self, scene: Scene<'_>, version: usize, notes: &mut Notes) -> Option<(Kind, Evidence)> {
+        let Scene { deployment, slots, store, .. } = scene;
+        let compare = deployment.guard.compare.as_ref()?;
+        let held = slots.get(version).and_then(|slot| self.versions.get_mut(*slot))?;
+        if held.compared.is_quiet() && held.at_zero {
+            // Good outcomes do not move a comparison at zero.
+            held.compared.clear();
+            return None;
+        }
+        let epoch = held.standing.epoch;
+        let merged = update(store, &held.compare_key, &mut |bytes| {
+            let mut comparison = match Comparison::decode(bytes) {
+                Found::Nothing => Comparison::new(epoch),
+                Found::Value(comparison) => comparison,
+                Found::Undecodable => return Change::Keep(None),
+            };
+            if comparison.epoch > epoch {
+                return Change::Keep(Some(comparison));
+            }
+            if comparison.epoch < epoch {
+                comparison = Comparison::new(epoch);
+            }
+            comparison.merge(&held.compared, compare);
+            Change::Write(comparison.encode(), Some(comparison))
+        });
+        match merged {
+            Ok(Some(comparison)) => {
+                held.compared.clear();
+                held.at_zero = comparison.is_at_zero();
+                held.compare_percent = comparison.percent(compare);
+                comparison.verdict(compare).filter(|_| comparison.epoch == epoch)
+            }
+            Ok(None) => {
+                held.compared.clear();
+                held.blind = true;
+                self.revision = self.revision.wrapping_add(1);
+                notes.drop(Dropped::Undecodable, 1);
+                None
+            }
+            Err(error) => {
+                // Held back for the next merge, unless it grows too long: then what is oldest is not worth more.
+                if held.compared.is_full() {
+                    held.compared.clear();
+                }
+                self.dirty = true;
+                notes.drop(Dropped::of(error), 1);
+                None
             }
         }
     }
@@ -254,17 +363,39 @@ impl State {
     /// Judges canaries with something against them although nothing was merged here: their trouble may have left the window,
     /// other workers may have seen more, or the last verdict could not be written.
     fn look_again(&mut self, scene: Scene<'_>, notes: &mut Notes) {
-        let Scene { deployment, slots, .. } = scene;
-        for (version, slot) in slots.iter().enumerate() {
+        let Scene { deployment, slots, store, .. } = scene;
+        for (version, slot) in slots.iter().enumerate().filter(|(version, _)| *version != deployment.stable) {
             let Some(held) = self.versions.get_mut(*slot) else { continue };
-            if version != deployment.stable
-                && (held.blind || held.evidence > 0 || matches!(held.standing.phase, Phase::Holding(_)))
+            if let (Some(compare), Ok(Some(found))) =
+                (&deployment.guard.compare, store.get(&held.compare_key))
+                && let Found::Value(comparison) = Comparison::decode(Some(&found.bytes))
+                && comparison.epoch == held.standing.epoch
             {
-                let found = snapshot_of(scene, held, notes);
-                held.blind = found.is_none();
-                let Some(snapshot) = found else { continue };
-                self.judge(scene, version, &snapshot, None, notes);
+                held.at_zero = comparison.is_at_zero();
+                held.compare_percent = comparison.percent(compare);
             }
+            if held.blind || State::percent(held) > 0 || matches!(held.standing.phase, Phase::Holding(_)) {
+                self.look_at(scene, version, None, notes);
+            }
+        }
+    }
+
+    /// Judges a canary by its shared numbers as they are.
+    fn look_at(
+        &mut self,
+        scene: Scene<'_>,
+        version: usize,
+        blame: Option<(Kind, Evidence)>,
+        notes: &mut Notes,
+    ) {
+        let Some(held) = scene.slots.get(version).and_then(|slot| self.versions.get_mut(*slot)) else {
+            return;
+        };
+        let found = snapshot_of(scene, held, notes);
+        self.revision = self.revision.wrapping_add(u64::from(held.blind == found.is_some()));
+        held.blind = found.is_none();
+        if let Some(snapshot) = found {
+            self.judge(scene, version, &snapshot, None, blame, notes);
         }
     }
 
@@ -274,14 +405,16 @@ impl State {
         version: usize,
         canary: &Snapshot,
         stable: Option<&Snapshot>,
+        blame: Option<(Kind, Evidence)>,
         notes: &mut Notes,
     ) {
         let Scene { deployment, slots, store, now } = scene;
         let guard = &deployment.guard;
         let slot = slots.get(version).copied().unwrap_or(usize::MAX);
         let Some(held) = self.versions.get_mut(slot) else { return };
-        held.evidence = verdict::evidence(guard, canary);
-        if !verdict::any_exceeded(guard, canary) {
+        held.limits_percent = verdict::evidence(guard, canary);
+        let exceeded = verdict::any_exceeded(guard, canary);
+        if !exceeded && blame.is_none() {
             let signal = Signal::Pass { now: now.mono, window: guard.window };
             if held.standing.on(&signal).is_some() {
                 self.transit(slot, signal, canary, &Snapshot::default(), store, notes);
@@ -298,17 +431,22 @@ impl State {
                 read.get_or_insert_default()
             }
         };
-        let cause = |limit: Limit| Cause {
-            label: limit.label().to_owned(),
-            text: verdict::explain(limit, guard, canary, stable),
+        let found = if exceeded { verdict::judge(guard, canary, stable) } else { Verdict::Pass };
+        let cause = |label: &str, text: String| Cause {
+            label: label.to_owned(),
+            text,
             since: now.mono,
             wall: now.wall,
         };
-        let signal = match (verdict::judge(guard, canary, stable), guard.mode) {
-            (Verdict::Fail(limit), GuardMode::Enforce) => Signal::Fail(cause(limit)),
-            (Verdict::Fail(limit), GuardMode::Observe) => Signal::WouldFail(cause(limit)),
-            (Verdict::Shared(limit), _) => Signal::Shared(cause(limit)),
-            (Verdict::Pass | Verdict::Inconclusive, _) => return,
+        let limit = |limit: Limit| cause(limit.label(), verdict::explain(limit, guard, canary, stable));
+        let enforce = guard.mode == GuardMode::Enforce;
+        let fail = |cause| if enforce { Signal::Fail(cause) } else { Signal::WouldFail(cause) };
+        // A limit is named before the comparison; the comparison blames the canary also in shared trouble.
+        let signal = match (found, blame) {
+            (Verdict::Fail(broken), _) => fail(limit(broken)),
+            (_, Some((kind, evidence))) => fail(cause(kind.label(), compared(kind, &evidence))),
+            (Verdict::Shared(broken), None) => Signal::Shared(limit(broken)),
+            (Verdict::Pass | Verdict::Inconclusive, None) => return,
         };
         if self.versions.get(slot).is_some_and(|held| held.standing.on(&signal).is_some()) {
             self.transit(slot, signal, canary, stable, store, notes);
@@ -387,7 +525,8 @@ impl State {
 
     /// Replaces this release's shared values by tombstones. Nothing can be done about a refusal.
     pub(super) fn bury(&self, store: &dyn Store) {
-        let keys = self.versions.iter().map(|version| &version.stats_key).chain([&self.standings_key]);
+        let of_versions = self.versions.iter().flat_map(|version| [&version.stats_key, &version.compare_key]);
+        let keys = of_versions.chain([&self.standings_key]);
         for key in keys {
             if let Ok(Some(found)) = store.get(key)
                 && found.bytes != TOMBSTONE
@@ -396,6 +535,21 @@ impl State {
             }
         }
     }
+}
+
+/// Says why a comparison blames the canary, with the numbers it is based on.
+fn compared(kind: Kind, evidence: &Evidence) -> String {
+    let (counts, what) = (
+        &evidence.counts,
+        match kind {
+            Kind::Errors => "failed",
+            Kind::Slow => "were slower than stable's p95",
+        },
+    );
+    format!(
+        "{} of {} {what} while of stable's {} of {} did (score {:.1}, limit {:.1})",
+        counts.canary_bad, counts.canary, counts.stable_bad, counts.stable, evidence.score, evidence.limit
+    )
 }
 
 fn merge(scene: Scene<'_>, held: &VersionState) -> Result<Merged, StoreError> {

@@ -53,7 +53,7 @@ impl AttemptStream {
             let attempt = flight.begin(now.mono, picked, &deployment.guard.errors, &mut judged);
             self.attempt = Some((Rc::clone(&request), attempt));
         }
-        if let Some(seen) = request.router.keys_seen(request.deployment, request.assigned.0) {
+        if let Some(seen) = request.router.keys_seen(request.deployment, request.version()) {
             seen.set(true);
         }
         if !judged.is_empty() {

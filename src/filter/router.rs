@@ -7,7 +7,7 @@ use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
 use super::worker::{InFlight, Router, Worker, impatience};
-use crate::engine::Notes;
+use crate::engine::{Assigned, Notes};
 use crate::flight::Flight;
 use crate::host::{self, SharedData};
 use crate::keys;
@@ -60,15 +60,14 @@ impl RouterStream {
         }
         if !self.router.can_serve(deployment, assigned.choice.version) {
             if !self.router.can_serve(deployment, deployment.stable) {
-                self.start(n, (deployment.stable, 0), None, seen);
+                self.start(n, Assigned::forced(deployment.stable), None, seen);
                 host::reply(keys::UNAVAILABLE.0, keys::UNAVAILABLE.1);
                 return Action::Pause;
             }
-            assigned.choice.version = deployment.stable;
-            assigned.epoch = 0;
+            assigned = Assigned::forced(deployment.stable);
         }
         let Some(version) = deployment.versions.get(assigned.choice.version) else { return Action::Continue };
-        self.start(n, (assigned.choice.version, assigned.epoch), version.pool, seen);
+        self.start(n, assigned, version.pool, seen);
         self.apply(version, &headers);
         Action::Continue
     }
@@ -87,7 +86,7 @@ impl RouterStream {
     }
 
     /// Opens the request's ledger and, where there is a `keys` role, ties its attempts to it.
-    fn start(&mut self, deployment: usize, assigned: (usize, u32), pool: Option<usize>, seen: Micros) {
+    fn start(&mut self, deployment: usize, assigned: Assigned, pool: Option<usize>, seen: Micros) {
         let impatient_after = self.router.plan.deployments.get(deployment).and_then(impatience);
         let request = Rc::new(InFlight {
             router: Rc::clone(&self.router),
@@ -146,9 +145,10 @@ impl RouterStream {
     }
 
     fn keys_seen(&self) -> bool {
-        let cell = self.serving.as_ref().and_then(|serving| {
-            self.router.keys_seen(serving.request.deployment, serving.request.assigned.0)
-        });
+        let cell = self
+            .serving
+            .as_ref()
+            .and_then(|serving| self.router.keys_seen(serving.request.deployment, serving.request.version()));
         self.worker.has_keys_role() && cell.is_some_and(std::cell::Cell::get)
     }
 
@@ -156,7 +156,7 @@ impl RouterStream {
         let request = &serving.request;
         let Some(deployment) = request.deployment() else { return };
         if let (Some(name), Some(version)) =
-            (&self.router.plan.version_header, deployment.versions.get(request.assigned.0))
+            (&self.router.plan.version_header, deployment.versions.get(request.version()))
         {
             host::set_response_header(name, &version.id);
         }
@@ -171,7 +171,7 @@ impl RouterStream {
         if flight.reached() {
             let millis = now.mono.since(flight.seen()).checked_div(1000).unwrap_or(0);
             let metrics = self.router.metrics.get(request.deployment);
-            if let Some(version) = metrics.and_then(|m| m.versions.get(request.assigned.0)) {
+            if let Some(version) = metrics.and_then(|m| m.versions.get(request.version())) {
                 version.latency.record(millis);
             }
         }
@@ -191,8 +191,7 @@ impl RouterStream {
             let Ok(mut flight) = request.flight.try_borrow_mut() else { return };
             // An answer that came although the `keys` role saw no attempt: it is not in this version's chain.
             let unseen = flight.reached() && serving.id.is_some() && !flight.seen_by_keys();
-            if let (true, Some(seen)) =
-                (unseen, self.router.keys_seen(request.deployment, request.assigned.0))
+            if let (true, Some(seen)) = (unseen, self.router.keys_seen(request.deployment, request.version()))
             {
                 seen.set(false);
             }
@@ -201,7 +200,7 @@ impl RouterStream {
         };
         self.worker.record(request, &judged, now);
         let metrics = self.router.metrics.get(request.deployment);
-        if let Some(version) = metrics.and_then(|m| m.versions.get(request.assigned.0)) {
+        if let Some(version) = metrics.and_then(|m| m.versions.get(request.version())) {
             version.requests.count(outcome);
         }
     }

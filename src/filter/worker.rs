@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::rc::{Rc, Weak};
 
 use super::metrics::{DeploymentMetrics, Global, PoolMetrics};
-use crate::engine::{Binding, Engine, Notes, Transition};
+use crate::engine::{Assigned, Binding, Engine, Notes, Transition};
 use crate::flight::{Flight, Judgement};
 use crate::host::{self, Clock, SharedData};
 use crate::keys::Ring;
@@ -57,8 +57,8 @@ pub struct InFlight {
     pub router: Rc<Router>,
     /// Index of the deployment.
     pub deployment: usize,
-    /// Index of the version, and the epoch it was assigned under.
-    pub assigned: (usize, u32),
+    /// The decision and its circumstances.
+    pub assigned: Assigned,
     /// Index of the version's pool.
     pub pool: Option<usize>,
     /// Its attempts.
@@ -175,7 +175,7 @@ impl Worker {
         let Some(deployment) = request.deployment() else { return };
         let Some(binding) = request.router.bindings.get(request.deployment) else { return };
         let metrics = request.router.metrics.get(request.deployment);
-        let version = metrics.and_then(|metrics| metrics.versions.get(request.assigned.0));
+        let version = metrics.and_then(|metrics| metrics.versions.get(request.version()));
         let mut notes = Notes::default();
         for judgement in judgements {
             if let (Some(version), Some(outcome)) = (version, judgement.outcome) {
@@ -187,7 +187,7 @@ impl Worker {
                 requests.count(outcome);
             }
             if let Some(event) = judgement.event {
-                binding.record(deployment, request.assigned, event, &SharedData, now, &mut notes);
+                binding.record(deployment, &request.assigned, event, &SharedData, now, &mut notes);
             }
         }
         self.tell(&request.router, request.deployment, notes);
@@ -228,8 +228,8 @@ impl Router {
         };
         metrics.phase.show(binding.phase_gauge());
         metrics.evidence.show(binding.evidence());
-        for (version, weight) in metrics.versions.iter().zip(binding.effective_weights(plan)) {
-            version.weight.show(u64::from(weight.get()));
+        for (version, weight) in metrics.versions.iter().zip(binding.effective_weights(plan).iter()) {
+            version.weight.show(u64::from(*weight));
         }
     }
 
@@ -263,6 +263,11 @@ impl InFlight {
     /// The deployment of the plan it was decided by.
     pub fn deployment(&self) -> Option<&Deployment> {
         self.router.plan.deployments.get(self.deployment)
+    }
+
+    /// Index of the version.
+    pub fn version(&self) -> usize {
+        self.assigned.choice.version
     }
 
     fn key_metrics(&self, key: Option<usize>) -> Option<&(super::metrics::ByOutcome, super::metrics::Gauge)> {

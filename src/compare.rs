@@ -1,0 +1,168 @@
+//! The comparison as the workers share it: for each canary one record with a [`Share`] a signal, and what this worker holds
+//! back for it.
+
+use crate::codec::{Reader, TOMBSTONE, Writer};
+use crate::outcome::Outcome;
+use crate::plan::Compare;
+use crate::share::{Arm, Evidence, Odds, Seen, Share, ShareDelta};
+use crate::stats::{Event, Found};
+use crate::units::{Micros, Now};
+
+/// What is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// Bad outcomes.
+    Errors,
+    /// Responses slower than stable's 95th percentile.
+    Slow,
+}
+
+impl Signal {
+    /// Metric label of a rollback for this reason.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Signal::Errors => "worse_errors",
+            Signal::Slow => "worse_latency",
+        }
+    }
+}
+
+/// Stable's latencies needed before its 95th percentile is a yardstick. Below, the yardstick jumps about; it would still be
+/// the same for both sides, so this bounds noise in what "slow" means, not the error of the comparison.
+pub const YARDSTICK_MIN: u64 = 100;
+
+/// Both signals.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Comparison {
+    /// Of the canary's standing.
+    pub epoch: u32,
+    errors: Share,
+    slow: Share,
+}
+
+impl Comparison {
+    /// A fresh record.
+    pub fn new(epoch: u32) -> Comparison {
+        Comparison { epoch, ..Comparison::default() }
+    }
+
+    /// Replays what a worker held back.
+    pub fn merge(&mut self, pending: &Pending, compare: &Compare) {
+        self.errors.merge(&pending.errors, compare);
+        self.slow.merge(&pending.slow, compare);
+    }
+
+    /// Whether outcomes that are not bad need not be merged.
+    pub fn is_at_zero(&self) -> bool {
+        self.errors.is_at_zero() && self.slow.is_at_zero()
+    }
+
+    /// Evidence that suffices; errors before slowness.
+    pub fn verdict(&self, compare: &Compare) -> Option<(Signal, Evidence)> {
+        let errors = self.errors.verdict(compare).map(|evidence| (Signal::Errors, evidence));
+        errors.or_else(|| self.slow.verdict(compare).map(|evidence| (Signal::Slow, evidence)))
+    }
+
+    /// How far the stronger signal is on its way to a rollback, in percent.
+    pub fn percent(&self, compare: &Compare) -> u64 {
+        let of = |share: &Share| {
+            let evidence = share.evidence(compare);
+            // Not negative, and capped: the conversion cannot go wrong.
+            (evidence.score / evidence.limit * 100.0).clamp(0.0, 100.0) as u64
+        };
+        of(&self.errors).max(of(&self.slow))
+    }
+
+    /// To bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut w = Writer::new();
+        w.number(u64::from(self.epoch));
+        self.errors.encode(&mut w);
+        self.slow.encode(&mut w);
+        w.finish()
+    }
+
+    /// From bytes; total.
+    pub fn decode(bytes: Option<&[u8]>) -> Found<Comparison> {
+        match bytes {
+            None | Some(TOMBSTONE) => Found::Nothing,
+            Some(bytes) => read(bytes).map_or(Found::Undecodable, Found::Value),
+        }
+    }
+}
+
+fn read(bytes: &[u8]) -> Option<Comparison> {
+    let mut r = Reader::new(bytes)?;
+    let comparison =
+        Comparison { epoch: r.small()?, errors: Share::decode(&mut r)?, slow: Share::decode(&mut r)? };
+    r.end()?;
+    Some(comparison)
+}
+
+/// What a worker holds back for one canary.
+#[derive(Debug, Clone, Default)]
+pub struct Pending {
+    errors: ShareDelta,
+    slow: ShareDelta,
+    /// Failures, and slow answers, of sticky identities in this minute.
+    seen: (Seen, Seen),
+}
+
+/// One side's event, ready to be compared.
+#[derive(Debug, Clone, Copy)]
+pub struct Observed {
+    /// Whose.
+    pub arm: Arm,
+    /// How the coin was loaded.
+    pub odds: Odds,
+    /// Hash of the sticky identity, if there is one.
+    pub identity: Option<u64>,
+    /// What happened.
+    pub event: Event,
+    /// Above this a response is slow; `None` as long as there is no yardstick.
+    pub yardstick: Option<Micros>,
+}
+
+impl Pending {
+    /// Adds an event of a request that the coin decided.
+    pub fn add(&mut self, observed: Observed, now: Now) {
+        let Observed { arm, odds, identity, event, yardstick } = observed;
+        if !odds.is_fair() {
+            return;
+        }
+        // A bad event of an identity that was bad a moment ago is left out altogether.
+        let fresh = |seen: &mut Seen| identity.is_none_or(|identity| seen.first(identity, now.mono.0));
+        let bad = match event {
+            Event::Answered { outcome: Outcome::Good, .. } => Some(false),
+            Event::Answered { outcome: Outcome::Bad, .. } | Event::Broke => Some(true),
+            Event::Answered { .. } | Event::Completed => None,
+        };
+        match bad {
+            Some(true) if !fresh(&mut self.seen.0) => {}
+            Some(bad) => self.errors.add(arm, bad, odds),
+            None => {}
+        }
+        if let (Event::Answered { latency: Some(latency), .. }, Some(yardstick)) = (event, yardstick) {
+            let slow = latency > yardstick;
+            if !slow || fresh(&mut self.seen.1) {
+                self.slow.add(arm, slow, odds);
+            }
+        }
+    }
+
+    /// Nothing bad is held back.
+    pub fn is_quiet(&self) -> bool {
+        self.errors.is_quiet() && self.slow.is_quiet()
+    }
+
+    /// It should be merged at once.
+    pub fn is_full(&self) -> bool {
+        self.errors.is_full() || self.slow.is_full()
+    }
+
+    /// Forgets what was merged, or is not needed; not who has failed in this minute.
+    pub fn clear(&mut self) {
+        self.errors = ShareDelta::default();
+        self.slow = ShareDelta::default();
+    }
+}

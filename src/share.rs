@@ -1,0 +1,406 @@
+//! The comparison of a canary with stable: whose failures are these, given how we dealt the traffic?
+//!
+//! We are the ones who toss the coin. If the canary is no worse than stable, a failing request was a canary's with exactly
+//! the probability with which requests were sent to it, whatever the common error rate is doing. So only bad events move the
+//! statistic; no baseline is estimated, no window and no minimum sample is needed, and an outage of both moves nothing.
+//!
+//! With `c` and `s` the shares of canary and stable when the request was assigned and `r` the tolerated ratio
+//! (`worse_than_stable`), a bad event belongs to a canary within tolerance with probability at most `π₀ = r·c / (r·c + s)`,
+//! and to one that fails `R` times as often as stable with `π₁ = R·c / (R·c + s)` (Bayes; the common rate cancels). For
+//! each alternative `R` a CUSUM (Page, 1954) adds `ln(π₁/π₀)` when the canary fails and `ln((1−π₁)/(1−π₀))` when stable
+//! does, and starts again at zero. Each is bounded by its Shiryaev–Roberts statistic, so with A alternatives the mean number
+//! of failing requests between false alarms is at least `eʰ/A` for a threshold `h`; see [`threshold`].
+//!
+//! A score over the threshold is evidence of *some* harm. It is acted on if the harm is worth it: since that score last left
+//! zero the canary's rate is above stable's by `min_difference`, at least `floor`, with [`BAD_MIN`] bad events of its own.
+//!
+//! Only traffic that the coin decided may be counted here, and of a sticky identity only one bad event a minute ([`Seen`]):
+//! one broken client that sticks to the canary is not a broken canary.
+
+use crate::codec::{Reader, Writer};
+use crate::plan::Compare;
+
+/// Ratios that the alternatives assume, as multiples of the tolerated ratio: 2.5, 6, 20 and 100 for the default of 1.5.
+/// From slightly worse (slow to prove) to all broken (proved in a few events); between them the loss is below one event.
+const ALTERNATIVES: [f64; 4] = [5.0 / 3.0, 4.0, 40.0 / 3.0, 200.0 / 3.0];
+
+/// Bad events of the canary without which nothing is blamed on it: one or two say nothing about a rate.
+pub const BAD_MIN: u64 = 3;
+
+/// Events a worker holds back at most; with so many it merges at once. A second of failures at a few thousand a second.
+pub const PENDING_MAX: usize = 64;
+
+/// The score from which a canary is rolled back: `ln(confidence)`, 16.1 for the default of 10⁷. What is *proved* with it is a
+/// mean of `confidence / 4` failing requests between false rollbacks (four alternatives); what is measured is several times
+/// `confidence`, because the four scores rise together and the effect must matter too. The simulator checks it.
+pub fn threshold(compare: &Compare) -> f64 {
+    compare.confidence.ln()
+}
+
+/// Which side a request was on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arm {
+    /// The canary.
+    Canary,
+    /// Stable.
+    Stable,
+}
+
+/// Shares in basis points by which the coin decided between the two when a request was assigned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Odds {
+    /// The canary's share.
+    pub canary: u16,
+    /// Stable's share.
+    pub stable: u16,
+}
+
+impl Odds {
+    /// Whether there was anything to decide.
+    pub fn is_fair(self) -> bool {
+        self.canary > 0 && self.stable > 0
+    }
+}
+
+/// One bad event, and the outcomes that were not bad since the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Bad {
+    arm: Arm,
+    odds: Odds,
+    good_canary: u64,
+    good_stable: u64,
+}
+
+/// What one worker has seen since its last merge, in order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ShareDelta {
+    bad: Vec<Bad>,
+    good_canary: u64,
+    good_stable: u64,
+}
+
+impl ShareDelta {
+    /// Adds an outcome.
+    pub fn add(&mut self, arm: Arm, bad: bool, odds: Odds) {
+        match (bad, arm) {
+            (true, _) => {
+                let (good_canary, good_stable) = (self.good_canary, self.good_stable);
+                (self.good_canary, self.good_stable) = (0, 0);
+                self.bad.push(Bad { arm, odds, good_canary, good_stable });
+            }
+            (false, Arm::Canary) => self.good_canary = self.good_canary.saturating_add(1),
+            (false, Arm::Stable) => self.good_stable = self.good_stable.saturating_add(1),
+        }
+    }
+
+    /// Many outcomes that were not bad, at once.
+    pub fn add_good(&mut self, canary: u64, stable: u64) {
+        self.good_canary = self.good_canary.saturating_add(canary);
+        self.good_stable = self.good_stable.saturating_add(stable);
+    }
+
+    /// No bad event.
+    pub fn is_quiet(&self) -> bool {
+        self.bad.is_empty()
+    }
+
+    /// It should be merged now, lest it grow.
+    pub fn is_full(&self) -> bool {
+        self.bad.len() >= PENDING_MAX
+    }
+}
+
+/// Outcomes since a score left zero.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Bad ones of the canary.
+    pub canary_bad: u64,
+    /// All of the canary.
+    pub canary: u64,
+    /// Bad ones of stable.
+    pub stable_bad: u64,
+    /// All of stable.
+    pub stable: u64,
+}
+
+/// One alternative's CUSUM.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct Cusum {
+    score: f64,
+    since: Counts,
+}
+
+/// The comparison of one canary with stable on one signal.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Share {
+    cusums: [Cusum; ALTERNATIVES.len()],
+}
+
+/// Evidence against the canary.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Evidence {
+    /// The highest score.
+    pub score: f64,
+    /// The score that it takes.
+    pub limit: f64,
+    /// What it is based on.
+    pub counts: Counts,
+}
+
+impl Share {
+    /// Replays what a worker has seen.
+    pub fn merge(&mut self, delta: &ShareDelta, compare: &Compare) {
+        let tolerated = f64::from(compare.worse_than_stable_milli) / 1000.0;
+        for bad in &delta.bad {
+            self.good(bad.good_canary, bad.good_stable);
+            self.bad(bad.arm, bad.odds, tolerated);
+        }
+        self.good(delta.good_canary, delta.good_stable);
+    }
+
+    fn good(&mut self, canary: u64, stable: u64) {
+        for cusum in self.cusums.iter_mut().filter(|cusum| cusum.score > 0.0) {
+            cusum.since.canary = cusum.since.canary.saturating_add(canary);
+            cusum.since.stable = cusum.since.stable.saturating_add(stable);
+        }
+    }
+
+    fn bad(&mut self, arm: Arm, odds: Odds, tolerated: f64) {
+        if !odds.is_fair() {
+            return;
+        }
+        let (c, s) = (f64::from(odds.canary), f64::from(odds.stable));
+        for (cusum, multiple) in self.cusums.iter_mut().zip(ALTERNATIVES) {
+            let worse = tolerated * multiple;
+            // π₁/π₀ and (1−π₁)/(1−π₀), with the common factors cancelled.
+            let ratio = (tolerated * c + s) / (worse * c + s);
+            let step = match arm {
+                Arm::Canary => multiple * ratio,
+                Arm::Stable => ratio,
+            };
+            cusum.score += step.ln();
+            if cusum.score <= 0.0 || !cusum.score.is_finite() {
+                *cusum = Cusum::default();
+                continue;
+            }
+            let since = &mut cusum.since;
+            match arm {
+                Arm::Canary => {
+                    since.canary_bad = since.canary_bad.saturating_add(1);
+                    since.canary = since.canary.saturating_add(1);
+                }
+                Arm::Stable => {
+                    since.stable_bad = since.stable_bad.saturating_add(1);
+                    since.stable = since.stable.saturating_add(1);
+                }
+            }
+        }
+    }
+
+    /// Nothing is held against the canary: outcomes that are not bad need not be merged.
+    pub fn is_at_zero(&self) -> bool {
+        self.cusums.iter().all(|cusum| cusum.score <= 0.0)
+    }
+
+    /// The strongest evidence, whether or not it suffices.
+    pub fn evidence(&self, compare: &Compare) -> Evidence {
+        let mut strongest = Cusum::default();
+        for cusum in &self.cusums {
+            if cusum.score > strongest.score {
+                strongest = *cusum;
+            }
+        }
+        Evidence { score: strongest.score, limit: threshold(compare), counts: strongest.since }
+    }
+
+    /// The evidence that suffices to blame the canary, if any does.
+    pub fn verdict(&self, compare: &Compare) -> Option<Evidence> {
+        let limit = threshold(compare);
+        self.cusums
+            .iter()
+            .filter(|cusum| cusum.score >= limit && matters(&cusum.since, compare))
+            .max_by(|a, b| a.score.total_cmp(&b.score))
+            .map(|cusum| Evidence { score: cusum.score, limit, counts: cusum.since })
+    }
+
+    /// Appends it to a value.
+    pub fn encode(&self, w: &mut Writer) {
+        for cusum in &self.cusums {
+            w.number(cusum.score.to_bits());
+            let since = &cusum.since;
+            for count in [since.canary_bad, since.canary, since.stable_bad, since.stable] {
+                w.number(count);
+            }
+        }
+    }
+
+    /// Reads it from a value; `None` unless it could have been written.
+    pub fn decode(r: &mut Reader<'_>) -> Option<Share> {
+        let mut share = Share::default();
+        for cusum in &mut share.cusums {
+            cusum.score = Some(f64::from_bits(r.number()?)).filter(|s| s.is_finite() && *s >= 0.0)?;
+            let [canary_bad, canary, stable_bad, stable] =
+                [r.number()?, r.number()?, r.number()?, r.number()?];
+            if canary_bad > canary || stable_bad > stable {
+                return None;
+            }
+            cusum.since = Counts { canary_bad, canary, stable_bad, stable };
+        }
+        Some(share)
+    }
+}
+
+/// Whether a difference is worth acting on. Integers: rates in basis points, cross-multiplied.
+fn matters(since: &Counts, compare: &Compare) -> bool {
+    let rate = |bad: u64, all: u64| match all {
+        0 => 0,
+        all => bad.saturating_mul(10_000).checked_div(all).unwrap_or(0),
+    };
+    let canary = rate(since.canary_bad, since.canary);
+    let stable = rate(since.stable_bad, since.stable);
+    since.canary_bad >= BAD_MIN
+        && canary >= stable.saturating_add(u64::from(compare.min_difference.get()))
+        && canary >= u64::from(compare.floor.get())
+}
+
+/// Which sticky identities have already failed in this minute, on this worker: a Bloom filter, so that its size does not
+/// grow with the number of broken clients. When it fills up, failures of others are left out as well: towards silence,
+/// for at most a minute.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    minute: u64,
+    bits: Box<[u64; 64]>,
+}
+
+impl Default for Seen {
+    fn default() -> Seen {
+        Seen { minute: 0, bits: Box::new([0; 64]) }
+    }
+}
+
+impl Seen {
+    /// Whether this is the identity's first bad event of the minute; notes it.
+    pub fn first(&mut self, identity: u64, micros: u64) -> bool {
+        let minute = micros / 60_000_000;
+        if minute != self.minute {
+            *self = Seen { minute, ..Seen::default() };
+        }
+        let mut new = false;
+        // Two positions from two halves of one hash.
+        for half in [identity, identity >> 32] {
+            let (word, bit) = (usize::try_from(half >> 6 & 63).unwrap_or(0), half & 63);
+            if let Some(word) = self.bits.get_mut(word) {
+                new |= *word & (1 << bit) == 0;
+                *word |= 1 << bit;
+            }
+        }
+        new
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::guard;
+
+    fn compare() -> Compare {
+        guard().compare.unwrap()
+    }
+
+    fn odds(canary: u16) -> Odds {
+        Odds { canary, stable: 10_000 - canary }
+    }
+
+    /// Clean failures of the canary that it takes at a share, with a healthy stable.
+    fn needed(share: u16) -> u64 {
+        let (mut s, compare) = (Share::default(), compare());
+        for n in 1..1000 {
+            let mut delta = ShareDelta::default();
+            delta.add(Arm::Canary, true, odds(share));
+            s.merge(&delta, &compare);
+            if s.verdict(&compare).is_some() {
+                return n;
+            }
+        }
+        0
+    }
+
+    #[test]
+    fn a_small_share_needs_few_failures_and_a_large_one_more() {
+        assert_eq!([100, 500, 1000, 2500, 5000].map(needed), [5, 7, 9, 16, 33]);
+    }
+
+    #[test]
+    fn an_outage_of_both_moves_nothing_for_long() {
+        let (mut s, compare) = (Share::default(), compare());
+        // Failures in exact proportion to the shares, the canary's first each time.
+        for i in 0..200_000 {
+            let mut delta = ShareDelta::default();
+            delta.add(if i % 20 == 0 { Arm::Canary } else { Arm::Stable }, true, odds(500));
+            s.merge(&delta, &compare);
+            assert!(s.verdict(&compare).is_none(), "blamed after {i} failures");
+        }
+    }
+
+    #[test]
+    fn a_difference_too_small_to_matter_is_not_acted_on() {
+        let (mut s, compare) = (Share::default(), compare());
+        for _ in 0..200 {
+            let mut delta = ShareDelta::default();
+            delta.add(Arm::Canary, true, odds(500));
+            delta.add_good(100_000, 1_900_000);
+            s.merge(&delta, &compare);
+        }
+        assert!(s.evidence(&compare).score > threshold(&compare), "the harm is certain");
+        assert!(s.verdict(&compare).is_none(), "and below a tenth of a percent");
+    }
+
+    #[test]
+    fn what_went_well_before_the_trouble_does_not_hide_it() {
+        let (mut s, compare) = (Share::default(), compare());
+        let mut calm = ShareDelta::default();
+        calm.add_good(50_000, 950_000);
+        s.merge(&calm, &compare);
+        for n in 1..=7 {
+            let mut delta = ShareDelta::default();
+            delta.add(Arm::Canary, true, odds(500));
+            s.merge(&delta, &compare);
+            assert_eq!(s.verdict(&compare).is_some(), n == 7, "after {n}");
+        }
+        assert_eq!(s.verdict(&compare).unwrap().counts.canary, 7);
+    }
+
+    #[test]
+    fn traffic_that_no_coin_decided_is_left_out() {
+        let (mut s, compare) = (Share::default(), compare());
+        for odds in [Odds { canary: 10_000, stable: 0 }, Odds { canary: 0, stable: 10_000 }] {
+            let mut delta = ShareDelta::default();
+            (0..50).for_each(|_| delta.add(Arm::Canary, true, odds));
+            s.merge(&delta, &compare);
+        }
+        assert!(s.is_at_zero());
+    }
+
+    #[test]
+    fn a_comparison_comes_back_from_its_bytes() {
+        let (mut s, compare) = (Share::default(), compare());
+        let mut delta = ShareDelta::default();
+        delta.add_good(3, 9);
+        delta.add(Arm::Canary, true, odds(500));
+        delta.add(Arm::Stable, true, odds(500));
+        s.merge(&delta, &compare);
+        let mut w = Writer::new();
+        s.encode(&mut w);
+        let bytes = w.finish();
+        assert_eq!(Share::decode(&mut Reader::new(&bytes).unwrap()), Some(s));
+    }
+
+    #[test]
+    fn an_identity_fails_once_a_minute() {
+        let mut seen = Seen::default();
+        assert!(seen.first(0xdead_beef_0bad_cafe, 5));
+        assert!(!seen.first(0xdead_beef_0bad_cafe, 59_999_999));
+        assert!(seen.first(0xdead_beef_0bad_cafe, 60_000_000));
+        assert!(seen.first(0x1234_5678_9abc_def0, 60_000_000));
+    }
+}
