@@ -1,15 +1,30 @@
-//! The verdict: do these numbers make a canary fail, and is it the canary's fault?
+//! The verdict on limits: do these numbers break one, and is it the canary's fault?
 //!
 //! Two questions, kept apart. [`exceeds`] compares one version with one limit. [`judge`] asks it of the canary for every
-//! limit and, where one is broken, of stable too: trouble that stable has as well is not the canary's (a shared outage).
-//! Counts break a limit when they *reach* it, rates and latencies when they *exceed* it. Rates and latencies are judged
-//! only with `min_requests` outcomes in the window.
+//! limit and, where one is broken, looks at stable too: trouble that stable has as well is not the canary's.
+//!
+//! | limit | breaks when |
+//! |---|---|
+//! | `max_consecutive_errors` | so many answers (or streams) in a row have failed: *reached* |
+//! | `max_errors` | so many outcomes in the window were bad: *reached* |
+//! | `max_error_rate` | the rate is above the limit *for certain*: the lower end of its 99 % interval is |
+//! | `max_latency.p50`, `p95`, `p99` | more than 50 %, 5 %, 1 % of the responses are slower than the limit, likewise for certain |
+//! | `max_latency.avg` | the mean is above the limit |
+//!
+//! Rates and latencies are judged only with `min_requests` outcomes in the window. "For certain": a bare ratio of few
+//! requests breaks a limit by chance. 2 of 20 failing is 10 %, but at a true rate of 4 % it happens every fifth time; asked of
+//! every window of a day, it happens for sure. The interval is Wilson's (1927) with z = 2.58: for 2 of 20 it begins at 2 %, so
+//! a limit of 5 % holds; 4 of 20 (20 %, from 6 %) break it, and so do 20 of 20 (from 75 %), as soon as there are 20.
+//!
+//! Whose fault: with no trouble in stable's window, the canary's. The canary's too where its rate is certainly worse than
+//! stable's by more than the tolerated ratio (1.5 unless `compare` says otherwise). Otherwise, if stable breaks the limit as
+//! well, trouble is shared; and if stable *may* be breaking it, but has too few outcomes to say, the verdict waits.
 
 use std::fmt::Write;
 
 use crate::plan::{Guard, SharedOutage};
 use crate::stats::Snapshot;
-use crate::units::Millis;
+use crate::units::{Bps, Millis};
 
 /// The limits of a guard, in the order in which they are asked: of several broken at once the first is named as the reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,10 +74,6 @@ impl Limit {
     pub fn from_label(label: &str) -> Option<Limit> {
         Limit::ALL.into_iter().find(|limit| limit.label() == label)
     }
-
-    fn is_about_errors(self) -> bool {
-        matches!(self, Limit::ConsecutiveErrors | Limit::ErrorRate | Limit::Errors)
-    }
 }
 
 /// What the numbers say.
@@ -110,78 +121,161 @@ fn blame(limit: Limit, guard: &Guard, canary: &Snapshot, stable: &Snapshot) -> V
         Limit::ConsecutiveErrors if stable_exceeds => Verdict::Shared(limit),
         // A run is short: stable may be one outcome away from the same run. It decides with its next outcome.
         Limit::ConsecutiveErrors if stable.failing_now => Verdict::Inconclusive,
-        _ if stable_exceeds && !(limit.is_about_errors() && much_worse(guard, canary, stable)) => {
-            Verdict::Shared(limit)
+        Limit::ConsecutiveErrors => Verdict::Fail(limit),
+        Limit::ErrorRate | Limit::Errors => {
+            let (c, s) = (errors(canary), errors(stable));
+            let tolerated = tolerated(guard);
+            if s.part == 0 || c.lower() > tolerated * s.upper() {
+                return Verdict::Fail(limit);
+            }
+            // The same trouble, as far as stable's numbers go.
+            let alike = s.rate() * tolerated >= c.rate();
+            if stable_exceeds && alike {
+                Verdict::Shared(limit)
+            } else if alike || may_exceed(limit, guard, s) {
+                Verdict::Inconclusive
+            } else {
+                Verdict::Fail(limit)
+            }
         }
+        _ if stable_exceeds => Verdict::Shared(limit),
         _ => Verdict::Fail(limit),
     }
 }
 
-/// Whether the canary's error rate is above stable's by more than the tolerated ratio. Stable sees more traffic, so it may
-/// reach a limit on counts in health; and in an outage of both the canary may still be much worse.
-fn much_worse(guard: &Guard, canary: &Snapshot, stable: &Snapshot) -> bool {
-    // The contract's default ratio, for when the comparison itself is switched off.
-    let milli = guard.compare.map_or(1500, |compare| compare.worse_than_stable_milli);
-    let (c, s) = (&canary.tally, &stable.tally);
-    let left = u128::from(c.bad).saturating_mul(u128::from(s.judged)).saturating_mul(1000);
-    let right = u128::from(s.bad).saturating_mul(u128::from(c.judged)).saturating_mul(u128::from(milli));
-    left > right
+/// Whether stable's true rate may be above the limit, as far as its few outcomes can tell.
+fn may_exceed(limit: Limit, guard: &Guard, stable: Proportion) -> bool {
+    match limit {
+        Limit::ErrorRate => {
+            guard.max_error_rate.is_some_and(|max| stable.upper() > f64::from(max.get()) / 10_000.0)
+        }
+        _ => true,
+    }
+}
+
+/// The ratio of the canary's rate to stable's that is tolerated; the contract's default where the comparison is off.
+fn tolerated(guard: &Guard) -> f64 {
+    f64::from(guard.compare.map_or(1500, |compare| compare.worse_than_stable_milli)) / 1000.0
+}
+
+fn enough(guard: &Guard, outcomes: u64) -> bool {
+    outcomes >= u64::from(guard.min_requests)
+}
+
+/// `part` of `whole`, with Wilson's interval.
+#[derive(Debug, Clone, Copy)]
+struct Proportion {
+    part: u64,
+    whole: u64,
+}
+
+impl Proportion {
+    /// 99 % two-sided; each end is wrong once in 200 independent looks.
+    const Z: f64 = 2.58;
+
+    fn rate(self) -> f64 {
+        if self.whole == 0 { 0.0 } else { self.part as f64 / self.whole as f64 }
+    }
+
+    /// Lower end; 0 without outcomes.
+    fn lower(self) -> f64 {
+        let (centre, half) = self.interval();
+        (centre - half).max(0.0)
+    }
+
+    /// Upper end; 1 without outcomes.
+    fn upper(self) -> f64 {
+        let (centre, half) = self.interval();
+        (centre + half).min(1.0)
+    }
+
+    /// `(p + z²/2n ± z·√(p(1−p)/n + z²/4n²)) / (1 + z²/n)` (Wilson, 1927).
+    fn interval(self) -> (f64, f64) {
+        if self.whole == 0 {
+            return (0.5, 0.5);
+        }
+        let (p, n, z) = (self.rate(), self.whole as f64, Proportion::Z);
+        let scale = 1.0 + z * z / n;
+        let centre = (p + z * z / (2.0 * n)) / scale;
+        let half = z * (p * (1.0 - p) / n + z * z / (4.0 * n * n)).max(0.0).sqrt() / scale;
+        (centre, half)
+    }
+}
+
+fn errors(version: &Snapshot) -> Proportion {
+    // Streams that break count when they break, maybe in a later window than their headers.
+    Proportion { part: version.tally.bad, whole: version.tally.judged.max(version.tally.bad) }
+}
+
+fn slower_than(version: &Snapshot, limit: Millis) -> Proportion {
+    Proportion { part: version.tally.latency.count_above(limit), whole: version.tally.latency.count() }
+}
+
+/// Percentile limits with the share of responses, in basis points, that may be slower.
+fn percentile(limit: Limit, guard: &Guard) -> Option<(Millis, u16)> {
+    let limits = &guard.max_latency;
+    match limit {
+        Limit::LatencyP50 => Some((limits.p50?, 5000)),
+        Limit::LatencyP95 => Some((limits.p95?, 500)),
+        Limit::LatencyP99 => Some((limits.p99?, 100)),
+        _ => None,
+    }
 }
 
 /// Whether a version breaks a limit.
 pub fn exceeds(limit: Limit, guard: &Guard, version: &Snapshot) -> bool {
     let tally = &version.tally;
-    let judged = tally.judged.max(tally.bad);
-    let enough = judged >= u64::from(guard.min_requests);
-    let slow = |limit: Option<Millis>, micros: Option<u64>| {
-        let enough = tally.latency.count() >= u64::from(guard.min_requests);
-        enough && matches!((limit, micros), (Some(limit), Some(micros)) if micros > limit.as_micros())
-    };
-    let percentile = |bps| tally.latency.percentile_millis(bps).map(|millis| millis.saturating_mul(1000));
     match limit {
         Limit::ConsecutiveErrors => {
             guard.max_consecutive_errors.is_some_and(|max| version.failed_in_a_row >= max)
         }
-        Limit::ErrorRate => {
-            guard.max_error_rate.is_some_and(|max| enough && max.exceeded_by(tally.bad, judged))
-        }
+        Limit::ErrorRate => guard.max_error_rate.is_some_and(|max| {
+            let errors = errors(version);
+            enough(guard, errors.whole) && errors.lower() > f64::from(max.get()) / 10_000.0
+        }),
         Limit::Errors => guard.max_errors.is_some_and(|max| tally.bad >= u64::from(max)),
-        Limit::LatencyAvg => slow(guard.max_latency.avg, tally.latency.mean_micros()),
-        Limit::LatencyP50 => guard.max_latency.p50.is_some() && slow(guard.max_latency.p50, percentile(5000)),
-        Limit::LatencyP95 => guard.max_latency.p95.is_some() && slow(guard.max_latency.p95, percentile(9500)),
-        Limit::LatencyP99 => guard.max_latency.p99.is_some() && slow(guard.max_latency.p99, percentile(9900)),
+        Limit::LatencyAvg => guard.max_latency.avg.is_some_and(|max| {
+            let mean = tally.latency.mean_micros();
+            enough(guard, tally.latency.count()) && mean.is_some_and(|mean| mean > max.as_micros())
+        }),
+        Limit::LatencyP50 | Limit::LatencyP95 | Limit::LatencyP99 => {
+            percentile(limit, guard).is_some_and(|(max, share)| {
+                let slower = slower_than(version, max);
+                enough(guard, slower.whole) && slower.lower() > f64::from(share) / 10_000.0
+            })
+        }
     }
 }
 
-/// How far a version is on the way to a rollback, in percent, `0..=100`: the nearest of its limits. A rate counts in
-/// proportion to the outcomes that are there of those it needs.
+/// How far a version is on the way to a rollback, in percent, `0..=100`: the nearest of its limits. For rates it is the
+/// lower end of the interval that counts, as in the verdict.
 pub fn evidence(guard: &Guard, version: &Snapshot) -> u64 {
     let tally = &version.tally;
     let part = |have: u64, limit: u64| match limit {
         0 if have > 0 => 100,
         _ => have.saturating_mul(100).checked_div(limit).unwrap_or(0).min(100),
     };
-    let sampled = part(tally.judged, u64::from(guard.min_requests));
-    let timed = part(tally.latency.count(), u64::from(guard.min_requests));
-    let scaled = |percent: u64, by: u64| percent.saturating_mul(by).checked_div(100).unwrap_or(0);
-    let rate = tally.bad.saturating_mul(10_000).checked_div(tally.judged.max(tally.bad)).unwrap_or(0);
-    let latency = |limit: Option<Millis>, millis: Option<u64>| match (limit, millis) {
-        (Some(limit), Some(millis)) => scaled(part(millis, limit.0), timed),
-        _ => 0,
+    // Both are basis points: the casts of a proportion to them cannot go wrong.
+    let bps = |proportion: Proportion| match proportion.whole {
+        0 => 0,
+        _ => (proportion.lower() * 10_000.0) as u64,
     };
-    let limits = &guard.max_latency;
+    let percentiles =
+        [Limit::LatencyP50, Limit::LatencyP95, Limit::LatencyP99].into_iter().filter_map(|limit| {
+            let (max, share) = percentile(limit, guard)?;
+            Some(part(bps(slower_than(version, max)), u64::from(share)))
+        });
+    let mean = tally.latency.mean_micros().filter(|_| enough(guard, tally.latency.count()));
     [
         guard
             .max_consecutive_errors
             .map_or(0, |max| part(u64::from(version.failed_in_a_row), u64::from(max))),
-        guard.max_error_rate.map_or(0, |max| scaled(part(rate, u64::from(max.get())), sampled)),
+        guard.max_error_rate.map_or(0, |max| part(bps(errors(version)), u64::from(max.get()))),
         guard.max_errors.map_or(0, |max| part(tally.bad, u64::from(max))),
-        latency(limits.avg, tally.latency.mean_micros().map(|micros| micros.checked_div(1000).unwrap_or(0))),
-        latency(limits.p50, tally.latency.percentile_millis(5000)),
-        latency(limits.p95, tally.latency.percentile_millis(9500)),
-        latency(limits.p99, tally.latency.percentile_millis(9900)),
+        guard.max_latency.avg.map_or(0, |max| part(mean.unwrap_or(0), max.as_micros())),
     ]
     .into_iter()
+    .chain(percentiles)
     .max()
     .unwrap_or(0)
 }
@@ -212,14 +306,18 @@ pub fn explain(limit: Limit, guard: &Guard, canary: &Snapshot, stable: &Snapshot
         Limit::LatencyAvg => {
             latency_text(&mut text, "mean", guard.max_latency.avg, mean(canary), mean(stable))
         }
-        Limit::LatencyP50 => {
-            latency_text(&mut text, "p50", guard.max_latency.p50, pct(canary, 5000), pct(stable, 5000))
-        }
-        Limit::LatencyP95 => {
-            latency_text(&mut text, "p95", guard.max_latency.p95, pct(canary, 9500), pct(stable, 9500))
-        }
-        Limit::LatencyP99 => {
-            latency_text(&mut text, "p99", guard.max_latency.p99, pct(canary, 9900), pct(stable, 9900))
+        Limit::LatencyP50 | Limit::LatencyP95 | Limit::LatencyP99 => {
+            let (max, share) = percentile(limit, guard).unwrap_or_default();
+            let (c, s) = (slower_than(canary, max), slower_than(stable, max));
+            write!(
+                text,
+                "{} of {} slower than {max} (limit {}); of stable's {} of {}",
+                c.part,
+                c.whole,
+                Bps::new(share).unwrap_or_default(),
+                s.part,
+                s.whole
+            )
         }
     };
     let _ = write!(text, "; stable: {} of {} failed", s.bad, s.judged.max(s.bad));
@@ -228,10 +326,6 @@ pub fn explain(limit: Limit, guard: &Guard, canary: &Snapshot, stable: &Snapshot
 
 fn mean(version: &Snapshot) -> u64 {
     version.tally.latency.mean_micros().and_then(|micros| micros.checked_div(1000)).unwrap_or(0)
-}
-
-fn pct(version: &Snapshot, bps: u16) -> u64 {
-    version.tally.latency.percentile_millis(bps).unwrap_or(0)
 }
 
 fn latency_text(
@@ -277,12 +371,15 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_breaks_its_limit_when_it_exceeds_it_with_enough_outcomes() {
+    fn a_rate_breaks_its_limit_when_it_is_certainly_above_it() {
         let mut g = guard();
         g.max_error_rate = Bps::new(500);
         assert_eq!(judge(&g, &snapshot(19, 19, 0), &FINE()), Verdict::Pass, "too few");
-        assert_eq!(judge(&g, &snapshot(20, 1, 0), &FINE()), Verdict::Pass, "exactly 5 %");
-        assert_eq!(judge(&g, &snapshot(20, 2, 0), &FINE()), Verdict::Fail(Limit::ErrorRate));
+        assert_eq!(judge(&g, &snapshot(20, 3, 0), &FINE()), Verdict::Pass, "15 %, but maybe by chance");
+        assert_eq!(judge(&g, &snapshot(20, 4, 0), &FINE()), Verdict::Fail(Limit::ErrorRate));
+        assert_eq!(judge(&g, &snapshot(20, 20, 0), &FINE()), Verdict::Fail(Limit::ErrorRate));
+        assert_eq!(judge(&g, &snapshot(10_000, 550, 0), &FINE()), Verdict::Pass, "5.5 % is 4.9 % at least");
+        assert_eq!(judge(&g, &snapshot(10_000, 560, 0), &FINE()), Verdict::Fail(Limit::ErrorRate));
     }
 
     #[test]
@@ -362,8 +459,8 @@ mod tests {
         assert_eq!(evidence(&g, &snapshot(9, 4, 4)), 40);
         assert_eq!(evidence(&g, &snapshot(99, 40, 40)), 100);
         g.max_error_rate = Bps::new(1000);
-        // 5 % of a limit of 10 %, with half of the outcomes it needs.
-        assert_eq!(evidence(&g, &snapshot(10, 1, 0)), 50);
+        // One of ten is at least 1.1 %: an eighth of the way to 10 %.
+        assert_eq!(evidence(&g, &snapshot(10, 1, 0)), 11);
         assert_eq!(evidence(&g, &Snapshot::default()), 0);
     }
 
@@ -378,7 +475,7 @@ mod tests {
         g.max_latency.p95 = Some(Millis(1200));
         assert_eq!(
             explain(Limit::LatencyP95, &g, &slow(20, 4), &slow(20, 2)),
-            "p95 latency 4ms (limit 1200ms); stable's 2ms; stable: 0 of 20 failed"
+            "0 of 20 slower than 1200ms (limit 5 %); of stable's 0 of 20; stable: 0 of 20 failed"
         );
     }
 }
