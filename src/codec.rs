@@ -84,6 +84,15 @@ impl<'a> Reader<'a> {
         T::try_from(self.number()?).ok()
     }
 
+    /// Yes or no.
+    pub fn flag(&mut self) -> Option<bool> {
+        match self.number()? {
+            0 => Some(false),
+            1 => Some(true),
+            _ => None,
+        }
+    }
+
     /// A number of things to follow, at most `limit`: no value makes a reader allocate without bound.
     pub fn count(&mut self, limit: usize) -> Option<usize> {
         let count = self.small::<usize>()?;

@@ -16,8 +16,10 @@ use std::rc::Rc;
 
 use self::state::{Scene, State};
 use crate::plan::{Deployment, Plan};
+use crate::ramp;
 use crate::rollout::Cause;
-use crate::route::{self, Choice, RequestFacts};
+use crate::route::{self, Access, Choice, RequestFacts};
+use crate::split::Split;
 use crate::stats::Event;
 use crate::store::{Store, StoreError};
 use crate::units::{Bps, Micros, Now};
@@ -82,6 +84,8 @@ pub struct Transition {
     pub from: &'static str,
     /// Name of the phase after.
     pub to: &'static str,
+    /// Stage of the ramp after the change.
+    pub stage: Option<u32>,
     /// False in observe mode: what would have happened.
     pub enforced: bool,
     /// Why; absent when trouble has ended.
@@ -131,7 +135,7 @@ impl Engine {
                     }
                     Err(_) => Vec::new(),
                 };
-                Binding { state, slots, shares: RefCell::default() }
+                Binding { state, slots, in_effect: RefCell::default() }
             })
             .collect()
     }
@@ -159,7 +163,15 @@ pub struct Binding {
     /// For each version of the plan its place in the state.
     slots: Vec<usize>,
     /// The shares in effect, and the revision of the state that they were computed from.
-    shares: RefCell<(Option<u64>, Rc<[u16]>)>,
+    in_effect: RefCell<InEffect>,
+}
+
+#[derive(Default)]
+struct InEffect {
+    revision: Option<u64>,
+    shares: Rc<[u16]>,
+    /// The split of the ramp's stage; without a ramp the deployment's own is used.
+    split: Option<Split>,
 }
 
 /// A decision, and the circumstances under which it was made: whatever becomes of the request is judged by them.
@@ -171,13 +183,17 @@ pub struct Assigned {
     pub epoch: u32,
     /// What share each version had, in basis points.
     pub shares: Rc<[u16]>,
+    /// Stage of the ramp: its guard says what is an error.
+    pub stage: Option<u32>,
+    /// Its place as a probe, if it is one.
+    pub lease: Option<u64>,
 }
 
 impl Assigned {
     /// To a version by force, not by chance: what becomes of it does not compare the versions.
     pub fn forced(version: usize) -> Assigned {
-        let choice = Choice { version, forced: true, identity: None };
-        Assigned { choice, epoch: 0, shares: Rc::default() }
+        let choice = Choice { version, forced: true, probe: false, identity: None };
+        Assigned { choice, epoch: 0, shares: Rc::default(), stage: None, lease: None }
     }
 }
 
@@ -194,11 +210,24 @@ impl Binding {
         // A state that is in use further up the stack cannot be asked; then nothing but stable is safe.
         let Ok(mut state) = self.state.try_borrow_mut() else { return Assigned::forced(deployment.stable) };
         state.refresh(store, now, REFRESH_AFTER, notes);
-        let shares = self.shares(deployment, &state);
-        let choice = route::choose(deployment, facts, &|version| state.available(self.slot(version)));
-        // `keep` outlives a rollback, but not a loss of sight: what cannot be read is served by stable.
-        let version = if state.unreadable { deployment.stable } else { choice.version };
-        Assigned { choice: Choice { version, ..choice }, epoch: state.epoch(self.slot(version)), shares }
+        self.bring_up_to_date(deployment, &state);
+        let Ok(in_effect) = self.in_effect.try_borrow() else { return Assigned::forced(deployment.stable) };
+        let split = in_effect.split.as_ref().unwrap_or(&deployment.split);
+        let mut choice = route::choose(deployment, split, facts, &|version| state.access(self.slot(version)));
+        let mut lease = None;
+        if choice.probe {
+            lease = state.lend(deployment, self.slot(choice.version), store, now, facts.random);
+            choice.probe = lease.is_some();
+            if lease.is_none() {
+                choice.version = deployment.stable;
+            }
+        }
+        // A rule's `keep` outlives a rollback, but not a loss of sight: what cannot be read is served by stable.
+        if state.unreadable {
+            choice.version = deployment.stable;
+        }
+        let epoch = state.epoch(self.slot(choice.version));
+        Assigned { choice, epoch, shares: Rc::clone(&in_effect.shares), stage: state.stage(), lease }
     }
 
     /// Records what happened to a version. May merge and judge.
@@ -216,6 +245,22 @@ impl Binding {
         }
     }
 
+    /// A request is over. Gives back its place as a probe, if it was one: `good` if the version served it well, `None` if it
+    /// says nothing.
+    pub fn finish(
+        &self,
+        deployment: &Deployment,
+        assigned: &Assigned,
+        good: Option<bool>,
+        store: &dyn Store,
+        now: Now,
+        notes: &mut Notes,
+    ) {
+        if let (Some(lease), Ok(mut state)) = (assigned.lease, self.state.try_borrow_mut()) {
+            state.probed(Scene { deployment, slots: &self.slots, store, now }, assigned, lease, good, notes);
+        }
+    }
+
     /// What is due without a request.
     pub fn tick(&self, deployment: &Deployment, store: &dyn Store, now: Now, notes: &mut Notes) {
         if let Ok(mut state) = self.state.try_borrow_mut() {
@@ -225,33 +270,38 @@ impl Binding {
 
     /// The share of the traffic that each version gets now, in basis points.
     pub fn effective_weights(&self, deployment: &Deployment) -> Rc<[u16]> {
-        self.state.try_borrow().map(|state| self.shares(deployment, &state)).unwrap_or_default()
-    }
-
-    fn shares(&self, deployment: &Deployment, state: &State) -> Rc<[u16]> {
-        let Ok(mut held) = self.shares.try_borrow_mut() else { return Rc::default() };
-        if held.0 != Some(state.revision) {
-            *held = (Some(state.revision), self.compute_shares(deployment, state));
+        if let Ok(state) = self.state.try_borrow() {
+            self.bring_up_to_date(deployment, &state);
         }
-        Rc::clone(&held.1)
+        self.in_effect.try_borrow().map(|held| Rc::clone(&held.shares)).unwrap_or_default()
     }
 
-    fn compute_shares(&self, deployment: &Deployment, state: &State) -> Rc<[u16]> {
+    /// Stage of the ramp, as far as this worker knows.
+    pub fn stage(&self) -> Option<u32> {
+        self.state.try_borrow().ok().and_then(|state| state.stage())
+    }
+
+    fn bring_up_to_date(&self, deployment: &Deployment, state: &State) {
+        let Ok(mut held) = self.in_effect.try_borrow_mut() else { return };
+        if held.revision == Some(state.revision) {
+            return;
+        }
+        let split = deployment.ramp.as_ref().map(|ramp| {
+            let weight = ramp::weight(ramp, state.stage());
+            Split::new(deployment.stable, &vec![weight; deployment.versions.len()])
+        });
         let mut left = Bps::ALL.get();
-        let mut shares: Vec<u16> = (0..deployment.versions.len())
-            .map(|version| {
-                let share = match version != deployment.stable && state.available(self.slot(version)) {
-                    true => deployment.split.share_of(version).get(),
-                    false => 0,
-                };
-                left = left.saturating_sub(share);
-                share
-            })
-            .collect();
+        let mut shares = vec![0; deployment.versions.len()];
+        for (version, share) in shares.iter_mut().enumerate() {
+            if version != deployment.stable && state.access(self.slot(version)) == Access::Open {
+                *share = split.as_ref().unwrap_or(&deployment.split).share_of(version).get();
+                left = left.saturating_sub(*share);
+            }
+        }
         if let Some(stable) = shares.get_mut(deployment.stable) {
             *stable = left;
         }
-        shares.into()
+        *held = InEffect { revision: Some(state.revision), shares: shares.into(), split };
     }
 
     /// Value of the deployment's phase gauge: that of its worst canary.

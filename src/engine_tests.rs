@@ -4,7 +4,7 @@ use super::*;
 use crate::codec::TOMBSTONE;
 use crate::outcome::Outcome;
 use crate::route::Headers;
-use crate::testing::{MemoryStore, deployment_plan};
+use crate::testing::{MemoryStore, deployment_plan, ramp_plan};
 use crate::units::UnixMillis;
 
 const GOOD: Event = Event::Answered { outcome: Outcome::Good, latency: Some(Micros(9_000)) };
@@ -21,7 +21,15 @@ struct Worker {
 
 impl Worker {
     fn new(rest: &str) -> Worker {
-        let (mut engine, plan) = (Engine::default(), deployment_plan(rest));
+        Worker::on(deployment_plan(rest))
+    }
+
+    fn ramp(ramp: &str) -> Worker {
+        Worker::on(ramp_plan(ramp))
+    }
+
+    fn on(plan: Plan) -> Worker {
+        let mut engine = Engine::default();
         let bindings = engine.attach(&plan);
         Worker { engine, plan, bindings }
     }
@@ -44,9 +52,9 @@ impl Worker {
     }
 
     fn see(&self, store: &MemoryStore, at: u64, of: (usize, u32), event: Event) -> Notes {
-        let choice = Choice { version: of.0, forced: false, identity: None };
+        let choice = Choice { version: of.0, forced: false, probe: false, identity: None };
         let shares = self.bindings[0].effective_weights(&self.plan.deployments[0]);
-        self.result(store, at, &Assigned { choice, epoch: of.1, shares }, event)
+        self.result(store, at, &Assigned { choice, epoch: of.1, shares, stage: None, lease: None }, event)
     }
 
     fn result(&self, store: &MemoryStore, at: u64, of: &Assigned, event: Event) -> Notes {
@@ -389,5 +397,139 @@ fn forced_traffic_is_not_compared() {
     for i in 0..100 {
         let assigned = Assigned::forced(1);
         assert!(a.result(&store, i * MS, &assigned, BAD).transitions.is_empty());
+    }
+}
+
+const PROBING: &str = r#""guard": {"max_consecutive_errors": 3, "compare": false},
+    "recovery": {"mode": "probe", "after": "10s", "max_probes_in_flight": 1, "successes": 2},"#;
+const SECOND: u64 = 1000 * MS;
+
+/// A worker whose canary was rolled back at 0 s, at the second at which it is probing.
+fn probing(store: &MemoryStore) -> (Worker, u64) {
+    let a = Worker::new(PROBING);
+    for _ in 0..3 {
+        a.see(store, 1, (1, 0), BAD);
+    }
+    for second in 1..20 {
+        let moved = a.tick(store, second * SECOND).transitions;
+        if let Some(t) = moved.first() {
+            assert_eq!((t.from, t.to), ("rolled_back", "probing"));
+            assert!((8..=10).contains(&second), "after {second} s");
+            return (a, second * SECOND);
+        }
+    }
+    panic!("never probing");
+}
+
+/// What a request becomes that the split gives to the canary.
+fn probe(worker: &Worker, store: &MemoryStore, at: u64) -> Assigned {
+    worker.assign(store, at, TO_CANARY + 7 * at, &mut Notes::default())
+}
+
+fn finish(
+    worker: &Worker,
+    store: &MemoryStore,
+    at: u64,
+    probe: &Assigned,
+    good: Option<bool>,
+) -> Vec<Transition> {
+    let mut notes = Notes::default();
+    worker.bindings[0].finish(&worker.plan.deployments[0], probe, good, store, now(at), &mut notes);
+    notes.transitions
+}
+
+#[test]
+fn a_canary_recovers_by_probes_that_no_worker_has_too_many_of() {
+    let store = MemoryStore::default();
+    let (a, at) = probing(&store);
+    let b = Worker::new(PROBING);
+    assert_eq!(a.weights(), [10_000, 0], "a probe is no share");
+    let first = probe(&a, &store, at + MS);
+    assert_eq!((first.choice.version, first.choice.probe), (1, true));
+    assert_eq!(probe(&a, &store, at + 2 * MS).choice.version, 0, "one in flight");
+    assert_eq!(probe(&b, &store, at + 20 * MS).choice.version, 0, "also for other workers");
+    assert!(finish(&a, &store, at + 30 * MS, &first, Some(true)).is_empty());
+    let second = probe(&b, &store, at + 50 * MS);
+    assert_eq!(second.choice.version, 1);
+    let t = finish(&b, &store, at + 60 * MS, &second, Some(true));
+    assert_eq!((t[0].from, t[0].to), ("probing", "active"));
+    assert_eq!(probe(&a, &store, at + 80 * MS).choice.version, 1);
+    assert_eq!(b.weights(), [9000, 1000]);
+}
+
+#[test]
+fn a_probe_that_fails_rolls_back_for_twice_as_long() {
+    let store = MemoryStore::default();
+    let (a, at) = probing(&store);
+    let first = probe(&a, &store, at + MS);
+    let t = a.result(&store, at + 2 * MS, &first, BAD).transitions;
+    assert_eq!((t[0].from, t[0].to), ("probing", "rolled_back"));
+    assert!(
+        finish(&a, &store, at + 3 * MS, &first, Some(true)).is_empty(),
+        "a retry that went well changes nothing"
+    );
+    let again = (1..40).find(|s| !a.tick(&store, at + s * SECOND).transitions.is_empty()).unwrap();
+    assert!((16..=20).contains(&again), "after {again} s");
+}
+
+#[test]
+fn a_cancelled_probe_gives_its_place_back_and_says_nothing() {
+    let store = MemoryStore::default();
+    let (a, at) = probing(&store);
+    for i in 0..5 {
+        let p = probe(&a, &store, at + i * 20 * MS + MS);
+        assert_eq!(p.choice.version, 1, "round {i}");
+        assert!(finish(&a, &store, at + i * 20 * MS + 2 * MS, &p, None).is_empty());
+    }
+}
+
+#[test]
+fn calls_that_began_before_a_rollback_do_not_fail_the_probing_after_it() {
+    let store = MemoryStore::default();
+    let (a, at) = probing(&store);
+    let notes = a.see(&store, at + MS, (1, 0), BAD);
+    assert_eq!(notes.dropped, [(Dropped::LateResult, 1)]);
+    assert_eq!(probe(&a, &store, at + 20 * MS).choice.version, 1, "still probing");
+}
+
+const STAGES: &str = r#""stages": [{"weight": 10, "for": "5s"}, {"weight": 50, "for": "5s", "min_requests": 3},
+    {"weight": 100, "for": "1h"}]"#;
+
+#[test]
+fn a_ramp_moves_on_by_itself_and_survives_reloads() {
+    let store = MemoryStore::default();
+    let (mut a, b) = (Worker::ramp(STAGES), Worker::ramp(STAGES));
+    let mut stages = Vec::new();
+    for second in 1..=30 {
+        for worker in [&a, &b] {
+            let moved = worker.tick(&store, second * SECOND).transitions;
+            stages.extend(moved.iter().map(|t| (second, t.stage, worker.weights()[1])));
+        }
+        if second == 8 {
+            a.bindings = a.engine.attach(&ramp_plan(STAGES));
+        }
+        if second == 20 {
+            // Time alone is not enough for the second stage.
+            (0..3).for_each(|i| drop(a.see(&store, second * SECOND + i, (1, 0), GOOD)));
+            a.tick(&store, second * SECOND + 50 * MS);
+        }
+    }
+    assert_eq!(stages.len(), 2, "each once, whichever worker made it: {stages:?}");
+    assert_eq!((stages[0].1, stages[0].2, stages[1].1, stages[1].2), (Some(1), 5000, Some(2), 10_000));
+    assert!((6..=7).contains(&stages[0].0) && (21..=22).contains(&stages[1].0), "{stages:?}");
+}
+
+#[test]
+fn a_rollback_fires_in_every_stage_and_while_paused() {
+    for (paused, second) in [(true, 1), (false, 1), (false, 9)] {
+        let store = MemoryStore::default();
+        let plan = format!(r#"{STAGES}, "paused": {paused}"#);
+        let a = Worker::ramp(&plan);
+        (1..=second).for_each(|s| drop(a.tick(&store, s * SECOND)));
+        let (transitions, failed) =
+            run(&a, &store, 10_000, None, |version, _| if version == 1 { BAD } else { GOOD });
+        assert_eq!(transitions.first().map(|t| t.to), Some("rolled_back"), "paused {paused}, {second} s");
+        assert!(failed <= 40, "{failed}");
+        assert_eq!(a.weights(), [10_000, 0]);
     }
 }

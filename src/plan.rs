@@ -54,6 +54,14 @@ pub struct Deployment {
     pub ramp: Option<Ramp>,
 }
 
+impl Deployment {
+    /// The guard in effect at a stage of the ramp; the deployment's own before it starts, and without a ramp.
+    pub fn guard_at(&self, stage: Option<u32>) -> &Guard {
+        let staged = self.ramp.as_ref().and_then(|ramp| crate::ramp::stage(ramp, stage));
+        staged.map_or(&self.guard, |stage| &stage.guard)
+    }
+}
+
 /// One upstream cluster with its share, key pool and headers.
 #[derive(Debug)]
 #[non_exhaustive]

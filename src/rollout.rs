@@ -1,22 +1,26 @@
-//! Where a version stands: its phase, and how events move it.
+//! Where a version stands: its phase, and how signals move it.
 //!
-//! Every (phase × event) pair is defined, transitions are total and idempotent, and each standing carries an epoch that
-//! moves on whenever the version's right to traffic changes. A request remembers the epoch it was assigned under; a result
-//! of another epoch decides nothing. Stable always stands in [`Phase::Active`].
+//! ```text
+//!            shared trouble                    fault                      a probe is due
+//!   active ◀───────────────▶ holding    any ─────────▶ rolled back ◀───────────────▶ probing ──▶ active
+//!            a window without                                        a probe failed          enough passed
+//! ```
+//!
+//! Every (phase × signal) pair is defined, and each standing carries an epoch that moves on whenever the version's right to
+//! traffic changes. A request remembers the epoch it was assigned under; a result of another epoch decides nothing: calls that
+//! began before a rollback end during the probing after it, and must not fail it. Stable always stands in [`Phase::Active`].
 
-use crate::codec::{Reader, TOMBSTONE, Writer};
-use crate::stats::Found;
+use crate::plan::{Probe, Recovery};
 use crate::units::{Micros, Millis, UnixMillis};
 
-/// Longest reason kept, in bytes.
-const REASON_BYTES: usize = 400;
-/// Most versions a record may hold: those of a plan, and as many that an older plan of the release still knows.
-const VERSIONS: usize = 64;
+/// How long a probe may keep its place: a worker that dies with a probe in flight gives it back after this. Longer than all
+/// but the longest streams; a probe that outlives it counts for nothing.
+pub const LEASE: Millis = Millis(300_000);
 
 /// Why and since when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cause {
-    /// Label of the limit, or `operator`.
+    /// Label of the limit, of the comparison, or `operator`.
     pub label: String,
     /// In words, with the numbers.
     pub text: String,
@@ -24,6 +28,15 @@ pub struct Cause {
     pub since: Micros,
     /// For people.
     pub wall: UnixMillis,
+}
+
+/// A probe in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// Names it.
+    pub id: u64,
+    /// When its place is given back.
+    pub until: Micros,
 }
 
 /// Phase of a canary.
@@ -34,7 +47,25 @@ pub enum Phase {
     /// Gets its share, but a limit is broken for which stable is no better: nothing advances.
     Holding(Cause),
     /// Gets nothing (rules with `keep` apart).
-    RolledBack(Cause),
+    RolledBack {
+        /// Why.
+        cause: Cause,
+        /// Rounds of probing that have failed since: the wait doubles with each.
+        failed_rounds: u32,
+        /// When probing begins; `None` under `recovery: hold`.
+        probe_at: Option<Micros>,
+    },
+    /// Gets single requests of its share, to see whether it has recovered.
+    Probing {
+        /// Why it was rolled back.
+        cause: Cause,
+        /// As above.
+        failed_rounds: u32,
+        /// Probes that went well.
+        passed: u32,
+        /// Probes in flight.
+        leases: Vec<Lease>,
+    },
 }
 
 impl Phase {
@@ -43,16 +74,28 @@ impl Phase {
         match self {
             Phase::Active => "active",
             Phase::Holding(_) => "holding",
-            Phase::RolledBack(_) => "rolled_back",
+            Phase::RolledBack { .. } => "rolled_back",
+            Phase::Probing { .. } => "probing",
         }
     }
 
-    /// Value of the phase gauge: 0 active, 1 holding, 3 rolled back.
+    /// Value of the phase gauge: 0 active, 1 holding, 2 probing, 3 rolled back.
     pub const fn gauge(&self) -> u64 {
         match self {
             Phase::Active => 0,
             Phase::Holding(_) => 1,
-            Phase::RolledBack(_) => 3,
+            Phase::Probing { .. } => 2,
+            Phase::RolledBack { .. } => 3,
+        }
+    }
+
+    /// Why it is not active.
+    pub const fn cause(&self) -> Option<&Cause> {
+        match self {
+            Phase::Active => None,
+            Phase::Holding(cause) | Phase::RolledBack { cause, .. } | Phase::Probing { cause, .. } => {
+                Some(cause)
+            }
         }
     }
 }
@@ -73,6 +116,21 @@ pub enum Signal {
         /// Length of the guard's window.
         window: Millis,
     },
+    /// Time has passed.
+    Time(Micros),
+    /// A request of its share asks to be a probe.
+    Ask(Lease, Micros),
+    /// A probe is over: well, badly, or without saying anything. Badly carries what went wrong.
+    Probed(u64, Result<bool, Cause>),
+}
+
+/// How the deployment wants to recover, with chance for the jitter: what a transition depends on besides the signal.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    /// From the plan.
+    pub recovery: Recovery,
+    /// 64 random bits.
+    pub random: u64,
 }
 
 /// A version's standing.
@@ -90,127 +148,128 @@ impl Standing {
     /// As a version begins.
     pub const NEW: Standing = Standing { epoch: 0, phase: Phase::Active, observed: false };
 
-    /// Whether the split may send it traffic.
-    pub fn available(&self) -> bool {
-        !matches!(self.phase, Phase::RolledBack(_))
-    }
-
     /// Where a signal leads; `None` if it changes nothing.
-    pub fn on(&self, signal: &Signal) -> Option<Standing> {
+    pub fn on(&self, signal: &Signal, rules: Rules) -> Option<Standing> {
         match (&self.phase, signal) {
-            (Phase::Active | Phase::Holding(_), Signal::Fail(cause)) => Some(Standing {
-                epoch: self.epoch.saturating_add(1),
-                phase: Phase::RolledBack(cause.clone()),
-                observed: false,
-            }),
+            (Phase::Active | Phase::Holding(_), Signal::Fail(cause)) => Some(self.out(cause, 0, rules)),
             (Phase::Active | Phase::Holding(_), Signal::WouldFail(_)) => {
                 (!self.observed).then(|| Standing { observed: true, ..self.clone() })
             }
-            (Phase::Active, Signal::Shared(cause)) => {
-                Some(Standing { phase: Phase::Holding(cause.clone()), ..self.clone() })
-            }
+            (Phase::Active, Signal::Shared(cause)) => Some(self.within(Phase::Holding(cause.clone()))),
             // Held for a whole window at least: at the edge of a limit the phase would flicker otherwise.
             (Phase::Holding(cause), Signal::Pass { now, window })
                 if now.since(cause.since) >= window.as_micros() =>
             {
-                Some(Standing { phase: Phase::Active, ..self.clone() })
+                Some(self.within(Phase::Active))
             }
+            (Phase::RolledBack { cause, failed_rounds, probe_at }, Signal::Time(now)) => {
+                let Recovery::Probe(probe) = rules.recovery else { return None };
+                // Rolled back under `hold`, which has been changed since: as if it had been `probe` all along.
+                let due = probe_at.unwrap_or_else(|| cause.since.plus(probe.after));
+                (*now >= due).then(|| {
+                    self.next(Phase::Probing {
+                        cause: cause.clone(),
+                        failed_rounds: *failed_rounds,
+                        passed: 0,
+                        leases: Vec::new(),
+                    })
+                })
+            }
+            (Phase::Probing { cause, failed_rounds, .. }, Signal::Time(_)) => match rules.recovery {
+                Recovery::Probe(_) => None,
+                Recovery::Hold => Some(self.out(cause, *failed_rounds, rules)),
+            },
+            (Phase::Probing { failed_rounds, .. }, Signal::Fail(cause) | Signal::Probed(_, Err(cause))) => {
+                Some(self.out(cause, failed_rounds.saturating_add(1), rules))
+            }
+            (Phase::Probing { .. }, Signal::Ask(lease, now)) => self.lend(*lease, *now, rules),
+            (Phase::Probing { .. }, Signal::Probed(id, Ok(good))) => self.give_back(*id, *good, rules),
             (Phase::Holding(_), Signal::Shared(_) | Signal::Pass { .. })
             | (Phase::Active, Signal::Pass { .. })
-            | (Phase::RolledBack(_), _) => None,
+            | (Phase::Active | Phase::Holding(_), Signal::Time(_) | Signal::Ask(..) | Signal::Probed(..))
+            | (Phase::Probing { .. }, Signal::WouldFail(_) | Signal::Shared(_) | Signal::Pass { .. })
+            | (Phase::RolledBack { .. }, _) => None,
         }
     }
-}
 
-/// The shared record: standings by version id. A version it does not name stands as new.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Standings(pub Vec<(String, Standing)>);
-
-impl Standings {
-    /// The standing of a version, if the record names it.
-    pub fn get(&self, version: &str) -> Option<&Standing> {
-        self.0.iter().find(|(id, _)| id == version).map(|(_, standing)| standing)
+    /// The same right to traffic, another phase.
+    fn within(&self, phase: Phase) -> Standing {
+        Standing { phase, ..self.clone() }
     }
 
-    /// Replaces or adds a standing; beyond the bound nothing is added and `false` returned.
-    pub fn put(&mut self, version: &str, standing: Standing) -> bool {
-        let full = self.0.len() >= VERSIONS;
-        match self.0.iter_mut().find(|(id, _)| id == version) {
-            Some((_, held)) => *held = standing,
-            None if full => return false,
-            None => self.0.push((version.to_owned(), standing)),
-        }
-        true
+    /// Another right to traffic.
+    fn next(&self, phase: Phase) -> Standing {
+        Standing { epoch: self.epoch.saturating_add(1), phase, observed: false }
     }
 
-    /// To bytes.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut w = Writer::new();
-        w.number(u64::try_from(self.0.len()).unwrap_or(0));
-        for (id, standing) in &self.0 {
-            w.text(id);
-            w.number(u64::from(standing.epoch));
-            w.number(u64::from(standing.observed));
-            w.number(standing.phase.gauge());
-            if let Phase::Holding(cause) | Phase::RolledBack(cause) = &standing.phase {
-                w.text(&cause.label);
-                w.text(shortened(&cause.text));
-                w.number(cause.since.0);
-                w.number(cause.wall.0);
-            }
-        }
-        w.finish()
-    }
-
-    /// From bytes; total.
-    pub fn decode(bytes: Option<&[u8]>) -> Found<Standings> {
-        match bytes {
-            None | Some(TOMBSTONE) => Found::Nothing,
-            Some(bytes) => read_standings(bytes).map_or(Found::Undecodable, Found::Value),
-        }
-    }
-}
-
-fn shortened(text: &str) -> &str {
-    text.get(..text.floor_char_boundary(REASON_BYTES)).unwrap_or("")
-}
-
-fn read_standings(bytes: &[u8]) -> Option<Standings> {
-    let mut r = Reader::new(bytes)?;
-    let count = r.count(VERSIONS)?;
-    let mut standings = Vec::with_capacity(count);
-    for _ in 0..count {
-        let id = r.text(64)?;
-        let epoch = r.small()?;
-        let observed = match r.number()? {
-            0 => false,
-            1 => true,
-            _ => return None,
+    fn out(&self, cause: &Cause, failed_rounds: u32, rules: Rules) -> Standing {
+        let probe_at = match rules.recovery {
+            Recovery::Hold => None,
+            Recovery::Probe(probe) => Some(cause.since.plus(wait(probe, failed_rounds, rules.random))),
         };
-        let phase = match r.number()? {
-            0 => Phase::Active,
-            1 => Phase::Holding(read_cause(&mut r)?),
-            3 => Phase::RolledBack(read_cause(&mut r)?),
-            _ => return None,
-        };
-        standings.push((id, Standing { epoch, phase, observed }));
+        self.next(Phase::RolledBack { cause: cause.clone(), failed_rounds, probe_at })
     }
-    r.end()?;
-    Some(Standings(standings))
+
+    /// Gives a request a place as a probe, if one is free.
+    fn lend(&self, lease: Lease, now: Micros, rules: Rules) -> Option<Standing> {
+        let (Phase::Probing { cause, failed_rounds, passed, leases }, Recovery::Probe(probe)) =
+            (&self.phase, rules.recovery)
+        else {
+            return None;
+        };
+        let mut leases: Vec<Lease> = leases.iter().filter(|held| held.until > now).copied().collect();
+        let full = u32::try_from(leases.len()).map_or(true, |n| n >= probe.max_in_flight);
+        if full {
+            return None;
+        }
+        leases.push(lease);
+        Some(self.within(Phase::Probing {
+            cause: cause.clone(),
+            failed_rounds: *failed_rounds,
+            passed: *passed,
+            leases,
+        }))
+    }
+
+    /// A probe is over without harm. One whose place was already given back counts for nothing.
+    fn give_back(&self, id: u64, good: bool, rules: Rules) -> Option<Standing> {
+        let Phase::Probing { cause, failed_rounds, passed, leases } = &self.phase else { return None };
+        if !leases.iter().any(|lease| lease.id == id) {
+            return None;
+        }
+        let passed = passed.saturating_add(u32::from(good));
+        let enough = match rules.recovery {
+            Recovery::Probe(probe) => passed >= probe.successes,
+            Recovery::Hold => false,
+        };
+        if enough {
+            return Some(self.next(Phase::Active));
+        }
+        Some(self.within(Phase::Probing {
+            cause: cause.clone(),
+            failed_rounds: *failed_rounds,
+            passed,
+            leases: leases.iter().filter(|lease| lease.id != id).copied().collect(),
+        }))
+    }
 }
 
-fn read_cause(r: &mut Reader<'_>) -> Option<Cause> {
-    Some(Cause {
-        label: r.text(64)?,
-        text: r.text(REASON_BYTES)?,
-        since: Micros(r.number()?),
-        wall: UnixMillis(r.number()?),
-    })
+/// The wait before probing: doubled with every failed round up to `max_after`, then shortened by up to a fifth at random, so
+/// that many Envoys which were rolled back together do not probe together.
+fn wait(probe: Probe, failed_rounds: u32, random: u64) -> Millis {
+    let doubled = probe.after.0.saturating_mul(1u64.checked_shl(failed_rounds.min(40)).unwrap_or(u64::MAX));
+    let nominal = doubled.min(probe.max_after.0);
+    let jitter = nominal.saturating_mul(random % 201).checked_div(1000).unwrap_or(0);
+    Millis(nominal.saturating_sub(jitter))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const SECOND: u64 = 1_000_000;
+    const PROBE: Probe =
+        Probe { after: Millis(30_000), max_after: Millis(600_000), max_in_flight: 2, successes: 3 };
 
     fn cause(since: u64) -> Cause {
         Cause {
@@ -225,60 +284,125 @@ mod tests {
         Standing { epoch: 4, phase, observed: false }
     }
 
+    fn out(failed_rounds: u32, probe_at: Option<u64>) -> Phase {
+        Phase::RolledBack { cause: cause(0), failed_rounds, probe_at: probe_at.map(Micros) }
+    }
+
+    fn probing(passed: u32, leases: &[(u64, u64)]) -> Phase {
+        let leases = leases.iter().map(|(id, until)| Lease { id: *id, until: Micros(*until) }).collect();
+        Phase::Probing { cause: cause(0), failed_rounds: 1, passed, leases }
+    }
+
+    fn rules(recovery: Recovery) -> Rules {
+        Rules { recovery, random: 0 }
+    }
+
+    fn with_probes() -> Rules {
+        rules(Recovery::Probe(PROBE))
+    }
+
     #[test]
     fn every_pair_of_phase_and_signal_is_defined() {
         let pass = |now| Signal::Pass { now: Micros(now), window: Millis(1000) };
-        let phases = [Phase::Active, Phase::Holding(cause(0)), Phase::RolledBack(cause(0))];
+        let ask = Signal::Ask(Lease { id: 9, until: Micros(99) }, Micros(5));
         let signals = [
             Signal::Fail(cause(9)),
             Signal::WouldFail(cause(9)),
             Signal::Shared(cause(9)),
             pass(999_999),
             pass(1_000_000),
+            Signal::Time(Micros(30 * SECOND - 1)),
+            Signal::Time(Micros(30 * SECOND)),
+            ask,
+            Signal::Probed(7, Ok(true)),
+            Signal::Probed(7, Ok(false)),
+            Signal::Probed(7, Err(cause(9))),
+            Signal::Probed(8, Ok(true)),
         ];
-        let expected = [
-            [Some("rolled_back"), Some("active"), Some("holding"), None, None],
-            [Some("rolled_back"), Some("holding"), None, None, Some("active")],
-            [None, None, None, None, None],
-        ];
-        for (phase, row) in phases.iter().zip(expected) {
+        let (r, a, h, p) = (Some("rolled_back"), Some("active"), Some("holding"), Some("probing"));
+        let n = None;
+        type Row = [Option<&'static str>; 12];
+        let table: [(Recovery, Phase, Row); 10] = {
+            let (hold, probe) = (Recovery::Hold, Recovery::Probe(PROBE));
+            [
+                //                                fail obs shared pass pass time time ask  good neut bad  other
+                (hold, Phase::Active, [r, a, h, n, n, n, n, n, n, n, n, n]),
+                (probe, Phase::Active, [r, a, h, n, n, n, n, n, n, n, n, n]),
+                (hold, Phase::Holding(cause(0)), [r, h, n, n, a, n, n, n, n, n, n, n]),
+                (hold, out(0, None), [n, n, n, n, n, n, n, n, n, n, n, n]),
+                (hold, out(0, Some(0)), [n, n, n, n, n, n, n, n, n, n, n, n]),
+                (probe, out(0, None), [n, n, n, n, n, n, p, n, n, n, n, n]),
+                (probe, out(0, Some(30 * SECOND)), [n, n, n, n, n, n, p, n, n, n, n, n]),
+                (probe, probing(0, &[(7, 99)]), [r, n, n, n, n, n, n, p, p, p, r, n]),
+                (probe, probing(2, &[(7, 99)]), [r, n, n, n, n, n, n, p, a, p, r, n]),
+                (hold, probing(2, &[(7, 99)]), [r, n, n, n, n, r, r, n, p, p, r, n]),
+            ]
+        };
+        for (recovery, phase, row) in table {
             for (signal, to) in signals.iter().zip(row) {
-                let next = standing(phase.clone()).on(signal);
-                assert_eq!(next.as_ref().map(|s| s.phase.name()), to, "{} on {signal:?}", phase.name());
-                // Once applied, the same signal changes nothing more.
-                if let Some(next) = next {
-                    assert_eq!(next.on(signal), None, "{} on {signal:?} twice", phase.name());
-                }
+                let next = standing(phase.clone()).on(signal, rules(recovery));
+                assert_eq!(next.map(|s| s.phase.name()), to, "{recovery:?}: {phase:?} on {signal:?}");
             }
         }
     }
 
     #[test]
-    fn the_epoch_moves_on_when_the_right_to_traffic_changes_and_only_then() {
+    fn a_fail_rolls_back_once_and_the_epoch_moves_on_with_the_right_to_traffic() {
         let active = standing(Phase::Active);
-        assert_eq!(active.on(&Signal::Fail(cause(0))).unwrap().epoch, 5);
-        assert_eq!(active.on(&Signal::Shared(cause(0))).unwrap().epoch, 4);
-        assert_eq!(active.on(&Signal::WouldFail(cause(0))).unwrap().epoch, 4);
+        let failed = active.on(&Signal::Fail(cause(0)), with_probes()).unwrap();
+        assert_eq!(failed.epoch, 5);
+        assert_eq!(failed.on(&Signal::Fail(cause(0)), with_probes()), None);
+        assert_eq!(failed.on(&Signal::Time(Micros(30 * SECOND)), with_probes()).unwrap().epoch, 6);
+        assert_eq!(active.on(&Signal::Shared(cause(0)), with_probes()).unwrap().epoch, 4);
+        assert_eq!(active.on(&Signal::WouldFail(cause(0)), with_probes()).unwrap().epoch, 4);
+        let last = standing(probing(2, &[(7, 99)])).on(&Signal::Probed(7, Ok(true)), with_probes()).unwrap();
+        assert_eq!((last.epoch, last.phase), (5, Phase::Active));
     }
 
     #[test]
-    fn records_come_back_from_their_bytes() {
-        let mut all = Standings::default();
-        assert!(all.put("v2", standing(Phase::RolledBack(cause(77)))));
-        assert!(all.put("v3", standing(Phase::Holding(cause(5)))));
-        assert!(all.put("v4", Standing { observed: true, ..Standing::NEW }));
-        assert!(matches!(Standings::decode(Some(&all.encode())), Found::Value(back) if back == all));
-        assert!(matches!(Standings::decode(Some(&[1, 9])), Found::Undecodable));
-        assert!(matches!(Standings::decode(Some(TOMBSTONE)), Found::Nothing));
+    fn no_more_probes_are_lent_than_allowed_and_expired_ones_are_given_back() {
+        let ask = |id, now| Signal::Ask(Lease { id, until: Micros(now + 100) }, Micros(now));
+        let one = standing(probing(0, &[])).on(&ask(1, 0), with_probes()).unwrap();
+        let two = one.on(&ask(2, 50), with_probes()).unwrap();
+        assert_eq!(two.on(&ask(3, 99), with_probes()), None, "two are in flight");
+        let three = two.on(&ask(3, 100), with_probes()).unwrap();
+        assert_eq!(
+            three.phase,
+            probing(0, &[(2, 150), (3, 200)]),
+            "the first was given back at its deadline"
+        );
+        assert_eq!(three.on(&Signal::Probed(1, Ok(true)), with_probes()), None, "and counts for nothing");
+        assert_eq!(three.epoch, 4, "probing goes on");
     }
 
     #[test]
-    fn a_reason_is_cut_at_a_character() {
-        let mut long = cause(0);
-        long.text = "ä".repeat(500);
-        let mut all = Standings::default();
-        all.put("v2", standing(Phase::RolledBack(long)));
-        let Found::Value(back) = Standings::decode(Some(&all.encode())) else { panic!("undecodable") };
-        assert!(matches!(&back.get("v2").unwrap().phase, Phase::RolledBack(c) if c.text == "ä".repeat(200)));
+    fn every_end_of_a_probe_gives_its_place_back() {
+        for (said, passed) in [(true, 1), (false, 0)] {
+            let next = standing(probing(0, &[(7, 99)])).on(&Signal::Probed(7, Ok(said)), with_probes());
+            assert_eq!(next.unwrap().phase, probing(passed, &[]));
+        }
+    }
+
+    #[test]
+    fn the_wait_doubles_with_every_failed_round_up_to_its_bound() {
+        let mut s = standing(Phase::Active);
+        let mut waits = Vec::new();
+        s = s.on(&Signal::Fail(cause(0)), with_probes()).unwrap();
+        for _ in 0..7 {
+            let Phase::RolledBack { probe_at: Some(at), .. } = s.phase else { panic!("{s:?}") };
+            waits.push(at.0 / SECOND);
+            s = s.on(&Signal::Time(at), with_probes()).unwrap();
+            s = s.on(&Signal::Probed(1, Err(cause(0))), with_probes()).unwrap();
+        }
+        assert_eq!(waits, [30, 60, 120, 240, 480, 600, 600]);
+    }
+
+    #[test]
+    fn jitter_shortens_the_wait_by_a_fifth_at_most() {
+        for random in 0..1000 {
+            let waited = wait(PROBE, 0, random).0;
+            assert!((24_000..=30_000).contains(&waited), "{waited}");
+        }
+        assert_eq!(wait(PROBE, u32::MAX, u64::MAX).0.max(480_000), wait(PROBE, u32::MAX, u64::MAX).0);
     }
 }

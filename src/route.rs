@@ -12,6 +12,7 @@ use crate::hash::hash;
 use crate::plan::{
     Deployment, HeaderCondition, HeaderTest, HostPattern, IdentitySource, Match, Plan, Rule, Version,
 };
+use crate::split::Split;
 use crate::units::{Bps, Point};
 
 /// The request headers, pseudo headers included, as the proxy hands them over: names in lower case, values any bytes.
@@ -71,6 +72,8 @@ pub struct Choice {
     pub version: usize,
     /// A rule decided, not the split: such traffic is not a fair sample.
     pub forced: bool,
+    /// The version is rolled back and this request may show whether it has recovered.
+    pub probe: bool,
     /// Hash of the sticky identity, if the request has one.
     pub identity: Option<u64>,
 }
@@ -146,26 +149,42 @@ fn contains(value: &[u8], part: &[u8]) -> bool {
     part.is_empty() || value.windows(part.len()).any(|window| window == part)
 }
 
-/// Picks the version. `available(version)` is false for a version that is rolled back; stable is never asked about.
+/// Whether a version may be given traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// By weight and by rule.
+    Open,
+    /// By weight, and only as a probe.
+    Probe,
+    /// Not at all.
+    Shut,
+}
+
+/// Picks the version. `split`: the shares in effect; `access(version)`: whether it may be given traffic; stable is never
+/// asked about. A choice that is a `probe` still needs a place as one.
 pub fn choose(
     deployment: &Deployment,
+    split: &Split,
     facts: &RequestFacts<'_>,
-    available: &dyn Fn(usize) -> bool,
+    access: &dyn Fn(usize) -> Access,
 ) -> Choice {
     let identity =
         deployment.sticky.as_ref().and_then(|sticky| sticky.on.iter().find_map(|source| read(source, facts)));
     let hashed = identity.as_deref().map(|identity| hash(&[deployment.salt.as_bytes(), identity]));
     for rule in &deployment.rules {
         if all_hold(&rule.headers, facts.headers) && takes(deployment, rule, identity.as_deref(), facts) {
-            let stays = rule.keep_after_rollback || available(rule.version);
+            let stays = rule.version == deployment.stable
+                || rule.keep_after_rollback
+                || access(rule.version) == Access::Open;
             let version = if stays { rule.version } else { deployment.stable };
-            return Choice { version, forced: true, identity: hashed };
+            return Choice { version, forced: true, probe: false, identity: hashed };
         }
     }
     let point = Point::from_random(hashed.unwrap_or(facts.random));
-    let picked = deployment.split.pick(point);
-    let version = if picked == deployment.stable || available(picked) { picked } else { deployment.stable };
-    Choice { version, forced: false, identity: hashed }
+    let picked = split.pick(point);
+    let access = if picked == deployment.stable { Access::Open } else { access(picked) };
+    let version = if access == Access::Shut { deployment.stable } else { picked };
+    Choice { version, forced: false, probe: access == Access::Probe, identity: hashed }
 }
 
 /// Whether the rule's percentage takes this request. The hash is salted with the rule's version as well: the people in a

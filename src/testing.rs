@@ -24,6 +24,14 @@ pub fn deployment_plan(rest: &str) -> Plan {
     ))
 }
 
+/// Two versions under a ramp.
+pub fn ramp_plan(ramp: &str) -> Plan {
+    plan(&format!(
+        r#"{{"deployments": [{{"name": "d", "stable": "v1", "ramp": {{{ramp}}}, "versions": [
+            {{"id": "v1", "cluster": "a"}}, {{"id": "v2", "cluster": "b"}}]}}]}}"#
+    ))
+}
+
 /// The guard of a deployment that sets none: every limit off.
 pub fn guard() -> Guard {
     deployment_plan("").deployments.remove(0).guard

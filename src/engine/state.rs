@@ -4,13 +4,17 @@
 use super::{Assigned, Dropped, IDLE_AFTER, MERGE_AFTER, Notes, REFRESH_AFTER, Transition};
 use crate::codec::TOMBSTONE;
 use crate::compare::{Comparison, Observed, Pending, Signal as Kind, YARDSTICK_MIN};
+use crate::hash::hash;
 use crate::outcome::Outcome;
 use crate::plan::{Deployment, GuardMode};
-use crate::rollout::{Cause, Phase, Signal, Standing, Standings};
+use crate::ramp::{Position, Sight};
+use crate::rollout::{Cause, LEASE, Lease, Phase, Rules, Signal, Standing};
+use crate::route::Access;
 use crate::share::{Arm, Evidence, Odds};
+use crate::standings::Standings;
 use crate::stats::{Delta, Event, Found, Snapshot, Stats};
 use crate::store::{Change, Expected, Store, StoreError, update};
-use crate::units::{Micros, Now};
+use crate::units::{Micros, Millis, Now};
 use crate::verdict::{self, Limit, Verdict};
 
 /// Where and when something is decided: the plan's deployment with its versions' places in the state, the store, the time.
@@ -39,6 +43,8 @@ pub(super) struct State {
     pub(super) unreadable: bool,
     /// Moves on with every change that may change the shares in effect.
     pub(super) revision: u64,
+    /// Where the ramp is.
+    position: Option<Position>,
     /// Above this a response is slow: the upper border of stable's 95th percentile.
     yardstick: Option<Micros>,
 }
@@ -56,6 +62,8 @@ pub(super) struct VersionState {
     /// How far the limits are, and how far the comparison is, in percent.
     limits_percent: u64,
     compare_percent: u64,
+    /// Judged outcomes since the release was first seen, when the record was last looked at.
+    total: u64,
     /// Its numbers could not be read: whether it fails cannot be known, so it gets nothing.
     blind: bool,
 }
@@ -70,10 +78,10 @@ enum Merged {
 
 /// What became of a transition.
 enum Moved {
-    /// This worker made it.
-    Won(Standings, Standing),
+    /// This worker made it: the record, the standing before and after.
+    Won(Standings, Standing, Standing),
     /// Nothing to do; the record as it is.
-    Lost(Option<Standings>),
+    Lost(Standings),
     Undecodable,
 }
 
@@ -90,6 +98,7 @@ impl State {
             dirty: false,
             unreadable: false,
             revision: 0,
+            position: None,
             yardstick: None,
         }
     }
@@ -110,6 +119,7 @@ impl State {
             at_zero: true,
             limits_percent: 0,
             compare_percent: 0,
+            total: 0,
             blind: false,
         });
         // The standing of a version that was away comes from the record.
@@ -117,9 +127,21 @@ impl State {
         self.versions.len().saturating_sub(1)
     }
 
-    pub(super) fn available(&self, slot: usize) -> bool {
-        let known = |version: &VersionState| !version.blind && version.standing.available();
-        !self.unreadable && self.versions.get(slot).is_some_and(known)
+    /// Whether a canary may be given traffic.
+    pub(super) fn access(&self, slot: usize) -> Access {
+        match self.versions.get(slot) {
+            Some(version) if !self.unreadable && !version.blind => match version.standing.phase {
+                Phase::Active | Phase::Holding(_) => Access::Open,
+                Phase::Probing { .. } => Access::Probe,
+                Phase::RolledBack { .. } => Access::Shut,
+            },
+            _ => Access::Shut,
+        }
+    }
+
+    /// Stage of the ramp.
+    pub(super) fn stage(&self) -> Option<u32> {
+        self.position.and_then(|position| position.stage)
     }
 
     pub(super) fn epoch(&self, slot: usize) -> u32 {
@@ -134,7 +156,7 @@ impl State {
     /// How far this canary is on its way to a rollback, in percent: the nearest of its limits, or the comparison.
     pub(super) fn percent(version: &VersionState) -> u64 {
         match version.standing.phase {
-            Phase::RolledBack(_) => 100,
+            Phase::RolledBack { .. } => 100,
             _ => version.limits_percent.max(version.compare_percent),
         }
     }
@@ -154,11 +176,14 @@ impl State {
         let mut due = now.mono.since(self.merged_at) >= MERGE_AFTER;
         let failed = matches!(event, Event::Broke | Event::Answered { outcome: Outcome::Bad, .. });
         due |= failed && version != deployment.stable;
-        if !assigned.choice.forced && deployment.guard.compare.is_some() {
+        if !assigned.choice.forced && deployment.guard_at(assigned.stage).compare.is_some() {
             due |= self.observe(scene, assigned, event);
         }
         if self.dirty && due {
             self.flush(scene, notes);
+        }
+        if let (true, Some(lease)) = (failed, assigned.lease) {
+            self.probed(scene, assigned, lease, Some(false), notes);
         }
     }
 
@@ -193,6 +218,7 @@ impl State {
             self.looked_at = Some(now.mono);
             self.refresh(store, now.mono, REFRESH_AFTER, notes);
             self.look_again(scene, notes);
+            self.look_at_ramp(scene, notes);
         }
     }
 
@@ -233,7 +259,8 @@ impl State {
         for version in self.versions.iter().filter(|version| version.standing != Standing::NEW) {
             known.put(&version.id, version.standing.clone());
         }
-        if !known.0.is_empty() {
+        known.ramp = self.position;
+        if known != Standings::default() {
             let _ = update(store, &self.standings_key, &mut |bytes| match Standings::decode(bytes) {
                 Found::Nothing => Change::Write(known.encode(), ()),
                 Found::Value(_) | Found::Undecodable => Change::Keep(()),
@@ -244,6 +271,7 @@ impl State {
     /// Takes over what the record says, unless it is older than what is known here: a value that was lost or dropped must
     /// not bring a canary back.
     fn adopt(&mut self, standings: &Standings) {
+        let mut changed = false;
         for version in &mut self.versions {
             if let Some(shared) = standings.get(&version.id)
                 && shared.epoch >= version.standing.epoch
@@ -251,16 +279,24 @@ impl State {
                 if shared.epoch > version.standing.epoch {
                     version.pending = Delta::default();
                     version.compared.clear();
+                    version.limits_percent = 0;
+                    version.compare_percent = 0;
                 }
-                self.revision = self.revision.wrapping_add(u64::from(version.standing != *shared));
+                changed |= version.standing != *shared;
                 version.standing = shared.clone();
             }
         }
+        if let Some(position) = standings.ramp {
+            changed |= self.stage() != position.stage;
+            self.position = Some(position);
+        }
+        self.revision = self.revision.wrapping_add(u64::from(changed));
     }
 
     /// Merges everything that waits, and judges the canaries that were merged.
     fn flush(&mut self, scene: Scene<'_>, notes: &mut Notes) {
         let Scene { deployment, slots, now, .. } = scene;
+        let window = deployment.guard_at(self.stage()).window;
         self.merged_at = now.mono;
         self.dirty = false;
         let mut merged: Vec<(usize, Snapshot)> = Vec::new();
@@ -268,7 +304,7 @@ impl State {
             let Some(held) = self.versions.get_mut(*slot).filter(|held| !held.pending.is_empty()) else {
                 continue;
             };
-            match merge(scene, held) {
+            match merge(scene, held, window) {
                 Ok(Merged::Into(snapshot)) => {
                     held.pending = Delta::default();
                     merged.push((version, snapshot));
@@ -311,7 +347,7 @@ impl State {
     /// Merges what is held back for a canary's comparison with stable. Returns the evidence that suffices against it.
     fn compare(&mut self, scene: Scene<'_>, version: usize, notes: &mut Notes) -> Option<(Kind, Evidence)> {
         let Scene { deployment, slots, store, .. } = scene;
-        let compare = deployment.guard.compare.as_ref()?;
+        let compare = deployment.guard_at(self.stage()).compare.as_ref()?;
         let held = slots.get(version).and_then(|slot| self.versions.get_mut(*slot))?;
         if held.compared.is_quiet() && held.at_zero {
             // Good outcomes do not move a comparison at zero.
@@ -364,19 +400,21 @@ impl State {
     /// other workers may have seen more, or the last verdict could not be written.
     fn look_again(&mut self, scene: Scene<'_>, notes: &mut Notes) {
         let Scene { deployment, slots, store, .. } = scene;
+        let compare = deployment.guard_at(self.stage()).compare;
         for (version, slot) in slots.iter().enumerate().filter(|(version, _)| *version != deployment.stable) {
             let Some(held) = self.versions.get_mut(*slot) else { continue };
-            if let (Some(compare), Ok(Some(found))) =
-                (&deployment.guard.compare, store.get(&held.compare_key))
+            if let (Some(compare), Ok(Some(found))) = (&compare, store.get(&held.compare_key))
                 && let Found::Value(comparison) = Comparison::decode(Some(&found.bytes))
                 && comparison.epoch == held.standing.epoch
             {
                 held.at_zero = comparison.is_at_zero();
                 held.compare_percent = comparison.percent(compare);
             }
-            if held.blind || State::percent(held) > 0 || matches!(held.standing.phase, Phase::Holding(_)) {
+            let (percent, phase) = (State::percent(held), &held.standing.phase);
+            if held.blind || percent > 0 || matches!(phase, Phase::Holding(_)) {
                 self.look_at(scene, version, None, notes);
             }
+            self.signal(scene, *slot, Signal::Time(scene.now.mono), None, notes);
         }
     }
 
@@ -388,10 +426,11 @@ impl State {
         blame: Option<(Kind, Evidence)>,
         notes: &mut Notes,
     ) {
+        let window = scene.deployment.guard_at(self.stage()).window;
         let Some(held) = scene.slots.get(version).and_then(|slot| self.versions.get_mut(*slot)) else {
             return;
         };
-        let found = snapshot_of(scene, held, notes);
+        let found = snapshot_of(scene, held, window, notes);
         self.revision = self.revision.wrapping_add(u64::from(held.blind == found.is_some()));
         held.blind = found.is_none();
         if let Some(snapshot) = found {
@@ -408,25 +447,22 @@ impl State {
         blame: Option<(Kind, Evidence)>,
         notes: &mut Notes,
     ) {
-        let Scene { deployment, slots, store, now } = scene;
-        let guard = &deployment.guard;
+        let Scene { deployment, slots, now, .. } = scene;
+        let guard = deployment.guard_at(self.stage());
         let slot = slots.get(version).copied().unwrap_or(usize::MAX);
         let Some(held) = self.versions.get_mut(slot) else { return };
         held.limits_percent = verdict::evidence(guard, canary);
         let exceeded = verdict::any_exceeded(guard, canary);
         if !exceeded && blame.is_none() {
             let signal = Signal::Pass { now: now.mono, window: guard.window };
-            if held.standing.on(&signal).is_some() {
-                self.transit(slot, signal, canary, &Snapshot::default(), store, notes);
-            }
-            return;
+            return self.signal(scene, slot, signal, None, notes);
         }
         let mut read;
         let stable = match stable {
             Some(stable) => stable,
             None => {
                 let slot = slots.get(deployment.stable).and_then(|slot| self.versions.get(*slot));
-                read = slot.and_then(|held| snapshot_of(scene, held, notes));
+                read = slot.and_then(|held| snapshot_of(scene, held, guard.window, notes));
                 // Stable's numbers cannot excuse a canary if they cannot be read.
                 read.get_or_insert_default()
             }
@@ -448,78 +484,206 @@ impl State {
             (Verdict::Shared(broken), None) => Signal::Shared(limit(broken)),
             (Verdict::Pass | Verdict::Inconclusive, None) => return,
         };
-        if self.versions.get(slot).is_some_and(|held| held.standing.on(&signal).is_some()) {
-            self.transit(slot, signal, canary, stable, store, notes);
-        }
+        self.signal(scene, slot, signal, Some((canary, stable)), notes);
     }
 
-    /// Makes a transition in the shared record. It is reported by the worker whose write made it.
-    fn transit(
+    /// Gives a signal to a version's standing and, if it changes something, makes the transition in the shared record. It is
+    /// reported by the worker whose write made it.
+    fn signal(
         &mut self,
+        scene: Scene<'_>,
         slot: usize,
         signal: Signal,
-        canary: &Snapshot,
-        stable: &Snapshot,
-        store: &dyn Store,
+        seen: Option<(&Snapshot, &Snapshot)>,
         notes: &mut Notes,
     ) {
         let Some(held) = self.versions.get(slot) else { return };
-        let (id, known) = (held.id.clone(), held.standing.clone());
-        let moved = update(store, &self.standings_key, &mut |bytes| {
-            let mut standings = match Standings::decode(bytes) {
-                Found::Nothing => Standings::default(),
-                Found::Value(standings) => standings,
-                Found::Undecodable => return Change::Keep(Moved::Undecodable),
-            };
-            // What is known here counts if the record is older or gone.
-            let current = match standings.get(&id) {
-                Some(shared) if shared.epoch >= known.epoch => shared.clone(),
-                _ => known.clone(),
-            };
-            if current.epoch > known.epoch {
-                return Change::Keep(Moved::Lost(Some(standings)));
-            }
-            match current.on(&signal) {
-                Some(next) if standings.put(&id, next.clone()) => {
-                    Change::Write(standings.encode(), Moved::Won(standings, next))
-                }
-                _ => Change::Keep(Moved::Lost(Some(standings))),
-            }
-        });
+        let rules = Rules { recovery: scene.deployment.recovery, random: jitter(held, &signal, scene.now) };
+        if held.standing.on(&signal, rules).is_none() {
+            return;
+        }
+        let (id, known, total) = (held.id.clone(), held.standing.clone(), held.total);
+        let moved = self.transit(scene.store, slot, &signal, rules, total);
         match moved {
-            Ok(Moved::Won(standings, next)) => {
+            Ok(Moved::Won(standings, before, after)) => {
                 self.adopt(&standings);
+                let would = matches!(signal, Signal::WouldFail(_));
+                if before.phase.name() == after.phase.name() && !would {
+                    return;
+                }
                 let cause = match &signal {
-                    Signal::Fail(cause) | Signal::WouldFail(cause) | Signal::Shared(cause) => {
-                        Some(cause.clone())
-                    }
-                    Signal::Pass { .. } => None,
+                    Signal::Fail(cause)
+                    | Signal::WouldFail(cause)
+                    | Signal::Shared(cause)
+                    | Signal::Probed(_, Err(cause)) => Some(cause.clone()),
+                    _ => None,
                 };
-                let enforced = !matches!(signal, Signal::WouldFail(_));
+                let counts = |snapshot: &Snapshot| (snapshot.tally.judged, snapshot.tally.bad);
                 notes.transitions.push(Transition {
                     deployment: self.name.clone(),
                     release: self.release.clone(),
                     version: id,
-                    epoch: next.epoch,
+                    epoch: after.epoch,
                     from: known.phase.name(),
-                    to: if enforced { next.phase.name() } else { "rolled_back" },
-                    enforced,
+                    to: if would { "rolled_back" } else { after.phase.name() },
+                    stage: self.stage(),
+                    enforced: !would,
                     cause,
-                    canary: (canary.tally.judged, canary.tally.bad),
-                    stable: (stable.tally.judged, stable.tally.bad),
+                    canary: seen.map(|(canary, _)| counts(canary)).unwrap_or_default(),
+                    stable: seen.map(|(_, stable)| counts(stable)).unwrap_or_default(),
                 });
             }
-            Ok(Moved::Lost(standings)) => {
-                if let Some(standings) = standings {
-                    self.adopt(&standings);
-                }
-            }
+            Ok(Moved::Lost(standings)) => self.adopt(&standings),
             Ok(Moved::Undecodable) => {
                 self.unreadable = true;
+                self.revision = self.revision.wrapping_add(1);
                 notes.drop(Dropped::Undecodable, 1);
             }
             Err(StoreError::Mismatch) => notes.drop(Dropped::VerdictDeferred, 1),
             Err(StoreError::Refused) => notes.drop(Dropped::Refused, 1),
+        }
+    }
+
+    fn transit(
+        &self,
+        store: &dyn Store,
+        slot: usize,
+        signal: &Signal,
+        rules: Rules,
+        total: u64,
+    ) -> Result<Moved, StoreError> {
+        let Some(held) = self.versions.get(slot) else { return Err(StoreError::Refused) };
+        update(store, &self.standings_key, &mut |bytes| {
+            let mut standings = match Standings::decode(bytes) {
+                Found::Nothing => Standings { ramp: self.position, ..Standings::default() },
+                Found::Value(standings) => standings,
+                Found::Undecodable => return Change::Keep(Moved::Undecodable),
+            };
+            // What is known here counts if the record is older or gone.
+            let current = match standings.get(&held.id) {
+                Some(shared) if shared.epoch >= held.standing.epoch => shared.clone(),
+                _ => held.standing.clone(),
+            };
+            if current.epoch > held.standing.epoch {
+                return Change::Keep(Moved::Lost(standings));
+            }
+            match current.on(signal, rules) {
+                Some(next) if standings.put(&held.id, next.clone()) => {
+                    if matches!((&current.phase, &next.phase), (Phase::Probing { .. }, Phase::Active)) {
+                        standings.ramp = standings.ramp.map(|position| position.restarted(total));
+                    }
+                    Change::Write(standings.encode(), Moved::Won(standings, current, next))
+                }
+                _ => Change::Keep(Moved::Lost(standings)),
+            }
+        })
+    }
+
+    /// A place as a probe for a request, if one is free.
+    pub(super) fn lend(
+        &mut self,
+        deployment: &Deployment,
+        slot: usize,
+        store: &dyn Store,
+        now: Micros,
+        random: u64,
+    ) -> Option<u64> {
+        let lease = Lease { id: random, until: now.plus(LEASE) };
+        let signal = Signal::Ask(lease, now);
+        let rules = Rules { recovery: deployment.recovery, random };
+        // This worker's copy says whether it is worth asking.
+        self.versions.get(slot)?.standing.on(&signal, rules)?;
+        let moved = self.transit(store, slot, &signal, rules, 0).ok()?;
+        let (standings, won) = match moved {
+            Moved::Won(standings, ..) => (standings, true),
+            Moved::Lost(standings) => (standings, false),
+            Moved::Undecodable => return None,
+        };
+        self.adopt(&standings);
+        won.then_some(lease.id)
+    }
+
+    /// A probe is over.
+    pub(super) fn probed(
+        &mut self,
+        scene: Scene<'_>,
+        assigned: &Assigned,
+        lease: u64,
+        good: Option<bool>,
+        notes: &mut Notes,
+    ) {
+        let slot = scene.slots.get(assigned.choice.version).copied().unwrap_or(usize::MAX);
+        if self.epoch(slot) != assigned.epoch {
+            return;
+        }
+        let said = match good {
+            Some(false) => Err(Cause {
+                label: "probe".to_owned(),
+                text: "a probe failed".to_owned(),
+                since: scene.now.mono,
+                wall: scene.now.wall,
+            }),
+            Some(true) => Ok(true),
+            None => Ok(false),
+        };
+        self.signal(scene, slot, Signal::Probed(lease, said), None, notes);
+    }
+
+    /// Moves the ramp's clock on, about once a second in the whole process, and begins the next stage when it is due.
+    fn look_at_ramp(&mut self, scene: Scene<'_>, notes: &mut Notes) {
+        let Scene { deployment, slots, store, now } = scene;
+        let Some(ramp) = &deployment.ramp else { return };
+        // Under a ramp there is exactly one canary.
+        let canary = slots.iter().enumerate().find(|(version, _)| *version != deployment.stable);
+        let Some(held) = canary.and_then(|(_, slot)| self.versions.get_mut(*slot)) else { return };
+        if let Ok(Some(found)) = store.get(&held.stats_key)
+            && let Found::Value(stats) = Stats::decode(Some(&found.bytes))
+        {
+            held.total = stats.total;
+        }
+        let sight = Sight {
+            now,
+            outcomes: held.total,
+            evidence: State::percent(held),
+            active: held.standing.phase == Phase::Active && !held.blind,
+        };
+        let (id, epoch) = (held.id.clone(), held.standing.epoch);
+        let known = self.position;
+        let looked = update(store, &self.standings_key, &mut |bytes| {
+            let mut standings = match Standings::decode(bytes) {
+                Found::Nothing => Standings { ramp: known, ..Standings::default() },
+                Found::Value(standings) => standings,
+                Found::Undecodable => return Change::Keep(None),
+            };
+            let (position, begun) = match standings.ramp {
+                None => (Position::first(ramp, now), false),
+                Some(held) if now.mono.since(held.looked_at) < IDLE_AFTER => return Change::Keep(None),
+                Some(held) => held.look(ramp, sight),
+            };
+            standings.ramp = Some(position);
+            Change::Write(standings.encode(), Some((standings, begun)))
+        });
+        match looked {
+            Ok(Some((standings, begun))) => {
+                self.adopt(&standings);
+                if begun {
+                    notes.transitions.push(Transition {
+                        deployment: self.name.clone(),
+                        release: self.release.clone(),
+                        version: id,
+                        epoch,
+                        from: "active",
+                        to: "active",
+                        stage: self.stage(),
+                        enforced: true,
+                        cause: None,
+                        canary: (sight.outcomes, 0),
+                        stable: (0, 0),
+                    });
+                }
+            }
+            Ok(None) => {}
+            Err(error) => notes.drop(Dropped::of(error), 1),
         }
     }
 
@@ -537,6 +701,12 @@ impl State {
     }
 }
 
+/// Random enough to spread the probes of many Envoys, and the same for every try of one transition.
+fn jitter(held: &VersionState, signal: &Signal, now: Now) -> u64 {
+    let lease = if let Signal::Probed(id, _) = signal { *id } else { 0 };
+    hash(&[held.id.as_bytes(), &now.mono.0.to_le_bytes(), &now.wall.0.to_le_bytes(), &lease.to_le_bytes()])
+}
+
 /// Says why a comparison blames the canary, with the numbers it is based on.
 fn compared(kind: Kind, evidence: &Evidence) -> String {
     let (counts, what) = (
@@ -552,9 +722,8 @@ fn compared(kind: Kind, evidence: &Evidence) -> String {
     )
 }
 
-fn merge(scene: Scene<'_>, held: &VersionState) -> Result<Merged, StoreError> {
-    let Scene { deployment, store, now, .. } = scene;
-    let window = deployment.guard.window;
+fn merge(scene: Scene<'_>, held: &VersionState, window: Millis) -> Result<Merged, StoreError> {
+    let Scene { store, now, .. } = scene;
     let epoch = held.standing.epoch;
     update(store, &held.stats_key, &mut |bytes| {
         let mut stats = match Stats::decode(bytes) {
@@ -576,16 +745,14 @@ fn merge(scene: Scene<'_>, held: &VersionState) -> Result<Merged, StoreError> {
 }
 
 /// A version's shared numbers as they are now; `None` if they cannot be read.
-fn snapshot_of(scene: Scene<'_>, held: &VersionState, notes: &mut Notes) -> Option<Snapshot> {
-    let Scene { deployment, store, now, .. } = scene;
+fn snapshot_of(scene: Scene<'_>, held: &VersionState, window: Millis, notes: &mut Notes) -> Option<Snapshot> {
+    let Scene { store, now, .. } = scene;
     let Ok(found) = store.get(&held.stats_key) else {
         notes.drop(Dropped::Refused, 1);
         return None;
     };
     match Stats::decode(found.as_ref().map(|v| v.bytes.as_slice())) {
-        Found::Value(stats) if stats.epoch == held.standing.epoch => {
-            Some(stats.snapshot(now.mono, deployment.guard.window))
-        }
+        Found::Value(stats) if stats.epoch == held.standing.epoch => Some(stats.snapshot(now.mono, window)),
         Found::Value(_) | Found::Nothing => Some(Snapshot::default()),
         Found::Undecodable => {
             notes.drop(Dropped::Undecodable, 1);

@@ -50,7 +50,7 @@ impl AttemptStream {
                     None => keyless = true,
                 }
             }
-            let attempt = flight.begin(now.mono, picked, &deployment.guard.errors, &mut judged);
+            let attempt = flight.begin(now.mono, picked, &request.guard(deployment).errors, &mut judged);
             self.attempt = Some((Rc::clone(&request), attempt));
         }
         if let Some(seen) = request.router.keys_seen(request.deployment, request.version()) {
@@ -75,7 +75,7 @@ impl AttemptStream {
         self.answered = true;
         let now = self.worker.clock.now();
         let judged = match request.flight.try_borrow_mut() {
-            Ok(mut flight) => flight.answered(*attempt, status, now.mono, &deployment.guard.errors),
+            Ok(mut flight) => flight.answered(*attempt, status, now.mono, &request.guard(deployment).errors),
             Err(_) => None,
         };
         if let Some(judged) = judged {
@@ -88,7 +88,7 @@ impl AttemptStream {
         let Some(deployment) = request.deployment() else { return };
         let now = self.worker.clock.now();
         let cancelled = host::response_flags() & flags::CANCELLED != 0;
-        let errors = &deployment.guard.errors;
+        let errors = &request.guard(deployment).errors;
         let judged = match request.flight.try_borrow_mut() {
             Ok(mut flight) if cancelled => flight.abandoned(attempt, now.mono, errors),
             Ok(mut flight) => flight.failed(attempt, now.mono, errors),

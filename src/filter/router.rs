@@ -87,7 +87,8 @@ impl RouterStream {
 
     /// Opens the request's ledger and, where there is a `keys` role, ties its attempts to it.
     fn start(&mut self, deployment: usize, assigned: Assigned, pool: Option<usize>, seen: Micros) {
-        let impatient_after = self.router.plan.deployments.get(deployment).and_then(impatience);
+        let taken_by = self.router.plan.deployments.get(deployment);
+        let impatient_after = taken_by.and_then(|d| impatience(d.guard_at(assigned.stage)));
         let request = Rc::new(InFlight {
             router: Rc::clone(&self.router),
             deployment,
@@ -166,7 +167,12 @@ impl RouterStream {
         if !flight.last_status_seen()
             && let Some(status) = host::response_status()
         {
-            judged = flight.router_answer(status, host::via_upstream(), now.mono, &deployment.guard.errors);
+            judged = flight.router_answer(
+                status,
+                host::via_upstream(),
+                now.mono,
+                &request.guard(deployment).errors,
+            );
         }
         if flight.reached() {
             let millis = now.mono.since(flight.seen()).checked_div(1000).unwrap_or(0);
@@ -196,13 +202,10 @@ impl RouterStream {
                 seen.set(false);
             }
             let ending = outcome::ending(flags, flight.reached());
-            flight.finish(ending, now.mono, &deployment.guard.errors, &mut judged)
+            flight.finish(ending, now.mono, &request.guard(deployment).errors, &mut judged)
         };
         self.worker.record(request, &judged, now);
-        let metrics = self.router.metrics.get(request.deployment);
-        if let Some(version) = metrics.and_then(|m| m.versions.get(request.version())) {
-            version.requests.count(outcome);
-        }
+        self.worker.finish(request, outcome, now);
     }
 }
 

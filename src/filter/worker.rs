@@ -9,7 +9,8 @@ use crate::engine::{Assigned, Binding, Engine, Notes, Transition};
 use crate::flight::{Flight, Judgement};
 use crate::host::{self, Clock, SharedData};
 use crate::keys::Ring;
-use crate::plan::{Deployment, Plan, Secret};
+use crate::outcome::Outcome;
+use crate::plan::{Deployment, Guard, Plan, Secret};
 use crate::units::{Millis, Now};
 
 thread_local! {
@@ -193,6 +194,27 @@ impl Worker {
         self.tell(&request.router, request.deployment, notes);
     }
 
+    /// A request is over: counts it, and ends its probe, if it was one.
+    pub fn finish(&self, request: &InFlight, outcome: Outcome, now: Now) {
+        let metrics = request.router.metrics.get(request.deployment);
+        if let Some(version) = metrics.and_then(|metrics| metrics.versions.get(request.version())) {
+            version.requests.count(outcome);
+        }
+        if request.assigned.lease.is_some()
+            && let Some(deployment) = request.deployment()
+            && let Some(binding) = request.router.bindings.get(request.deployment)
+        {
+            let good = match outcome {
+                Outcome::Good => Some(true),
+                Outcome::Bad => Some(false),
+                _ => None,
+            };
+            let mut notes = Notes::default();
+            binding.finish(deployment, &request.assigned, good, &SharedData, now, &mut notes);
+            self.tell(&request.router, request.deployment, notes);
+        }
+    }
+
     /// Logs and counts what the engine reports.
     pub fn tell(&self, router: &Router, deployment: usize, notes: Notes) {
         for (what, count) in notes.dropped {
@@ -265,6 +287,11 @@ impl InFlight {
         self.router.plan.deployments.get(self.deployment)
     }
 
+    /// The guard it is judged by.
+    pub fn guard<'a>(&self, deployment: &'a Deployment) -> &'a Guard {
+        deployment.guard_at(self.assigned.stage)
+    }
+
     /// Index of the version.
     pub fn version(&self) -> usize {
         self.assigned.choice.version
@@ -276,8 +303,8 @@ impl InFlight {
 }
 
 /// The smallest latency limit: a client that leaves later than this has waited too long.
-pub fn impatience(deployment: &Deployment) -> Option<Millis> {
-    let limits = &deployment.guard.max_latency;
+pub fn impatience(guard: &Guard) -> Option<Millis> {
+    let limits = &guard.max_latency;
     [limits.avg, limits.p50, limits.p95, limits.p99].into_iter().flatten().min()
 }
 
@@ -294,6 +321,7 @@ fn event_line(transition: &Transition) -> String {
         "version": transition.version,
         "from": transition.from,
         "to": transition.to,
+        "stage": transition.stage,
         "reason": cause.map(|cause| &cause.label),
         "why": cause.map(|cause| &cause.text),
         "time": cause.map(|cause| cause.wall.to_string()),

@@ -1,0 +1,239 @@
+//! The ramp: where a rollout is in its stages, and when the next one begins.
+//!
+//! A stage ends when its time has passed, enough outcomes of the canary were seen in it, and nothing speaks against the
+//! canary. Too little data neither passes nor fails: the stage goes on. Its clock runs only while the canary is active and the
+//! ramp is not paused, so a pause or a hold adds to the stage what it took. The position is shared by all workers and survives
+//! reloads. With `start`, an Envoy that sees the release for the first time (or again, after a restart) begins where the clock
+//! says that the others are.
+
+use crate::codec::{Reader, Writer};
+use crate::plan::{Ramp, Stage};
+use crate::units::{Bps, Micros, Now};
+
+/// Evidence, in percent of a rollback, from which a stage does not end: half way.
+pub const NEAR: u64 = 50;
+
+/// A gap between two looks longer than this counts as this: a proxy that stood still has not watched the canary meanwhile.
+const STEP_MAX: u64 = 10_000_000;
+
+/// Where a ramp is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Position {
+    /// Index of the stage; `None` before `start`.
+    pub stage: Option<u32>,
+    /// For how long the stage's clock has run, in microseconds.
+    pub elapsed: u64,
+    /// The canary's judged outcomes when the stage began.
+    pub outcomes_before: u64,
+    /// When somebody last looked.
+    pub looked_at: Micros,
+}
+
+/// What the next stage depends on.
+#[derive(Debug, Clone, Copy)]
+pub struct Sight {
+    /// Now.
+    pub now: Now,
+    /// The canary's judged outcomes since the release was first seen.
+    pub outcomes: u64,
+    /// Evidence against the canary, in percent of a rollback.
+    pub evidence: u64,
+    /// The canary is active: neither held, nor rolled back, nor probing.
+    pub active: bool,
+}
+
+impl Position {
+    /// Where a ramp is when it is first seen.
+    pub fn first(ramp: &Ramp, now: Now) -> Position {
+        let at = |stage, elapsed| Position { stage, elapsed, outcomes_before: 0, looked_at: now.mono };
+        let Some(start) = ramp.start else { return at(Some(0), 0) };
+        let Some(mut since) = now.wall.0.checked_sub(start.0) else { return at(None, 0) };
+        for (n, stage) in (0..).zip(&ramp.stages) {
+            let last = usize::try_from(n).is_ok_and(|n: usize| n.saturating_add(1) >= ramp.stages.len());
+            if last || since < stage.duration.0 {
+                return at(Some(n), since.saturating_mul(1000));
+            }
+            since = since.saturating_sub(stage.duration.0);
+        }
+        at(Some(0), 0)
+    }
+
+    /// Where it is now. The second value says whether another stage has begun.
+    pub fn look(self, ramp: &Ramp, sight: Sight) -> (Position, bool) {
+        let Some(n) = self.stage else {
+            let first = Position::first(ramp, sight.now);
+            return (first, first.stage.is_some());
+        };
+        let step = sight.now.mono.since(self.looked_at).min(STEP_MAX);
+        let running = sight.active && !ramp.paused;
+        let elapsed = if running { self.elapsed.saturating_add(step) } else { self.elapsed };
+        let here = Position { elapsed, looked_at: sight.now.mono, ..self };
+        let next = n.saturating_add(1);
+        let over = stage(ramp, Some(n)).is_some_and(|stage| {
+            elapsed >= stage.duration.as_micros()
+                && sight.outcomes.saturating_sub(self.outcomes_before) >= u64::from(stage.min_requests)
+        });
+        let there = usize::try_from(next).is_ok_and(|next| next < ramp.stages.len());
+        if running && over && there && sight.evidence < NEAR {
+            let begun = Position { stage: Some(next), elapsed: 0, outcomes_before: sight.outcomes, ..here };
+            return (begun, true);
+        }
+        (here, false)
+    }
+
+    /// Back to the beginning: a canary that comes back does not come back at the stage that broke it.
+    pub fn restarted(self, outcomes: u64) -> Position {
+        Position { stage: self.stage.map(|_| 0), elapsed: 0, outcomes_before: outcomes, ..self }
+    }
+
+    /// Appends it to a value.
+    pub fn encode(&self, w: &mut Writer) {
+        w.number(self.stage.map_or(0, |stage| u64::from(stage).saturating_add(1)));
+        w.number(self.elapsed);
+        w.number(self.outcomes_before);
+        w.number(self.looked_at.0);
+    }
+
+    /// Reads it from a value.
+    pub fn decode(r: &mut Reader<'_>) -> Option<Position> {
+        let stage = match r.number()? {
+            0 => None,
+            n => Some(u32::try_from(n.checked_sub(1)?).ok()?),
+        };
+        let (elapsed, outcomes_before) = (r.number()?, r.number()?);
+        Some(Position { stage, elapsed, outcomes_before, looked_at: Micros(r.number()?) })
+    }
+}
+
+/// The stage at an index; the last one if a reload has left fewer.
+pub fn stage(ramp: &Ramp, n: Option<u32>) -> Option<&Stage> {
+    let n = usize::try_from(n?).ok()?;
+    ramp.stages.get(n).or(ramp.stages.last())
+}
+
+/// The canary's share at a stage; nothing before the start.
+pub fn weight(ramp: &Ramp, n: Option<u32>) -> Bps {
+    stage(ramp, n).map_or(Bps::ZERO, |stage| stage.weight)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::ramp_plan;
+    use crate::units::UnixMillis;
+
+    const SECOND: u64 = 1_000_000;
+
+    fn ramp(rest: &str) -> Ramp {
+        ramp_plan(&format!(
+            r#""stages": [{{"weight": 5, "for": "10s", "min_requests": 100}}, {{"weight": 25, "for": "20s"}},
+               {{"weight": 100, "for": "1h"}}] {rest}"#
+        ))
+        .deployments
+        .remove(0)
+        .ramp
+        .unwrap()
+    }
+
+    fn at(seconds: u64) -> Now {
+        Now { mono: Micros(seconds * SECOND), wall: UnixMillis(1_795_168_800_000 + seconds * 1000) }
+    }
+
+    fn sight(seconds: u64, outcomes: u64) -> Sight {
+        Sight { now: at(seconds), outcomes, evidence: 0, active: true }
+    }
+
+    /// Looks every second from where it is until `to`; the last position and the seconds at which stages began.
+    fn walk(mut p: Position, ramp: &Ramp, to: u64, outcomes: impl Fn(u64) -> u64) -> (Position, Vec<u64>) {
+        let mut begun = Vec::new();
+        for second in p.looked_at.0 / SECOND + 1..=to {
+            let (next, moved) = p.look(ramp, sight(second, outcomes(second)));
+            p = next;
+            if moved {
+                begun.push(second);
+            }
+        }
+        (p, begun)
+    }
+
+    #[test]
+    fn stages_end_by_time_and_the_last_one_stays() {
+        let ramp = ramp("");
+        let (p, begun) = walk(Position::first(&ramp, at(0)), &ramp, 9_000, |_| 1_000);
+        assert_eq!((p.stage, begun), (Some(2), vec![10, 30]));
+        assert_eq!(weight(&ramp, p.stage), Bps::ALL);
+    }
+
+    #[test]
+    fn too_little_data_holds_the_stage() {
+        let ramp = ramp("");
+        let (_, begun) = walk(Position::first(&ramp, at(0)), &ramp, 60, |second| second * 4);
+        assert_eq!(begun, [25, 45], "a hundred outcomes at the 25th second; then the next stage's own time");
+    }
+
+    #[test]
+    fn a_stage_does_not_end_while_a_limit_is_near() {
+        let ramp = ramp("");
+        let p = Position::first(&ramp, at(0));
+        let near = Sight { evidence: NEAR, ..sight(10, 500) };
+        assert!(!p.look(&ramp, near).1);
+        assert!(p.look(&ramp, sight(10, 500)).1);
+    }
+
+    #[test]
+    fn the_clock_stands_still_while_paused_or_held() {
+        let paused = ramp(r#", "paused": true"#);
+        let going = ramp("");
+        let (p, begun) = walk(Position::first(&paused, at(0)), &paused, 100, |_| 500);
+        assert!(begun.is_empty());
+        let (_, begun) = walk(p, &going, 120, |_| 500);
+        assert_eq!(begun, [110], "ten seconds after the pause has ended");
+        let held = Sight { active: false, ..sight(50, 500) };
+        assert_eq!(Position::first(&going, at(0)).look(&going, held).0.elapsed, 0);
+    }
+
+    #[test]
+    fn an_anchored_ramp_begins_where_the_clock_says() {
+        let ramp = ramp(r#", "start": "2026-11-20T10:00:00Z""#);
+        for (second, stage, elapsed) in
+            [(0, 0, 0), (9, 0, 9), (10, 1, 0), (29, 1, 19), (30, 2, 0), (9_999, 2, 9_969)]
+        {
+            let p = Position::first(&ramp, at(second));
+            assert_eq!((p.stage, p.elapsed), (Some(stage), elapsed * SECOND), "after {second} s");
+        }
+    }
+
+    #[test]
+    fn before_its_start_a_ramp_gives_nothing() {
+        let ramp = ramp(r#", "start": "2026-11-20T10:00:05Z""#);
+        let p = Position::first(&ramp, at(0));
+        assert_eq!((p.stage, weight(&ramp, p.stage)), (None, Bps::ZERO));
+        let (p, begun) = walk(p, &ramp, 6, |_| 0);
+        assert_eq!((p.stage, begun), (Some(0), vec![5]));
+    }
+
+    #[test]
+    fn a_shortened_ramp_stays_at_its_last_stage() {
+        let ramp = ramp("");
+        let p = Position { stage: Some(7), ..Position::first(&ramp, at(0)) };
+        assert_eq!(weight(&ramp, p.stage), Bps::ALL);
+        assert!(!p.look(&ramp, sight(9_000, 0)).1);
+    }
+
+    #[test]
+    fn a_proxy_that_stood_still_has_not_watched() {
+        let ramp = ramp("");
+        let p = Position { stage: Some(1), ..Position::first(&ramp, at(0)) };
+        assert!(!p.look(&ramp, sight(3_600, 500)).1, "an hour's gap counts as ten seconds");
+    }
+
+    #[test]
+    fn a_position_comes_back_from_its_bytes() {
+        for stage in [None, Some(0), Some(99)] {
+            let p = Position { stage, elapsed: 5, outcomes_before: 6, looked_at: Micros(7) };
+            let mut w = Writer::new();
+            p.encode(&mut w);
+            assert_eq!(Position::decode(&mut Reader::new(&w.finish()).unwrap()), Some(p));
+        }
+    }
+}
