@@ -70,7 +70,7 @@ impl Dropped {
 }
 
 /// A change of a version's standing, reported by the one worker that made it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Transition {
     /// Deployment.
     pub deployment: String,
@@ -94,10 +94,14 @@ pub struct Transition {
     pub canary: (u64, u64),
     /// Judged and bad outcomes of stable in the window.
     pub stable: (u64, u64),
+    /// Score of the comparison, and the score that it takes; absent where a limit decided.
+    pub score: Option<(f64, f64)>,
+    /// Ids of a few requests that went badly, on the worker that made the transition.
+    pub requests: Vec<String>,
 }
 
 /// What the adapter should tell the world after a call.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq)]
 pub struct Notes {
     /// To log, and to count where they are rollbacks.
     pub transitions: Vec<Transition>,
@@ -187,13 +191,15 @@ pub struct Assigned {
     pub stage: Option<u32>,
     /// Its place as a probe, if it is one.
     pub lease: Option<u64>,
+    /// The request's id, where it may become evidence: for canaries.
+    pub request_id: Option<Rc<str>>,
 }
 
 impl Assigned {
     /// To a version by force, not by chance: what becomes of it does not compare the versions.
     pub fn forced(version: usize) -> Assigned {
         let choice = Choice { version, forced: true, probe: false, identity: None };
-        Assigned { choice, epoch: 0, shares: Rc::default(), stage: None, lease: None }
+        Assigned { choice, epoch: 0, shares: Rc::default(), stage: None, lease: None, request_id: None }
     }
 }
 
@@ -227,7 +233,14 @@ impl Binding {
             choice.version = deployment.stable;
         }
         let epoch = state.epoch(self.slot(choice.version));
-        Assigned { choice, epoch, shares: Rc::clone(&in_effect.shares), stage: state.stage(), lease }
+        Assigned {
+            choice,
+            epoch,
+            shares: Rc::clone(&in_effect.shares),
+            stage: state.stage(),
+            lease,
+            request_id: None,
+        }
     }
 
     /// Records what happened to a version. May merge and judge.

@@ -54,7 +54,12 @@ impl Worker {
     fn see(&self, store: &MemoryStore, at: u64, of: (usize, u32), event: Event) -> Notes {
         let choice = Choice { version: of.0, forced: false, probe: false, identity: None };
         let shares = self.bindings[0].effective_weights(&self.plan.deployments[0]);
-        self.result(store, at, &Assigned { choice, epoch: of.1, shares, stage: None, lease: None }, event)
+        self.result(
+            store,
+            at,
+            &Assigned { choice, epoch: of.1, shares, stage: None, lease: None, request_id: None },
+            event,
+        )
     }
 
     fn result(&self, store: &MemoryStore, at: u64, of: &Assigned, event: Event) -> Notes {

@@ -1,5 +1,6 @@
 //! The adapter: proxy-wasm contexts on one side, the engine on the other. It reads facts, asks, applies; it decides nothing.
 
+mod alerts;
 mod attempts;
 mod metrics;
 mod router;
@@ -94,11 +95,22 @@ impl Root {
 }
 
 impl Context for Root {
+    fn on_http_call_response(&mut self, call: u32, _: usize, _: usize, _: usize) {
+        let now = self.worker.clock.mono();
+        let Ok(mut outbox) = self.worker.outbox.try_borrow_mut() else { return };
+        if outbox.answered(call, host::call_status(), now) {
+            self.worker.metrics.dropped_label("alert", 1);
+        }
+    }
+
     fn on_done(&mut self) -> bool {
         match std::mem::replace(&mut self.role, Role::Unconfigured) {
             Role::Router { router, .. } => {
                 // The timer of a context that has ended would go on for ever.
                 host::set_tick(Duration::ZERO);
+                if let Ok(mut outbox) = self.worker.outbox.try_borrow_mut() {
+                    outbox.orphaned(self.worker.clock.mono());
+                }
                 self.worker.retire(router);
             }
             Role::Keys => self.worker.count_keys_role(-1),
@@ -140,6 +152,12 @@ impl RootContext for Root {
             router.show(n);
         }
         router.show_keys();
+        if let Ok(mut outbox) = self.worker.outbox.try_borrow_mut() {
+            let given_up = outbox.post(now.mono);
+            if given_up > 0 {
+                self.worker.metrics.dropped_label("alert", given_up);
+            }
+        }
     }
 
     fn create_http_context(&self, _: u32) -> Option<Box<dyn HttpContext>> {

@@ -158,6 +158,25 @@ pub fn reply(status: u32, body: &str) {
     let _ = hostcalls::send_http_response(status, headers, Some(body.as_bytes()));
 }
 
+/// Posts a JSON body from a root context; the call's number, or `None` if Envoy would not (no such cluster).
+pub fn post(cluster: &str, host: &str, path: &str, body: &str, timeout: Duration) -> Option<u32> {
+    let headers = vec![
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":authority", host),
+        (":path", path),
+        ("content-type", "application/json"),
+        ("user-agent", "bellwether"),
+    ];
+    hostcalls::dispatch_http_call(cluster, headers, Some(body.as_bytes()), vec![], timeout).ok()
+}
+
+/// The status of the answer to a call. Only in the callback of the call.
+pub fn call_status() -> Option<u16> {
+    let bytes = hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, ":status").ok()??;
+    std::str::from_utf8(&bytes).ok()?.parse().ok()
+}
+
 /// Sets the period of the root context's tick; 0 stops it (it would go on after the context's end otherwise).
 pub fn set_tick(period: Duration) {
     let _ = hostcalls::set_tick_period(period);

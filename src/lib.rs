@@ -42,6 +42,7 @@ pub mod compare;
 pub mod config;
 pub mod engine;
 pub mod error;
+pub mod events;
 pub mod flight;
 pub mod hash;
 pub mod histogram;

@@ -202,6 +202,12 @@ impl Proportion {
     }
 }
 
+/// Wilson's 99 % interval of a proportion, `0.0..=1.0`; all of it without outcomes.
+pub fn interval(part: u64, whole: u64) -> (f64, f64) {
+    let proportion = Proportion { part: part.min(whole), whole };
+    (proportion.lower(), proportion.upper())
+}
+
 fn errors(version: &Snapshot) -> Proportion {
     // Streams that break count when they break, maybe in a later window than their headers.
     Proportion { part: version.tally.bad, whole: version.tally.judged.max(version.tally.bad) }

@@ -67,6 +67,9 @@ impl RouterStream {
             assigned = Assigned::forced(deployment.stable);
         }
         let Some(version) = deployment.versions.get(assigned.choice.version) else { return Action::Continue };
+        if assigned.choice.version != deployment.stable {
+            assigned.request_id = headers.get("x-request-id").map(|id| String::from_utf8_lossy(&id).into());
+        }
         self.start(n, assigned, version.pool, seen);
         self.apply(version, &headers);
         Action::Continue

@@ -4,14 +4,21 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::{Rc, Weak};
 
+use super::alerts::Outbox;
 use super::metrics::{DeploymentMetrics, Global, PoolMetrics};
 use crate::engine::{Assigned, Binding, Engine, Notes, Transition};
+use crate::events::{self, EventLog};
 use crate::flight::{Flight, Judgement};
 use crate::host::{self, Clock, SharedData};
 use crate::keys::Ring;
 use crate::outcome::Outcome;
 use crate::plan::{Deployment, Guard, Plan, Secret};
+use crate::stats::Found;
+use crate::store::{Change, update};
 use crate::units::{Millis, Now};
+
+/// Shared key of the last events of the process.
+const EVENTS: &str = "bellwether/1/events";
 
 thread_local! {
     static WORKER: Rc<Worker> = Rc::new(Worker::new());
@@ -31,6 +38,8 @@ pub struct Worker {
     routers: RefCell<Vec<Weak<Router>>>,
     /// Contexts of the `keys` role that are configured on this worker.
     keys_roles: Cell<u32>,
+    /// Alerts to be posted.
+    pub outbox: RefCell<Outbox>,
 }
 
 /// A plan in service: with its states, its keys and its metrics.
@@ -78,6 +87,7 @@ impl Worker {
             secrets: RefCell::default(),
             routers: RefCell::default(),
             keys_roles: Cell::new(0),
+            outbox: RefCell::default(),
         }
     }
 
@@ -222,7 +232,7 @@ impl Worker {
         }
         let moved = !notes.transitions.is_empty();
         for transition in notes.transitions {
-            host::warn(&event_line(&transition));
+            self.publish(router, &transition);
             let rolled_back = transition.enforced && transition.to == "rolled_back";
             if let (true, Some(cause)) = (rolled_back, &transition.cause)
                 && let Some(plan) = router.plan.deployments.get(deployment)
@@ -234,6 +244,29 @@ impl Worker {
         }
         if moved {
             router.show(deployment);
+        }
+    }
+
+    /// Logs an event, keeps it in shared data and, with `alerts`, has it posted. Only the worker that made a transition gets
+    /// here with it, so each is published once.
+    fn publish(&self, router: &Router, transition: &Transition) {
+        let line = events::line(transition, self.clock.now().wall);
+        host::warn(&line);
+        let kept = update(&SharedData, EVENTS, &mut |bytes| match EventLog::decode(bytes) {
+            Found::Undecodable => Change::Keep(false),
+            found => {
+                let mut log = if let Found::Value(log) = found { log } else { EventLog::default() };
+                log.push(&line);
+                Change::Write(log.encode(), true)
+            }
+        });
+        if kept != Ok(true) {
+            self.metrics.dropped_label("event", 1);
+        }
+        if let (Some(alerts), Ok(mut outbox)) = (&router.plan.alerts, self.outbox.try_borrow_mut())
+            && !outbox.push(alerts.clone(), line)
+        {
+            self.metrics.dropped_label("alert", 1);
         }
     }
 }
@@ -306,27 +339,4 @@ impl InFlight {
 pub fn impatience(guard: &Guard) -> Option<Millis> {
     let limits = &guard.max_latency;
     [limits.avg, limits.p50, limits.p95, limits.p99].into_iter().flatten().min()
-}
-
-/// A transition as one line of JSON.
-fn event_line(transition: &Transition) -> String {
-    let counts = |(judged, bad): (u64, u64)| serde_json::json!({"requests": judged, "errors": bad});
-    let cause = transition.cause.as_ref();
-    serde_json::json!({
-        "bellwether": if transition.enforced { "transition" } else { "would_transition" },
-        "id": format!("{}/{}/{}/{}/{}", transition.deployment, transition.release, transition.version,
-            transition.epoch, transition.to),
-        "deployment": transition.deployment,
-        "release": transition.release,
-        "version": transition.version,
-        "from": transition.from,
-        "to": transition.to,
-        "stage": transition.stage,
-        "reason": cause.map(|cause| &cause.label),
-        "why": cause.map(|cause| &cause.text),
-        "time": cause.map(|cause| cause.wall.to_string()),
-        "canary": counts(transition.canary),
-        "stable": counts(transition.stable),
-    })
-    .to_string()
 }

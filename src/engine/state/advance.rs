@@ -1,0 +1,244 @@
+//! Transitions: what a signal does to the shared record, probes and the ramp.
+
+use super::{Scene, State, VersionState};
+use crate::engine::{Assigned, Dropped, IDLE_AFTER, Notes, Transition};
+use crate::hash::hash;
+use crate::plan::Deployment;
+use crate::ramp::{Position, Sight};
+use crate::rollout::{Cause, LEASE, Lease, Phase, Rules, Signal, Standing};
+use crate::standings::Standings;
+use crate::stats::{Found, Snapshot, Stats};
+use crate::store::{Change, Store, StoreError, update};
+use crate::units::{Micros, Now};
+
+/// The numbers that a verdict was based on.
+#[derive(Clone, Copy)]
+pub(super) struct Seen<'a> {
+    pub(super) canary: &'a Snapshot,
+    pub(super) stable: &'a Snapshot,
+    pub(super) score: Option<(f64, f64)>,
+}
+
+/// What became of a transition.
+enum Moved {
+    /// This worker made it: the record, the standing before and after.
+    Won(Standings, Standing, Standing),
+    /// Nothing to do; the record as it is.
+    Lost(Standings),
+    Undecodable,
+}
+
+impl State {
+    /// Gives a signal to a version's standing and, if it changes something, makes the transition in the shared record. It is
+    /// reported by the worker whose write made it.
+    pub(super) fn signal(
+        &mut self,
+        scene: Scene<'_>,
+        slot: usize,
+        signal: Signal,
+        seen: Option<Seen<'_>>,
+        notes: &mut Notes,
+    ) {
+        let Some(held) = self.versions.get(slot) else { return };
+        let rules = Rules { recovery: scene.deployment.recovery, random: jitter(held, &signal, scene.now) };
+        if held.standing.on(&signal, rules).is_none() {
+            return;
+        }
+        let (id, known, total) = (held.id.clone(), held.standing.clone(), held.total);
+        let moved = self.transit(scene.store, slot, &signal, rules, total);
+        match moved {
+            Ok(Moved::Won(standings, before, after)) => {
+                self.adopt(&standings);
+                let would = matches!(signal, Signal::WouldFail(_));
+                if before.phase.name() == after.phase.name() && !would {
+                    return;
+                }
+                let cause = match &signal {
+                    Signal::Fail(cause)
+                    | Signal::WouldFail(cause)
+                    | Signal::Shared(cause)
+                    | Signal::Probed(_, Err(cause)) => Some(cause.clone()),
+                    _ => None,
+                };
+                let counts = |snapshot: &Snapshot| (snapshot.tally.judged, snapshot.tally.bad);
+                let bad = self.versions.get(slot).map(|held| &held.bad_requests);
+                let requests = bad.into_iter().flatten().map(|id| id.as_ref().to_owned()).collect();
+                let cause_is_known = cause.is_some();
+                notes.transitions.push(Transition {
+                    deployment: self.name.clone(),
+                    release: self.release.clone(),
+                    version: id,
+                    epoch: after.epoch,
+                    from: known.phase.name(),
+                    to: if would { "rolled_back" } else { after.phase.name() },
+                    stage: self.stage(),
+                    enforced: !would,
+                    cause,
+                    canary: seen.map(|seen| counts(seen.canary)).unwrap_or_default(),
+                    stable: seen.map(|seen| counts(seen.stable)).unwrap_or_default(),
+                    score: seen.and_then(|seen| seen.score),
+                    requests: if cause_is_known { requests } else { Vec::new() },
+                });
+            }
+            Ok(Moved::Lost(standings)) => self.adopt(&standings),
+            Ok(Moved::Undecodable) => {
+                self.unreadable = true;
+                self.revision = self.revision.wrapping_add(1);
+                notes.drop(Dropped::Undecodable, 1);
+            }
+            Err(StoreError::Mismatch) => notes.drop(Dropped::VerdictDeferred, 1),
+            Err(StoreError::Refused) => notes.drop(Dropped::Refused, 1),
+        }
+    }
+
+    fn transit(
+        &self,
+        store: &dyn Store,
+        slot: usize,
+        signal: &Signal,
+        rules: Rules,
+        total: u64,
+    ) -> Result<Moved, StoreError> {
+        let Some(held) = self.versions.get(slot) else { return Err(StoreError::Refused) };
+        update(store, &self.standings_key, &mut |bytes| {
+            let mut standings = match Standings::decode(bytes) {
+                Found::Nothing => Standings { ramp: self.position, ..Standings::default() },
+                Found::Value(standings) => standings,
+                Found::Undecodable => return Change::Keep(Moved::Undecodable),
+            };
+            // What is known here counts if the record is older or gone.
+            let current = match standings.get(&held.id) {
+                Some(shared) if shared.epoch >= held.standing.epoch => shared.clone(),
+                _ => held.standing.clone(),
+            };
+            if current.epoch > held.standing.epoch {
+                return Change::Keep(Moved::Lost(standings));
+            }
+            match current.on(signal, rules) {
+                Some(next) if standings.put(&held.id, next.clone()) => {
+                    if matches!((&current.phase, &next.phase), (Phase::Probing { .. }, Phase::Active)) {
+                        standings.ramp = standings.ramp.map(|position| position.restarted(total));
+                    }
+                    Change::Write(standings.encode(), Moved::Won(standings, current, next))
+                }
+                _ => Change::Keep(Moved::Lost(standings)),
+            }
+        })
+    }
+
+    /// A place as a probe for a request, if one is free.
+    pub(in crate::engine) fn lend(
+        &mut self,
+        deployment: &Deployment,
+        slot: usize,
+        store: &dyn Store,
+        now: Micros,
+        random: u64,
+    ) -> Option<u64> {
+        let lease = Lease { id: random, until: now.plus(LEASE) };
+        let signal = Signal::Ask(lease, now);
+        let rules = Rules { recovery: deployment.recovery, random };
+        // This worker's copy says whether it is worth asking.
+        self.versions.get(slot)?.standing.on(&signal, rules)?;
+        let moved = self.transit(store, slot, &signal, rules, 0).ok()?;
+        let (standings, won) = match moved {
+            Moved::Won(standings, ..) => (standings, true),
+            Moved::Lost(standings) => (standings, false),
+            Moved::Undecodable => return None,
+        };
+        self.adopt(&standings);
+        won.then_some(lease.id)
+    }
+
+    /// A probe is over.
+    pub(in crate::engine) fn probed(
+        &mut self,
+        scene: Scene<'_>,
+        assigned: &Assigned,
+        lease: u64,
+        good: Option<bool>,
+        notes: &mut Notes,
+    ) {
+        let slot = scene.slots.get(assigned.choice.version).copied().unwrap_or(usize::MAX);
+        if self.epoch(slot) != assigned.epoch {
+            return;
+        }
+        let said = match good {
+            Some(false) => Err(Cause {
+                label: "probe".to_owned(),
+                text: "a probe failed".to_owned(),
+                since: scene.now.mono,
+                wall: scene.now.wall,
+            }),
+            Some(true) => Ok(true),
+            None => Ok(false),
+        };
+        self.signal(scene, slot, Signal::Probed(lease, said), None, notes);
+    }
+
+    /// Moves the ramp's clock on, about once a second in the whole process, and begins the next stage when it is due.
+    pub(in crate::engine) fn look_at_ramp(&mut self, scene: Scene<'_>, notes: &mut Notes) {
+        let Scene { deployment, slots, store, now } = scene;
+        let Some(ramp) = &deployment.ramp else { return };
+        // Under a ramp there is exactly one canary.
+        let canary = slots.iter().enumerate().find(|(version, _)| *version != deployment.stable);
+        let Some(held) = canary.and_then(|(_, slot)| self.versions.get_mut(*slot)) else { return };
+        if let Ok(Some(found)) = store.get(&held.stats_key)
+            && let Found::Value(stats) = Stats::decode(Some(&found.bytes))
+        {
+            held.total = stats.total;
+        }
+        let sight = Sight {
+            now,
+            outcomes: held.total,
+            evidence: State::percent(held),
+            active: held.standing.phase == Phase::Active && !held.blind,
+        };
+        let (id, epoch) = (held.id.clone(), held.standing.epoch);
+        let known = self.position;
+        let looked = update(store, &self.standings_key, &mut |bytes| {
+            let mut standings = match Standings::decode(bytes) {
+                Found::Nothing => Standings { ramp: known, ..Standings::default() },
+                Found::Value(standings) => standings,
+                Found::Undecodable => return Change::Keep(None),
+            };
+            let (position, begun) = match standings.ramp {
+                None => (Position::first(ramp, now), false),
+                Some(held) if now.mono.since(held.looked_at) < IDLE_AFTER => return Change::Keep(None),
+                Some(held) => held.look(ramp, sight),
+            };
+            standings.ramp = Some(position);
+            Change::Write(standings.encode(), Some((standings, begun)))
+        });
+        match looked {
+            Ok(Some((standings, begun))) => {
+                self.adopt(&standings);
+                if begun {
+                    notes.transitions.push(Transition {
+                        deployment: self.name.clone(),
+                        release: self.release.clone(),
+                        version: id,
+                        epoch,
+                        from: "active",
+                        to: "active",
+                        stage: self.stage(),
+                        enforced: true,
+                        cause: None,
+                        canary: (sight.outcomes, 0),
+                        stable: (0, 0),
+                        score: None,
+                        requests: Vec::new(),
+                    });
+                }
+            }
+            Ok(None) => {}
+            Err(error) => notes.drop(Dropped::of(error), 1),
+        }
+    }
+}
+
+/// Random enough to spread the probes of many Envoys, and the same for every try of one transition.
+fn jitter(held: &VersionState, signal: &Signal, now: Now) -> u64 {
+    let lease = if let Signal::Probed(id, _) = signal { *id } else { 0 };
+    hash(&[held.id.as_bytes(), &now.mono.0.to_le_bytes(), &now.wall.0.to_le_bytes(), &lease.to_le_bytes()])
+}

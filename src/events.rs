@@ -1,0 +1,189 @@
+//! Events: every transition as one line of JSON, for the log, for alerts, and kept for whoever asks later.
+//!
+//! Written by hand, not by a derive: the order of the members is part of what makes a line readable at three in the morning.
+
+use std::fmt::Write as _;
+
+use crate::codec::{Reader, TOMBSTONE, Writer};
+use crate::engine::Transition;
+use crate::stats::Found;
+use crate::units::UnixMillis;
+use crate::verdict::interval;
+
+/// Events kept.
+pub const KEPT: usize = 64;
+/// Longest event, in bytes; a longer one is not kept (it is logged all the same).
+const LINE_BYTES: usize = 4096;
+
+/// What happened, in one word, for filters on the log.
+pub fn kind(transition: &Transition) -> &'static str {
+    match (transition.enforced, transition.from == transition.to) {
+        (false, _) => "would_roll_back",
+        (true, true) => "stage",
+        (true, false) => "transition",
+    }
+}
+
+/// A transition as one line of JSON. `id` is the same on every Envoy that makes the same transition of the same release,
+/// apart from the node, which the receiver knows; `epoch` and `stage` make it unique within the release.
+pub fn line(transition: &Transition, now: UnixMillis) -> String {
+    let t = transition;
+    let mut out = String::with_capacity(512);
+    let stage = t.stage.map_or_else(|| "null".to_owned(), |stage| stage.to_string());
+    let id = format!("{}/{}/{}/{}/{}/{}", t.deployment, t.release, t.version, t.epoch, t.to, stage);
+    let (reason, why) = match &t.cause {
+        Some(cause) => (quoted(&cause.label), quoted(&cause.text)),
+        None => ("null".to_owned(), "null".to_owned()),
+    };
+    // Writing to a String cannot fail.
+    let _ = write!(
+        out,
+        r#"{{"bellwether":"{}","time":"{now}","deployment":{},"release":{},"version":{},"from":"{}","to":"{}","stage":{stage},"reason":{reason},"why":{why},"evidence":{{"#,
+        kind(t),
+        quoted(&t.deployment),
+        quoted(&t.release),
+        quoted(&t.version),
+        t.from,
+        t.to,
+    );
+    side(&mut out, "canary", t.canary);
+    out.push(',');
+    side(&mut out, "stable", t.stable);
+    if let Some((score, limit)) = t.score {
+        let _ = write!(out, r#","score":{score:.2},"limit":{limit:.2}"#);
+    }
+    out.push_str(r#"},"requests":["#);
+    for (n, request) in t.requests.iter().enumerate() {
+        let comma = if n > 0 { "," } else { "" };
+        let _ = write!(out, "{comma}{}", quoted(request));
+    }
+    let _ = write!(out, r#"],"epoch":{},"id":{}}}"#, t.epoch, quoted(&id));
+    out
+}
+
+/// Counts, the rate in percent, and the interval in which the true rate lies.
+fn side(out: &mut String, name: &str, (judged, bad): (u64, u64)) {
+    let (low, high) = interval(bad, judged);
+    let rate = if judged == 0 { 0.0 } else { bad as f64 / judged as f64 };
+    let _ = write!(
+        out,
+        r#""{name}":{{"requests":{judged},"errors":{bad},"rate":{:.2},"rate_between":[{:.2},{:.2}]}}"#,
+        rate * 100.0,
+        low * 100.0,
+        high * 100.0
+    );
+}
+
+fn quoted(text: &str) -> String {
+    // A string can always be serialized.
+    serde_json::to_string(text).unwrap_or_else(|_| "null".to_owned())
+}
+
+/// The last events of the process, oldest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EventLog {
+    /// Events so far, dropped ones included.
+    pub count: u64,
+    /// At most [`KEPT`].
+    pub lines: Vec<String>,
+}
+
+impl EventLog {
+    /// Adds an event; the oldest makes room.
+    pub fn push(&mut self, line: &str) {
+        self.count = self.count.saturating_add(1);
+        if line.len() <= LINE_BYTES {
+            self.lines.push(line.to_owned());
+        }
+        let over = self.lines.len().saturating_sub(KEPT);
+        self.lines.drain(..over);
+    }
+
+    /// To bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut w = Writer::new();
+        w.number(self.count);
+        w.number(u64::try_from(self.lines.len()).unwrap_or(0));
+        self.lines.iter().for_each(|line| w.text(line));
+        w.finish()
+    }
+
+    /// From bytes; total.
+    pub fn decode(bytes: Option<&[u8]>) -> Found<EventLog> {
+        match bytes {
+            None | Some(TOMBSTONE) => Found::Nothing,
+            Some(bytes) => read(bytes).map_or(Found::Undecodable, Found::Value),
+        }
+    }
+}
+
+fn read(bytes: &[u8]) -> Option<EventLog> {
+    let mut r = Reader::new(bytes)?;
+    let (events, kept) = (r.number()?, r.count(KEPT)?);
+    let mut lines = Vec::with_capacity(kept);
+    for _ in 0..kept {
+        lines.push(r.text(LINE_BYTES)?);
+    }
+    r.end()?;
+    Some(EventLog { count: events, lines })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rollout::Cause;
+    use crate::units::Micros;
+
+    fn transition() -> Transition {
+        Transition {
+            deployment: "gpt4-upgrade".to_owned(),
+            release: "2026-11-20a".to_owned(),
+            version: "v2".to_owned(),
+            epoch: 1,
+            from: "active",
+            to: "rolled_back",
+            stage: Some(0),
+            enforced: true,
+            cause: Some(Cause {
+                label: "worse_errors".to_owned(),
+                text: "7 of 9 failed \"hard\"".to_owned(),
+                since: Micros(0),
+                wall: UnixMillis(0),
+            }),
+            canary: (9, 7),
+            stable: (180, 0),
+            score: Some((16.88, 16.12)),
+            requests: vec!["a1".to_owned(), "b\n2".to_owned()],
+        }
+    }
+
+    #[test]
+    fn an_event_is_one_line_of_json_with_its_evidence() {
+        let text = line(&transition(), UnixMillis(1_795_168_800_123));
+        assert_eq!(
+            text,
+            concat!(
+                r#"{"bellwether":"transition","time":"2026-11-20T10:00:00.123Z","deployment":"gpt4-upgrade","#,
+                r#""release":"2026-11-20a","version":"v2","from":"active","to":"rolled_back","stage":0,"#,
+                r#""reason":"worse_errors","why":"7 of 9 failed \"hard\"","evidence":{"#,
+                r#""canary":{"requests":9,"errors":7,"rate":77.78,"rate_between":[36.40,95.54]},"#,
+                r#""stable":{"requests":180,"errors":0,"rate":0.00,"rate_between":[0.00,3.57]},"#,
+                r#""score":16.88,"limit":16.12},"requests":["a1","b\n2"],"epoch":1,"#,
+                r#""id":"gpt4-upgrade/2026-11-20a/v2/1/rolled_back/0"}"#
+            )
+        );
+        assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok());
+        assert!(!text.contains('\n'));
+    }
+
+    #[test]
+    fn the_last_64_events_are_kept() {
+        let mut log = EventLog::default();
+        (0..100).for_each(|n| log.push(&format!("event {n}")));
+        log.push(&"x".repeat(5000));
+        assert_eq!((log.count, log.lines.len()), (101, 64));
+        assert_eq!((log.lines[0].as_str(), log.lines[63].as_str()), ("event 36", "event 99"));
+        assert!(matches!(EventLog::decode(Some(&log.encode())), Found::Value(back) if back == log));
+        assert!(matches!(EventLog::decode(Some(&log.encode()[..20])), Found::Undecodable));
+    }
+}
