@@ -124,11 +124,18 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Binds a plan's deployments to their states, which are made where they do not exist.
+    /// Binds a plan's deployments to their states, which are made where they do not exist. Other releases of the same
+    /// deployments are superseded: what is still under way under them decides nothing any more.
     pub fn attach(&mut self, plan: &Plan) -> Vec<Binding> {
         plan.deployments
             .iter()
             .map(|deployment| {
+                let releases = self.states.range((deployment.name.clone(), String::new())..);
+                for ((_, release), state) in releases.take_while(|((name, _), _)| *name == deployment.name) {
+                    if let Ok(mut state) = state.try_borrow_mut() {
+                        state.superseded = *release != deployment.release;
+                    }
+                }
                 let key = (deployment.name.clone(), deployment.release.clone());
                 let state =
                     self.states.entry(key).or_insert_with(|| Rc::new(RefCell::new(State::new(deployment))));
@@ -215,6 +222,8 @@ impl Binding {
     ) -> Assigned {
         // A state that is in use further up the stack cannot be asked; then nothing but stable is safe.
         let Ok(mut state) = self.state.try_borrow_mut() else { return Assigned::forced(deployment.stable) };
+        // Another listener may still serve this release: then it is watched like any other.
+        state.superseded = false;
         state.refresh(store, now, REFRESH_AFTER, notes);
         self.bring_up_to_date(deployment, &state);
         let Ok(in_effect) = self.in_effect.try_borrow() else { return Assigned::forced(deployment.stable) };

@@ -48,6 +48,9 @@ pub(super) struct State {
     dirty: bool,
     /// The standings could not be read: stable only.
     pub(super) unreadable: bool,
+    /// Another release has taken this one's place, and no request was assigned under this one since: late results decide
+    /// nothing.
+    pub(super) superseded: bool,
     /// Moves on with every change that may change the shares in effect.
     pub(super) revision: u64,
     /// Where the ramp is.
@@ -89,6 +92,7 @@ impl State {
             looked_at: None,
             dirty: false,
             unreadable: false,
+            superseded: false,
             revision: 0,
             position: None,
             yardstick: None,
@@ -160,7 +164,7 @@ impl State {
         let version = assigned.choice.version;
         let slot = slots.get(version).copied().unwrap_or(usize::MAX);
         let Some(held) = self.versions.get_mut(slot) else { return };
-        if held.standing.epoch != assigned.epoch {
+        if self.superseded || held.standing.epoch != assigned.epoch {
             notes.drop(Dropped::LateResult, 1);
             return;
         }
@@ -208,6 +212,9 @@ impl State {
     /// What is due without a request: leftovers to merge, standings to read, verdicts to look at again.
     pub(super) fn tick(&mut self, scene: Scene<'_>, notes: &mut Notes) {
         let Scene { store, now, .. } = scene;
+        if self.superseded {
+            return;
+        }
         if self.dirty && now.mono.since(self.merged_at) >= MERGE_AFTER {
             self.flush(scene, notes);
         }
