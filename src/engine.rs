@@ -108,11 +108,18 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Binds a plan's deployments to their states, which are made where they do not exist.
+    /// Binds a plan's deployments to their states, which are made where they do not exist. Other releases of the same
+    /// deployments are superseded: requests that are still under way under them decide nothing any more.
     pub fn attach(&mut self, plan: &Plan) -> Vec<Binding> {
         plan.deployments
             .iter()
             .map(|deployment| {
+                let releases = self.states.range((deployment.name.clone(), String::new())..);
+                for ((_, release), state) in releases.take_while(|((name, _), _)| *name == deployment.name) {
+                    if let Ok(mut state) = state.try_borrow_mut() {
+                        state.superseded = *release != deployment.release;
+                    }
+                }
                 let key = (deployment.name.clone(), deployment.release.clone());
                 let state =
                     self.states.entry(key).or_insert_with(|| Rc::new(RefCell::new(State::new(deployment))));

@@ -128,6 +128,25 @@ fn a_new_release_starts_afresh_and_an_old_one_that_returns_does_too() {
 }
 
 #[test]
+fn results_of_a_release_that_was_replaced_decide_nothing() {
+    let store = MemoryStore::default();
+    let mut w = Worker::new(CONSECUTIVE);
+    let old = Worker { bindings: std::mem::take(&mut w.bindings), ..Worker::new(CONSECUTIVE) };
+    assert!(old.see(&store, 1, (1, 0), BAD).transitions.is_empty());
+    w.reload(&store, &format!(r#"{CONSECUTIVE} "release": "2","#));
+    for at in 2..9 {
+        let notes = old.see(&store, at, (1, 0), BAD);
+        assert_eq!((notes.transitions.len(), notes.dropped), (0, vec![(Dropped::LateResult, 1)]));
+    }
+    assert_eq!(old.tick(&store, 2 * IDLE_AFTER), Notes::default());
+    assert_eq!(w.goes_to(&store, 2 * IDLE_AFTER, TO_CANARY), 1);
+    // Back again, it is judged again.
+    w.reload(&store, CONSECUTIVE);
+    let seen: Vec<_> = (3..6).flat_map(|n| w.see(&store, n * IDLE_AFTER, (1, 0), BAD).transitions).collect();
+    assert_eq!(seen.len(), 1, "{seen:?}");
+}
+
+#[test]
 fn a_rollback_survives_a_reload_of_the_same_release() {
     let store = MemoryStore::default();
     let mut a = Worker::new(CONSECUTIVE);

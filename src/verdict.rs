@@ -108,11 +108,12 @@ fn blame(limit: Limit, guard: &Guard, canary: &Snapshot, stable: &Snapshot) -> V
     let stable_exceeds = exceeds(limit, guard, stable);
     match limit {
         Limit::ConsecutiveErrors if stable_exceeds => Verdict::Shared(limit),
-        // A run is short: stable may be one outcome away from the same run. It decides with its next outcome.
-        Limit::ConsecutiveErrors if stable.failing_now => Verdict::Inconclusive,
         _ if stable_exceeds && !(limit.is_about_errors() && much_worse(guard, canary, stable)) => {
             Verdict::Shared(limit)
         }
+        // In an outage of both, chance and the batches in which stable is merged decide who is first past a limit: stable
+        // may be one outcome away from it. It decides with its next outcome.
+        _ if limit.is_about_errors() && stable.failing_now => Verdict::Inconclusive,
         _ => Verdict::Fail(limit),
     }
 }
@@ -332,6 +333,22 @@ mod tests {
             judge(&g, &snapshot(5, 5, 5), &snapshot(9, 9, 9)),
             Verdict::Shared(Limit::ConsecutiveErrors)
         );
+    }
+
+    #[test]
+    fn an_outage_of_both_is_not_blamed_on_whoever_is_first_past_the_limit() {
+        let mut g = guard();
+        g.max_error_rate = Bps::new(500);
+        // From a real Envoy: both had failed altogether for some 50 ms.
+        for (canary, stable) in [((52, 3), (408, 6)), ((47, 3), (423, 17)), ((227, 12), (239, 4))] {
+            let (mut c, mut s) = (snapshot(canary.0, canary.1, 3), snapshot(stable.0, stable.1, 3));
+            assert_eq!(judge(&g, &c, &s), Verdict::Inconclusive, "{canary:?} {stable:?}");
+            (s.failed_in_a_row, s.failing_now) = (0, false);
+            assert_eq!(judge(&g, &c, &s), Verdict::Fail(Limit::ErrorRate), "stable is well again");
+            (c.tally.bad, s.tally.bad) = (c.tally.judged, s.tally.judged);
+            s.failing_now = true;
+            assert_eq!(judge(&g, &c, &s), Verdict::Shared(Limit::ErrorRate), "and later all has failed");
+        }
     }
 
     #[test]

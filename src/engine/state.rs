@@ -35,6 +35,8 @@ pub(super) struct State {
     dirty: bool,
     /// The standings could not be read: stable only.
     pub(super) unreadable: bool,
+    /// Another release has taken this one's place: nothing is decided about it any more.
+    pub(super) superseded: bool,
 }
 
 pub(super) struct VersionState {
@@ -76,6 +78,7 @@ impl State {
             looked_at: None,
             dirty: false,
             unreadable: false,
+            superseded: false,
         }
     }
 
@@ -111,7 +114,7 @@ impl State {
         slots.iter().filter_map(|slot| self.versions.get(*slot))
     }
 
-    /// Counts an event of a version, if it is of the version's present epoch; merges and judges when that is due.
+    /// Counts an event of a version, if it is of the present release and the version's present epoch; merges and judges when that is due.
     pub(super) fn record(
         &mut self,
         scene: Scene<'_>,
@@ -122,7 +125,7 @@ impl State {
         let Scene { deployment, slots, now, .. } = scene;
         let slot = slots.get(version).copied().unwrap_or(usize::MAX);
         let Some(held) = self.versions.get_mut(slot) else { return };
-        if held.standing.epoch != epoch {
+        if self.superseded || held.standing.epoch != epoch {
             notes.drop(Dropped::LateResult, 1);
             return;
         }
@@ -138,6 +141,9 @@ impl State {
     /// What is due without a request: leftovers to merge, standings to read, verdicts to look at again.
     pub(super) fn tick(&mut self, scene: Scene<'_>, notes: &mut Notes) {
         let Scene { store, now, .. } = scene;
+        if self.superseded {
+            return;
+        }
         if self.dirty && now.mono.since(self.merged_at) >= MERGE_AFTER {
             self.flush(scene, notes);
         }
