@@ -11,6 +11,7 @@
 //! No problem shows a key: values below `key_pools[].keys`, of `set_headers` and of a secrets document are named by
 //! their kind at most.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use crate::error::Problems;
@@ -25,6 +26,7 @@ mod envelope;
 mod guard;
 mod pool;
 mod ramp;
+mod structure;
 mod time;
 mod value;
 
@@ -35,8 +37,10 @@ pub use envelope::document;
 /// # Errors
 /// Everything that is wrong with it, in document order.
 pub fn compile(document: &[u8], env: &dyn Fn(&str) -> Option<String>) -> Result<Plan, Problems> {
-    let root = json::parse(envelope::document(document)?)?;
-    let sink = Sink::default();
+    let text = envelope::document(document)?;
+    let root = json::parse(&text)?;
+    // A Struct from a YAML file has its decimals as strings: Envoy's YAML reader knows no others.
+    let sink = if let Cow::Owned(_) = text { Sink::numbers_in_strings() } else { Sink::default() };
     let plan = plan(&Cursor::root(&root, &sink), env);
     sink.finish(plan)
 }
@@ -50,7 +54,7 @@ pub fn secrets(document: &[u8]) -> Result<BTreeMap<String, Secret>, Problems> {
     if document.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let root = json::parse(envelope::document(document)?)?;
+    let root = json::parse(&envelope::document(document)?)?;
     let sink = Sink::default();
     let secrets = named_secrets(&Cursor::root(&root, &sink).hidden());
     sink.finish(secrets)
@@ -64,7 +68,7 @@ pub fn empty_object(document: &[u8]) -> Result<(), Problems> {
     if document.is_empty() {
         return Ok(());
     }
-    let root = json::parse(envelope::document(document)?)?;
+    let root = json::parse(&envelope::document(document)?)?;
     let sink = Sink::default();
     let empty = Cursor::root(&root, &sink).hidden().object(&[]).map(|_| ());
     sink.finish(empty)

@@ -15,6 +15,8 @@ use crate::units::{Micros, Millis};
 struct Attempt {
     began: Micros,
     key: Option<usize>,
+    /// It has given headers.
+    answered: bool,
     state: State,
 }
 
@@ -76,7 +78,7 @@ impl Flight {
 
     /// Whether the last attempt's headers were seen by the `keys` role.
     pub fn last_status_seen(&self) -> bool {
-        self.attempts.last().is_some_and(|attempt| attempt.state != State::Open)
+        self.attempts.last().is_some_and(|attempt| attempt.answered)
     }
 
     /// Keys that this request has already tried.
@@ -97,7 +99,7 @@ impl Flight {
             self.settle_open(n, now, Ending::Unanswered, errors, judged);
         }
         self.seen_by_keys = true;
-        self.attempts.push(Attempt { began: now, key, state: State::Open });
+        self.attempts.push(Attempt { began: now, key, answered: false, state: State::Open });
         self.attempts.len().saturating_sub(1)
     }
 
@@ -114,6 +116,7 @@ impl Flight {
         let held = self.attempts.get_mut(attempt).filter(|held| held.state == State::Open)?;
         let outcome = classify(errors, Some(status), Ending::Complete, own_key);
         let good = outcome == Outcome::Good;
+        held.answered = true;
         held.state = if good { State::Good } else { State::Settled(outcome) };
         Some(Judgement {
             event: Some(Event::Answered { outcome, latency: good.then(|| Micros(now.since(began))) }),
@@ -154,7 +157,7 @@ impl Flight {
         if !reached || self.seen_by_keys {
             return None;
         }
-        self.attempts.push(Attempt { began: self.seen, key: None, state: State::Open });
+        self.attempts.push(Attempt { began: self.seen, key: None, answered: false, state: State::Open });
         if classify(errors, Some(status), Ending::Complete, self.own_key) == Outcome::Good {
             return self.answered(0, status, now, errors);
         }
@@ -286,6 +289,17 @@ mod tests {
         let mut judged = Vec::new();
         let n = flight.begin(Micros(at), Some(key), &errors(), &mut judged);
         (n, judged)
+    }
+
+    #[test]
+    fn an_attempt_that_failed_without_headers_has_reached_nobody() {
+        let mut f = flight();
+        let (n, _) = begin(&mut f, 0, 0);
+        assert_eq!(f.failed(n, Micros(MS), &errors()).map(|j| j.outcome), Some(Some(Outcome::Bad)));
+        assert!(!f.last_status_seen() && !f.reached(), "nobody answered");
+        assert_eq!(f.router_answer(503, false, Micros(MS), &errors()), None, "Envoy's own answer");
+        assert!(!f.reached());
+        assert_eq!(finish(&mut f, Ending::Reset, 2 * MS), (Outcome::Bad, vec![]));
     }
 
     #[test]

@@ -20,8 +20,8 @@ use crate::units::{Micros, Now, UnixMillis};
 const NOBODYS_TOKEN: u32 = u32::MAX;
 
 /// The process's monotonic clock as a number. An [`Instant`] cannot be turned into one, and a difference to this VM's start
-/// means nothing to another worker; but on this target an `Instant` is the host's reading itself, which cannot go below
-/// zero, so the largest span that can be subtracted from it *is* the number. Found once a VM by halving.
+/// means nothing to another worker; but on this target an `Instant` is the host's reading itself, so the largest span that
+/// can be subtracted from it is the number, counted from the lowest there is. Found once a VM by halving.
 pub struct Clock {
     origin: Instant,
     micros: u64,
@@ -31,15 +31,12 @@ impl Clock {
     /// Reads the clock's zero.
     pub fn new() -> Clock {
         let origin = Instant::now();
-        let (mut fits, mut too_far) = (0u64, u64::MAX);
-        while too_far.saturating_sub(fits) > 1 {
-            let middle = fits.saturating_add(too_far.saturating_sub(fits) >> 1);
-            match origin.checked_sub(Duration::from_micros(middle)) {
-                Some(_) => fits = middle,
-                None => too_far = middle,
-            }
-        }
-        Clock { origin, micros: fits }
+        let fits = |secs, nanos| origin.checked_sub(Duration::new(secs, nanos)).is_some();
+        let secs = largest(u64::MAX, &|secs| fits(secs, 0));
+        let nanos = largest(999_999_999, &|nanos| u32::try_from(nanos).is_ok_and(|nanos| fits(secs, nanos)));
+        let secs = secs.checked_sub(SIGNED_ZERO).unwrap_or(secs);
+        let micros = secs.saturating_mul(1_000_000).saturating_add(nanos.checked_div(1000).unwrap_or(0));
+        Clock { origin, micros }
     }
 
     /// Microseconds on the process's monotonic clock.
@@ -53,6 +50,23 @@ impl Clock {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Now { mono: self.mono(), wall: UnixMillis(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)) }
     }
+}
+
+/// The seconds of an `Instant` are an `i64` in Rust 1.95 (and were a `u64` once), whose zero is this far above the lowest.
+const SIGNED_ZERO: u64 = 1 << 63;
+
+/// The largest number up to `max` that `fits`, if 0 does, and every number below one that does.
+fn largest(max: u64, fits: &dyn Fn(u64) -> bool) -> u64 {
+    let (mut known, mut above) = (0, max);
+    while above > known {
+        let middle = above.saturating_sub(above.saturating_sub(known) >> 1);
+        if fits(middle) {
+            known = middle;
+        } else {
+            above = middle.saturating_sub(1);
+        }
+    }
+    known
 }
 
 /// The proxy's shared data.
@@ -102,10 +116,10 @@ pub fn set_response_header(name: &str, value: &str) {
     let _ = hostcalls::set_map_value(MapType::HttpResponseHeaders, name, Some(value));
 }
 
-/// The status of the response. Only in the response-headers callback.
+/// The status of the response; 0 if it is not a number. Only in the response-headers callback.
 pub fn response_status() -> Option<u16> {
     let bytes = hostcalls::get_map_value_bytes(MapType::HttpResponseHeaders, ":status").ok()??;
-    std::str::from_utf8(&bytes).ok()?.parse().ok()
+    Some(std::str::from_utf8(&bytes).ok().and_then(|text| text.parse().ok()).unwrap_or(0))
 }
 
 /// A property as bytes; `None` where there is none.

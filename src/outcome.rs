@@ -162,6 +162,8 @@ fn classify_status(errors: &BadOutcomes, status: u16, own_key: bool) -> Outcome 
         429 => Outcome::RateLimited,
         401 | 403 if own_key => Outcome::KeyRejected,
         500..=599 if errors.server_errors => Outcome::Bad,
+        // Envoy passes on whatever number an upstream sends; one that HTTP does not have is a broken answer, like a reset.
+        0..=99 | 600.. if errors.reset || errors.server_errors => Outcome::Bad,
         400..=499 if errors.client_errors => Outcome::Bad,
         400..=499 => Outcome::CallerError,
         _ => Outcome::Good,
@@ -209,6 +211,13 @@ mod tests {
                 expected,
                 "{status:?} {ending:?} own key {own_key}"
             );
+        }
+    }
+
+    #[test]
+    fn a_status_that_http_does_not_have_is_a_broken_answer() {
+        for status in [0, 2, 99, 600, 999, u16::MAX] {
+            assert_eq!(classify(&defaults(), Some(status), Ending::Complete, true), Outcome::Bad, "{status}");
         }
     }
 

@@ -125,6 +125,11 @@ fn blame(limit: Limit, guard: &Guard, canary: &Snapshot, stable: &Snapshot) -> V
         Limit::ErrorRate | Limit::Errors => {
             let (c, s) = (errors(canary), errors(stable));
             let tolerated = tolerated(guard);
+            // At the beginning of an outage of both, chance and the batches in which stable is merged decide who is first past
+            // a limit. While stable's last outcome was a failure, it may be an outage; its next one decides.
+            if stable.failing_now && !stable_exceeds {
+                return Verdict::Inconclusive;
+            }
             if s.part == 0 || c.lower() > tolerated * s.upper() {
                 return Verdict::Fail(limit);
             }
@@ -435,6 +440,22 @@ mod tests {
             judge(&g, &snapshot(5, 5, 5), &snapshot(9, 9, 9)),
             Verdict::Shared(Limit::ConsecutiveErrors)
         );
+    }
+
+    #[test]
+    fn an_outage_of_both_is_not_blamed_on_whoever_is_first_past_the_limit() {
+        let mut g = guard();
+        g.max_error_rate = Bps::new(500);
+        // The first moments of a total outage: the canary's failures are merged at once, stable's in batches.
+        for (canary, stable) in [((52, 12), (408, 6)), ((47, 12), (423, 7)), ((227, 30), (239, 4))] {
+            let (mut c, mut s) = (snapshot(canary.0, canary.1, 3), snapshot(stable.0, stable.1, 3));
+            assert_eq!(judge(&g, &c, &s), Verdict::Inconclusive, "{canary:?} {stable:?}");
+            (s.failed_in_a_row, s.failing_now) = (0, false);
+            assert_eq!(judge(&g, &c, &s), Verdict::Fail(Limit::ErrorRate), "stable is well again");
+            (c.tally.bad, s.tally.bad) = (c.tally.judged, s.tally.judged);
+            s.failing_now = true;
+            assert_eq!(judge(&g, &c, &s), Verdict::Shared(Limit::ErrorRate), "and later all has failed");
+        }
     }
 
     #[test]

@@ -8,7 +8,11 @@ fn document_of(yaml: &str) -> String {
         yaml.lines().skip_while(|line| !line.trim_start().starts_with("inline_string:")).collect();
     let first =
         lines.first().map(|line| line.trim().trim_start_matches("inline_string:").trim()).unwrap_or_default();
-    if first == "|" { lines[1..].join("\n") } else { first.trim_matches('"').to_owned() }
+    if first == "|" {
+        lines.get(1..).unwrap_or_default().join("\n")
+    } else {
+        first.trim_matches('"').to_owned()
+    }
 }
 
 #[test]

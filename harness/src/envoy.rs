@@ -3,6 +3,7 @@
 //! The files in `envoy/` are copied into a temporary directory with the ports and paths replaced, so a test of the
 //! filter is a test of the samples. Envoy picks its own free ports and tells them, which no other process can race.
 
+mod options;
 mod paths;
 mod prometheus;
 mod sample;
@@ -20,9 +21,10 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::time::sleep;
 
+pub use options::{Edit, EnvoyOptions, Role, Route};
 pub use paths::{envoy_path, wasm_path};
 pub use prometheus::sum_metric;
-pub use sample::{Edit, EnvoyOptions, Role, Route};
+pub use sample::router_config;
 pub use update::ConfigUpdate;
 
 use crate::client::Client;
@@ -275,7 +277,8 @@ impl EnvoyProcess {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    fn log_tail(&self) -> String {
+    /// The last lines of Envoy's log, for an error message.
+    pub fn log_tail(&self) -> String {
         let logs = self.logs();
         let mut lines: Vec<String> =
             logs.lines().rev().take(TAIL_LINES).map(|line| line.chars().take(TAIL_CHARS).collect()).collect();

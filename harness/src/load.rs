@@ -53,7 +53,7 @@ pub async fn constant_rate(
         // The timer has a resolution of a millisecond: at higher rates several are sent at once, and none is late.
         sleep_until(due.into()).await;
         let (client, request) = (client.clone(), request(number));
-        running.spawn(async move { sample(&client, number, due, request).await });
+        running.spawn(async move { send_one(&client, number, due, request).await });
     }
     in_order(running.join_all().await)
 }
@@ -76,7 +76,7 @@ pub async fn closed_loop(
             let mut samples = Vec::new();
             let mut number = lane;
             while Instant::now() < end {
-                samples.push(sample(&client, number, Instant::now(), request(number)).await);
+                samples.push(send_one(&client, number, Instant::now(), request(number)).await);
                 number += connections;
             }
             samples
@@ -85,7 +85,8 @@ pub async fn closed_loop(
     in_order(running.join_all().await.into_iter().flatten().collect())
 }
 
-async fn sample(client: &Client, number: u64, sent_at: Instant, request: Request) -> Sample {
+/// Sends one request that was due at `sent_at`, and returns when it is over.
+pub async fn send_one(client: &Client, number: u64, sent_at: Instant, request: Request) -> Sample {
     let (result, version) = match client.send(request).await {
         Ok(answer) => {
             let version = answer.version().map(str::to_owned);

@@ -1,6 +1,10 @@
 //! The harness on the command line.
 
+mod demo;
+mod stand;
+
 use std::net::{IpAddr, Ipv4Addr};
+use std::process::ExitCode;
 
 use anyhow::Context;
 use bellwether_harness::provider::Provider;
@@ -31,10 +35,35 @@ enum Command {
         #[arg(long, default_value_t = Ipv4Addr::LOCALHOST.into())]
         address: IpAddr,
     },
+    /// Watch a canary break and be rolled back; fails if it is not.
+    Demo {
+        /// Leave everything running on fixed ports afterwards, with things to try, until interrupted.
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Run Envoy, the filter and two providers on free ports until standard input is closed.
+    ///
+    /// Prints the ports as a line of JSON.
+    Stand {
+        /// The router's configuration, the sample's if not given.
+        #[arg(long)]
+        router_config: Option<String>,
+    },
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Not returned: that would be printed with a stack trace where RUST_BACKTRACE is set.
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Provider { name, port, address } => {
             let address = (address, port).into();
@@ -49,6 +78,9 @@ async fn main() -> anyhow::Result<()> {
             }
             provider.stop().await;
         }
+        // Not in tasks: Envoy ends with the thread that started it, and this one stays.
+        Command::Demo { keep } => demo::run(keep).await?,
+        Command::Stand { router_config } => stand::run(router_config.as_deref()).await?,
     }
     Ok(())
 }

@@ -1,10 +1,13 @@
 //! The envelope: from the bytes Envoy hands over to the JSON document in them.
 //!
-//! Envoy turns a `google.protobuf.StringValue` and a `Struct` into their JSON text, but passes every other message on as
-//! serialized protobuf. `GenericSecret` is the one worth having: it keeps the configuration out of config dumps. So a
-//! dozen lines of wire format are read here, instead of linking a protobuf library. `filename` and `environment_variable`
-//! of a `DataSource` are not resolved for wasm filters by Envoy, nor can they be here.
+//! Envoy unwraps a `google.protobuf.StringValue` and passes every other message on as serialized protobuf, a `Struct` too.
+//! `GenericSecret` is the one worth having: it keeps the configuration out of config dumps. So a few dozen lines of wire
+//! format are read here, instead of linking a protobuf library. `filename` and `environment_variable` of a `DataSource` are
+//! not resolved for wasm filters by Envoy, nor can they be here.
 
+use std::borrow::Cow;
+
+use crate::config::structure;
 use crate::error::Problems;
 use crate::json::DOCUMENT_BYTES_MAX;
 
@@ -15,13 +18,13 @@ const INLINE_BYTES: u64 = 2;
 /// `DataSource.inline_string`.
 const INLINE_STRING: u64 = 3;
 
-/// Finds the JSON document in a plugin configuration: JSON text (what Envoy makes of a `StringValue` or a `Struct`), or a
-/// serialized `GenericSecret` with `secret.inline_string` or `secret.inline_bytes`, or a serialized `StringValue`.
+/// Finds the JSON document in a plugin configuration: JSON text (what Envoy makes of a `StringValue`), or a serialized
+/// `GenericSecret` with `secret.inline_string` or `secret.inline_bytes`, `StringValue` or `Struct`.
 /// Total: any bytes give a document or a problem. Whether the document is valid JSON is not looked at.
 ///
 /// # Errors
 /// One problem of the whole: it is too large, or none of these.
-pub fn document(plugin_configuration: &[u8]) -> Result<&[u8], Problems> {
+pub fn document(plugin_configuration: &[u8]) -> Result<Cow<'_, [u8]>, Problems> {
     if plugin_configuration.len() > DOCUMENT_BYTES_MAX {
         let rule =
             format!("must not be larger than {DOCUMENT_BYTES_MAX} bytes, has {}", plugin_configuration.len());
@@ -29,15 +32,22 @@ pub fn document(plugin_configuration: &[u8]) -> Result<&[u8], Problems> {
     }
     // Protobuf first. Its first byte is a line feed to JSON, and of a message of 123 bytes the second is `{`; while no JSON
     // text has the tags 12 or 1a in it, control characters both.
+    if let Some(document) = string_value(plugin_configuration) {
+        return Ok(Cow::Borrowed(document));
+    }
+    // Before the secret, whose field numbers it shares: a Struct is read whole or not at all, and every entry of it has a
+    // name, which a secret's source has not (it would be a file name, which Envoy does not resolve).
+    if plugin_configuration.first() == Some(&b'\n')
+        && let Some(document) = structure::to_json(plugin_configuration)
+    {
+        return Ok(Cow::Owned(document));
+    }
     let secret = last(plugin_configuration, &[CONTENT]);
     if let Some(document) = secret.and_then(|source| last(source, &[INLINE_BYTES, INLINE_STRING])) {
-        return Ok(document);
-    }
-    if let Some(document) = string_value(plugin_configuration) {
-        return Ok(document);
+        return Ok(Cow::Borrowed(document));
     }
     if begins_object(plugin_configuration) {
-        return Ok(plugin_configuration);
+        return Ok(Cow::Borrowed(plugin_configuration));
     }
     Err(Problems::of_document(if plugin_configuration.trim_ascii().is_empty() {
         "is empty"
@@ -90,14 +100,14 @@ fn last<'a>(mut message: &'a [u8], wanted: &[u64]) -> Option<&'a [u8]> {
     found
 }
 
-fn take<'a>(message: &mut &'a [u8], length: u64) -> Option<&'a [u8]> {
+pub(super) fn take<'a>(message: &mut &'a [u8], length: u64) -> Option<&'a [u8]> {
     let (head, rest) = message.split_at_checked(usize::try_from(length).ok()?)?;
     *message = rest;
     Some(head)
 }
 
 /// A base-128 integer of at most ten bytes; bits beyond 64 are refused.
-fn varint(message: &mut &[u8]) -> Option<u64> {
+pub(super) fn varint(message: &mut &[u8]) -> Option<u64> {
     let mut value: u64 = 0;
     for shift in (0..=63).step_by(7) {
         let (byte, rest) = message.split_first()?;
@@ -138,7 +148,7 @@ mod tests {
     #[test]
     fn json_text_is_taken_as_it_is() {
         for json in [&b"{}"[..], b" \n\t{}", b"{\"a\": 1", b"\n{}"] {
-            assert_eq!(document(json).unwrap(), json);
+            assert_eq!(&*document(json).unwrap(), json);
         }
     }
 
@@ -195,13 +205,13 @@ mod tests {
         secret.extend([0x19, 1, 2, 3, 4, 5, 6, 7, 8]); // field 3: 64 bits
         secret.extend(field(0x0a, &source));
         secret.extend([0xf8, 0xff, 0x01, 0x07]); // a high field number: varint
-        assert_eq!(document(&secret).unwrap(), b"{}");
+        assert_eq!(&*document(&secret).unwrap(), b"{}");
     }
 
     #[test]
     fn the_last_of_repeated_fields_wins() {
         let source = [field(0x1a, b"{\"a\":1}"), field(0x12, b"{\"b\":2}")].concat();
-        assert_eq!(document(&field(0x0a, &source)).unwrap(), b"{\"b\":2}");
+        assert_eq!(&*document(&field(0x0a, &source)).unwrap(), b"{\"b\":2}");
     }
 
     #[test]

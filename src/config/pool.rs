@@ -109,7 +109,9 @@ fn key(at: &Cursor<'_>, value: Option<Read<KeyValue>>) -> Read<Key> {
     let object = at.object(&["id", "value", "weight", "quota_group"])?;
     let id = object.need("id").and_then(|at| value::id(&at));
     let value = value.unwrap_or_else(|| Err(object.missing("value", "is required")));
-    let weight = object.get("weight").map_or(Ok(1), |at| at.integer(&bounds::KEY_WEIGHT));
+    // A text here may be a key that was pasted one line too far down.
+    let weight = object.get("weight").map(|at| if at.as_str().is_some() { at.hidden() } else { at });
+    let weight = weight.map_or(Ok(1), |at| at.integer(&bounds::KEY_WEIGHT));
     let quota_group = object.get("quota_group").map(|at| value::id(&at)).transpose();
     Ok(Key { id: id?, value: value?, weight: weight?, quota_group: quota_group? })
 }

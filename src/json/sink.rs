@@ -20,9 +20,16 @@ pub type Read<T> = Result<T, Reported>;
 pub struct Sink {
     problems: Cell<Vec<(u32, Problem)>>,
     dropped: Cell<usize>,
+    /// A string that is a number passes for one.
+    pub(super) numbers_in_strings: bool,
 }
 
 impl Sink {
+    /// For a document whose way here may have turned numbers into strings.
+    pub fn numbers_in_strings() -> Sink {
+        Sink { numbers_in_strings: true, ..Sink::default() }
+    }
+
     pub(super) fn report(&self, position: u32, problem: Problem) -> Reported {
         let mut problems = self.problems.take();
         // In order from the beginning, so that what the bound drops is the end of the document, however it was read.

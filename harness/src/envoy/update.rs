@@ -7,7 +7,8 @@ use anyhow::{Result, bail, ensure};
 use serde_json::Value;
 use tokio::time::sleep;
 
-use super::sample::{Role, replace};
+use super::options::Role;
+use super::sample::replace;
 use super::{EnvoyProcess, POLL};
 
 /// A configuration that was written and that Envoy may or may not have taken.

@@ -1,0 +1,177 @@
+//! A serialized `google.protobuf.Struct` as JSON text.
+//!
+//! Envoy hands a `Struct` over as it is on the wire. The reader of configurations reads JSON, and its problems name JSON paths,
+//! so the few shapes of a `Struct` are turned into text here. Members stay in the order of the wire; a member that comes twice
+//! is left for the JSON reader to complain about.
+
+use crate::config::envelope::{take, varint};
+
+/// `Struct.fields` and `ListValue.values`, and the key of a map entry.
+const FIRST: u64 = 1;
+/// The value of a map entry.
+const SECOND: u64 = 2;
+/// Deeper than any configuration, and shallow enough for the stack.
+const DEPTH_MAX: u32 = 64;
+/// What may follow a tag: a number of up to ten bytes, eight bytes, or bytes with their length.
+enum Field<'a> {
+    Varint(u64),
+    Double(f64),
+    Bytes(&'a [u8]),
+}
+
+/// The JSON text of a serialized `Struct`; `None` unless it is one, to the last byte.
+pub fn to_json(message: &[u8]) -> Option<Vec<u8>> {
+    let mut out = String::with_capacity(message.len().saturating_mul(2));
+    object(message, DEPTH_MAX, &mut out)?;
+    Some(out.into_bytes())
+}
+
+fn object(mut message: &[u8], depth: u32, out: &mut String) -> Option<()> {
+    let depth = depth.checked_sub(1)?;
+    out.push('{');
+    let mut first = true;
+    while !message.is_empty() {
+        let (FIRST, Field::Bytes(mut entry)) = field(&mut message)? else { return None };
+        let (mut name, mut held) = ("", None);
+        while !entry.is_empty() {
+            match field(&mut entry)? {
+                (FIRST, Field::Bytes(bytes)) => name = std::str::from_utf8(bytes).ok()?,
+                (SECOND, Field::Bytes(bytes)) => held = Some(bytes),
+                _ => return None,
+            }
+        }
+        comma(&mut first, out);
+        out.push_str(&quoted(name)?);
+        out.push(':');
+        value(held?, depth, out)?;
+    }
+    out.push('}');
+    Some(())
+}
+
+fn list(mut message: &[u8], depth: u32, out: &mut String) -> Option<()> {
+    let depth = depth.checked_sub(1)?;
+    out.push('[');
+    let mut first = true;
+    while !message.is_empty() {
+        let (FIRST, Field::Bytes(element)) = field(&mut message)? else { return None };
+        comma(&mut first, out);
+        value(element, depth, out)?;
+    }
+    out.push(']');
+    Some(())
+}
+
+/// One `Value`: exactly one of its kinds.
+fn value(mut message: &[u8], depth: u32, out: &mut String) -> Option<()> {
+    match field(&mut message)? {
+        (1, Field::Varint(0)) => out.push_str("null"),
+        (2, Field::Double(number)) => out.push_str(&serde_json::Number::from_f64(number)?.to_string()),
+        (3, Field::Bytes(text)) => out.push_str(&quoted(std::str::from_utf8(text).ok()?)?),
+        (4, Field::Varint(flag)) => out.push_str(if flag == 0 { "false" } else { "true" }),
+        (5, Field::Bytes(fields)) => object(fields, depth, out)?,
+        (6, Field::Bytes(values)) => list(values, depth, out)?,
+        _ => return None,
+    }
+    message.is_empty().then_some(())
+}
+
+fn field<'a>(message: &mut &'a [u8]) -> Option<(u64, Field<'a>)> {
+    let tag = varint(message)?;
+    let content = match tag & 7 {
+        0 => Field::Varint(varint(message)?),
+        1 => Field::Double(f64::from_le_bytes(take(message, 8)?.try_into().ok()?)),
+        2 => {
+            let length = varint(message)?;
+            Field::Bytes(take(message, length)?)
+        }
+        _ => return None,
+    };
+    Some((tag >> 3, content))
+}
+
+fn comma(first: &mut bool, out: &mut String) {
+    if !std::mem::replace(first, false) {
+        out.push(',');
+    }
+}
+
+fn quoted(text: &str) -> Option<String> {
+    serde_json::to_string(text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    /// Serializes as protobuf does, for the tests.
+    fn encode(value: &Value) -> Vec<u8> {
+        match value {
+            Value::Null => vec![0x08, 0],
+            Value::Bool(flag) => vec![0x20, u8::from(*flag)],
+            Value::Number(n) => [vec![0x11], n.as_f64().unwrap().to_le_bytes().to_vec()].concat(),
+            Value::String(text) => delimited(0x1a, text.as_bytes()),
+            Value::Object(_) => delimited(0x2a, &fields(value)),
+            Value::Array(values) => {
+                let values: Vec<u8> = values.iter().flat_map(|v| delimited(0x0a, &encode(v))).collect();
+                delimited(0x32, &values)
+            }
+        }
+    }
+
+    fn fields(value: &Value) -> Vec<u8> {
+        let entry = |(name, v): (&String, &Value)| {
+            delimited(0x0a, &[delimited(0x0a, name.as_bytes()), delimited(0x12, &encode(v))].concat())
+        };
+        value.as_object().unwrap().iter().flat_map(entry).collect()
+    }
+
+    fn delimited(tag: u8, bytes: &[u8]) -> Vec<u8> {
+        let mut out = vec![tag];
+        let mut length = bytes.len();
+        while length >= 0x80 {
+            out.push(u8::try_from(length & 0x7f).unwrap() | 0x80);
+            length >>= 7;
+        }
+        out.push(u8::try_from(length).unwrap());
+        [out, bytes.to_vec()].concat()
+    }
+
+    #[test]
+    fn every_kind_of_value_comes_through() {
+        let value = json!({"a": 90.0, "b": [true, false, null, "x\"y"], "c": {"d": {}, "e": []}, "f": 0.01});
+        let text = to_json(&fields(&value)).unwrap();
+        assert_eq!(serde_json::from_slice::<Value>(&text).unwrap(), value);
+        assert_eq!(to_json(b"").unwrap(), b"{}");
+    }
+
+    #[test]
+    fn nesting_is_bounded() {
+        let mut value = json!({});
+        for _ in 0..200 {
+            value = json!({"a": value});
+        }
+        assert!(to_json(&fields(&value)).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_give_json_or_nothing(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            if let Some(text) = to_json(&bytes) {
+                prop_assert!(serde_json::from_slice::<Value>(&text).is_ok());
+            }
+        }
+
+        #[test]
+        fn damaged_messages_give_json_or_nothing(at in any::<prop::sample::Index>(), with in any::<u8>()) {
+            let mut bytes = fields(&json!({"deployments": [{"name": "d", "weight": 5.0}], "x": {"y": [true]}}));
+            let at = at.index(bytes.len());
+            bytes[at] = with;
+            if let Some(text) = to_json(&bytes) {
+                prop_assert!(serde_json::from_slice::<Value>(&text).is_ok());
+            }
+        }
+    }
+}
