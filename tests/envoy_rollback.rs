@@ -196,10 +196,10 @@ async fn a_canary_that_fails_loses_all_traffic_at_its_limit() {
             let (samples, event, canary) = rig.roll_back(name, reason, false).await;
             // Each failure is merged at once and judged by whoever merged it; so when the verdict falls at the limit,
             // every other worker can have merged one more.
-            let errors = event["canary"]["errors"].as_u64().unwrap();
+            let errors = event["evidence"]["canary"]["errors"].as_u64().unwrap();
             assert!((limit..limit + WORKERS).contains(&errors), "{name}, {}: {event}", rig.mode);
-            assert_eq!(event["canary"]["requests"], errors, "{name}, {}: all failed", rig.mode);
-            assert_eq!(event["stable"]["errors"], 0, "{name}, {}", rig.mode);
+            assert_eq!(event["evidence"]["canary"]["requests"], errors, "{name}, {}: all failed", rig.mode);
+            assert_eq!(event["evidence"]["stable"]["errors"], 0, "{name}, {}", rig.mode);
             // Nobody suffers but those the canary got, and all of them are counted.
             let failed: BTreeSet<u64> =
                 samples.iter().filter(|sample| !sample.ok()).map(|sample| sample.number).collect();
@@ -244,7 +244,10 @@ async fn a_canary_that_is_slow_or_breaks_streams_is_rolled_back() {
         rig.roll_back("p95", "latency_p95", false).await;
         rig.v2.set(Behaviour::failing(Fault::ResetAfter { chunks: 2 }));
         let (_, event, canary) = rig.roll_back("breaking", "consecutive_errors", true).await;
-        assert!((5..5 + WORKERS).contains(&event["canary"]["errors"].as_u64().unwrap()), "{event}");
+        assert!(
+            (5..5 + WORKERS).contains(&event["evidence"]["canary"]["errors"].as_u64().unwrap()),
+            "{event}"
+        );
         let counts = outcomes(&rig.envoy, "bellwether_requests_total", "breaking").await;
         assert_eq!(counts.get("v2 bad"), Some(&(canary.len() as u64)), "{}: {counts:?}", rig.mode);
     }
@@ -265,7 +268,7 @@ async fn an_observed_canary_is_reported_once_and_keeps_its_traffic() {
     .await;
     let samples = load.stop().await;
     assert!(samples.iter().any(|sample| sample.sent_at > seen_at + REFRESH && !sample.ok()));
-    assert_eq!(event["bellwether"], "would_transition", "{event}");
+    assert_eq!(event["bellwether"], "would_roll_back", "{event}");
     assert_eq!(
         (&event["to"], &event["reason"]),
         (&json!("rolled_back"), &json!("consecutive_errors")),
@@ -355,7 +358,7 @@ async fn trouble_that_stable_has_too_is_held_until_it_ends() {
 
     let (held, seen_at) = rig.first_event("held").await;
     assert_eq!((&held["from"], &held["to"]), (&json!("active"), &json!("holding")), "{held}");
-    assert!(held["stable"]["errors"].as_u64() >= Some(5), "{held}");
+    assert!(held["evidence"]["stable"]["errors"].as_u64() >= Some(5), "{held}");
     let (blamed, _) = rig.first_event("blamed").await;
     assert_eq!((&blamed["from"], &blamed["to"]), (&json!("active"), &json!("rolled_back")), "{blamed}");
     eventually("phase 1", || async {
