@@ -384,7 +384,7 @@ fn without_any_limit_a_broken_canary_is_found_by_comparison() {
     assert_eq!(failed, 9, "at a share of 10 %");
     let cause = transitions[0].cause.as_ref().unwrap();
     assert_eq!(cause.label, "worse_errors");
-    assert_eq!(cause.text, "9 of 9 failed while of stable's 0 of 72 did (score 16.7, limit 16.1)");
+    assert_eq!(cause.text, "9 of 9 failed while of stable's 0 of 72 did (score 16.74, limit 16.12)");
     assert_eq!(a.goes_to(&store, 200_000 * MS, TO_CANARY), 0);
 }
 

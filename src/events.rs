@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use crate::codec::{Reader, TOMBSTONE, Writer};
 use crate::engine::Transition;
 use crate::stats::Found;
-use crate::units::UnixMillis;
+use crate::units::{Hundredths, UnixMillis};
 use crate::verdict::interval;
 
 /// Events kept.
@@ -50,7 +50,8 @@ pub fn line(transition: &Transition, now: UnixMillis) -> String {
     out.push(',');
     side(&mut out, "stable", t.stable);
     if let Some((score, limit)) = t.score {
-        let _ = write!(out, r#","score":{score:.2},"limit":{limit:.2}"#);
+        let (score, limit) = (Hundredths::of(score), Hundredths::of(limit));
+        let _ = write!(out, r#","score":{score},"limit":{limit}"#);
     }
     out.push_str(r#"},"requests":["#);
     for (n, request) in t.requests.iter().enumerate() {
@@ -64,13 +65,12 @@ pub fn line(transition: &Transition, now: UnixMillis) -> String {
 /// Counts, the rate in percent, and the interval in which the true rate lies.
 fn side(out: &mut String, name: &str, (judged, bad): (u64, u64)) {
     let (low, high) = interval(bad, judged);
-    let rate = if judged == 0 { 0.0 } else { bad as f64 / judged as f64 };
+    let percent = |share: f64| Hundredths::of(share * 100.0);
+    let rate = percent(if judged == 0 { 0.0 } else { bad as f64 / judged as f64 });
+    let (low, high) = (percent(low), percent(high));
     let _ = write!(
         out,
-        r#""{name}":{{"requests":{judged},"errors":{bad},"rate":{:.2},"rate_between":[{:.2},{:.2}]}}"#,
-        rate * 100.0,
-        low * 100.0,
-        high * 100.0
+        r#""{name}":{{"requests":{judged},"errors":{bad},"rate":{rate},"rate_between":[{low},{high}]}}"#
     );
 }
 

@@ -9,7 +9,7 @@ use crate::rollout::{Cause, Phase, Signal};
 use crate::share::Evidence;
 use crate::stats::{Delta, Found, Snapshot, Stats};
 use crate::store::{Change, StoreError, update};
-use crate::units::Millis;
+use crate::units::{Hundredths, Millis};
 use crate::verdict::{self, Limit, Verdict};
 
 /// What became of a merge.
@@ -233,8 +233,13 @@ fn compared(kind: Kind, evidence: &Evidence) -> String {
         },
     );
     format!(
-        "{} of {} {what} while of stable's {} of {} did (score {:.1}, limit {:.1})",
-        counts.canary_bad, counts.canary, counts.stable_bad, counts.stable, evidence.score, evidence.limit
+        "{} of {} {what} while of stable's {} of {} did (score {}, limit {})",
+        counts.canary_bad,
+        counts.canary,
+        counts.stable_bad,
+        counts.stable,
+        Hundredths::of(evidence.score),
+        Hundredths::of(evidence.limit)
     )
 }
 
