@@ -275,7 +275,7 @@ async fn the_two_roles_reload_independently() {
 async fn an_envoy_without_trouble_says_nothing() {
     let mut config = canary_at(50);
     config["deployments"][0]["guard"] =
-        json!({"window": "1s", "max_error_rate": 90, "max_consecutive_errors": 50});
+        json!({"window": "1s", "max_error_rate": 90, "max_consecutive_errors": 50, "compare": false});
     let rig = Rig::start(true, config, json!({})).await;
     // Something for the ticks to do: evidence that is looked at again when it has left the window.
     rig.v2.set(Behaviour { latency: Latency::Fixed { ms: 5.0 }, ..Behaviour::status(500).ratio(0.5) });
