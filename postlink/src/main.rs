@@ -40,7 +40,9 @@ const NEEDED: [&str; 6] = [
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().collect();
-    let [_, input, output] = arguments.as_slice() else { bail!("usage: bellwether-postlink IN.wasm OUT.wasm") };
+    let [_, input, output] = arguments.as_slice() else {
+        bail!("usage: bellwether-postlink IN.wasm OUT.wasm")
+    };
     let mut module = walrus::ModuleConfig::new()
         .generate_producers_section(false)
         .parse_file(input)
