@@ -22,7 +22,7 @@ pub(super) struct Seen<'a> {
 /// What became of a transition.
 enum Moved {
     /// This worker made it: the record, the standing before and after.
-    Won(Standings, Standing, Standing),
+    Won(Standings, Box<(Standing, Standing)>),
     /// Nothing to do; the record as it is.
     Lost(Standings),
     Undecodable,
@@ -47,7 +47,8 @@ impl State {
         let (id, known, total) = (held.id.clone(), held.standing.clone(), held.total);
         let moved = self.transit(scene.store, slot, &signal, rules, total);
         match moved {
-            Ok(Moved::Won(standings, before, after)) => {
+            Ok(Moved::Won(standings, change)) => {
+                let (before, after) = *change;
                 self.adopt(&standings);
                 let would = matches!(signal, Signal::WouldFail(_));
                 if before.phase.name() == after.phase.name() && !would {
@@ -119,7 +120,7 @@ impl State {
                     if matches!((&current.phase, &next.phase), (Phase::Probing { .. }, Phase::Active)) {
                         standings.ramp = standings.ramp.map(|position| position.restarted(total));
                     }
-                    Change::Write(standings.encode(), Moved::Won(standings, current, next))
+                    Change::Write(standings.encode(), Moved::Won(standings, Box::new((current, next))))
                 }
                 _ => Change::Keep(Moved::Lost(standings)),
             }
