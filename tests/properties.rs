@@ -3,15 +3,21 @@
 
 use std::collections::BTreeMap;
 
+use bellwether::compare::Comparison;
 use bellwether::config::compile;
+use bellwether::events::EventLog;
 use bellwether::flight::{Flight, Judgement};
 use bellwether::histogram::Histogram;
 use bellwether::keys::Ring;
 use bellwether::outcome::{Ending, Outcome, classify, ending};
+use bellwether::plan::Recovery;
 use bellwether::plan::{BadOutcomes, Plan, Secret};
-use bellwether::rollout::{Cause, Phase, Signal, Standing, Standings};
-use bellwether::route::{Headers, RequestFacts, address_without_port, choose, find, rewritten_path};
+use bellwether::ramp::{Position, Sight};
+use bellwether::rollout::{Cause, Lease, Phase, Rules, Signal, Standing};
+use bellwether::route::{Access, Headers, RequestFacts, address_without_port, choose, find, rewritten_path};
+use bellwether::share::{Arm, Odds, Share, ShareDelta};
 use bellwether::split::Split;
+use bellwether::standings::Standings;
 use bellwether::stats::{Delta, Event, Found, Stats};
 use bellwether::units::{Bps, Micros, Millis, Point, UnixMillis};
 use bellwether::window::{Tally, Window};
@@ -86,15 +92,32 @@ fn cause() -> impl Strategy<Value = Cause> {
 }
 
 fn standing() -> impl Strategy<Value = Standing> {
-    let phase = prop_oneof![
-        Just(Phase::Active),
-        cause().prop_map(Phase::Holding),
-        cause().prop_map(Phase::RolledBack)
-    ];
+    let out =
+        (cause(), any::<u32>(), proptest::option::of(any::<u64>())).prop_map(|(cause, failed_rounds, at)| {
+            Phase::RolledBack { cause, failed_rounds, probe_at: at.map(Micros) }
+        });
+    let leases = vec((any::<u64>(), any::<u64>()), 0..5);
+    let probing =
+        (cause(), any::<u32>(), any::<u32>(), leases).prop_map(|(cause, failed_rounds, passed, leases)| {
+            let leases = leases.into_iter().map(|(id, until)| Lease { id, until: Micros(until) }).collect();
+            Phase::Probing { cause, failed_rounds, passed, leases }
+        });
+    let phase = prop_oneof![Just(Phase::Active), cause().prop_map(Phase::Holding), out, probing];
     (any::<u32>(), phase, any::<bool>()).prop_map(|(epoch, phase, observed)| Standing {
         epoch,
         phase,
         observed,
+    })
+}
+
+/// Both ways to recover, with any chance.
+fn rules() -> impl Strategy<Value = Rules> {
+    let probe = r#"{"deployments": [{"name": "d", "stable": "v", "versions": [{"id": "v", "weight": 100, "cluster": "c"}],
+        "recovery": {"mode": "probe"}}]}"#;
+    let recovery = plan(probe).deployments[0].recovery;
+    (any::<bool>(), any::<u64>()).prop_map(move |(hold, random)| Rules {
+        recovery: if hold { Recovery::Hold } else { recovery },
+        random,
     })
 }
 
@@ -107,6 +130,8 @@ proptest! {
         }
         let _ = Stats::decode(Some(&bytes));
         let _ = Standings::decode(Some(&bytes));
+        let _ = Comparison::decode(Some(&bytes));
+        let _ = EventLog::decode(Some(&bytes));
     }
 
     #[test]
@@ -148,7 +173,7 @@ proptest! {
             prop_assert!(all.put(&id, standing));
         }
         let Found::Value(back) = Standings::decode(Some(&all.encode())) else { panic!("undecodable") };
-        for ((id, wrote), (back_id, read)) in all.0.iter().zip(&back.0) {
+        for ((id, wrote), (back_id, read)) in all.versions.iter().zip(&back.versions) {
             prop_assert_eq!(id, back_id);
             prop_assert_eq!(wrote.epoch, read.epoch);
             prop_assert_eq!(wrote.phase.name(), read.phase.name());
@@ -156,14 +181,80 @@ proptest! {
     }
 
     #[test]
-    fn a_fail_always_rolls_back_and_only_once(start in standing(), cause in cause()) {
-        let was_out = !start.available();
-        match start.on(&Signal::Fail(cause.clone())) {
+    fn a_fail_always_ends_the_right_to_traffic(start in standing(), cause in cause(), rules in rules()) {
+        let out = |s: &Standing| matches!(s.phase, Phase::RolledBack { .. });
+        match start.on(&Signal::Fail(cause.clone()), rules) {
             Some(next) => {
-                prop_assert!(!was_out && !next.available());
-                prop_assert_eq!(next.on(&Signal::Fail(cause)), None);
+                prop_assert!(!out(&start) && out(&next));
+                prop_assert!(next.epoch > start.epoch || start.epoch == u32::MAX);
+                prop_assert_eq!(next.on(&Signal::Fail(cause), rules), None, "once");
             }
-            None => prop_assert!(was_out),
+            None => prop_assert!(out(&start)),
+        }
+    }
+
+    #[test]
+    fn the_epoch_changes_exactly_with_the_right_to_traffic(start in standing(), cause in cause(), rules in rules(), which in 0usize..9, at in any::<u64>()) {
+        prop_assume!(start.epoch < u32::MAX);
+        let lease = Lease { id: at, until: Micros(at) };
+        let signal = [
+            Signal::Fail(cause.clone()), Signal::WouldFail(cause.clone()), Signal::Shared(cause.clone()),
+            Signal::Pass { now: Micros(at), window: Millis(1000) }, Signal::Time(Micros(at)), Signal::Ask(lease, Micros(at)),
+            Signal::Probed(at, Ok(true)), Signal::Probed(at, Ok(false)), Signal::Probed(at, Err(cause)),
+        ][which].clone();
+        let right = |s: &Standing| match s.phase {
+            Phase::Active | Phase::Holding(_) => 0,
+            Phase::Probing { .. } => 1,
+            Phase::RolledBack { .. } => 2,
+        };
+        if let Some(next) = start.on(&signal, rules) {
+            prop_assert_eq!(next.epoch > start.epoch, right(&next) != right(&start), "{:?}", signal);
+        }
+    }
+
+    #[test]
+    fn a_comparison_is_the_same_however_it_is_cut_into_merges(
+        events in vec((any::<bool>(), any::<bool>(), 1u16..10_000), 0..200), cuts in vec(any::<bool>(), 200),
+    ) {
+        let document = r#"{"deployments": [{"name": "d", "stable": "v", "versions": [{"id": "v", "weight": 100, "cluster": "c"}]}]}"#;
+        let compare = plan(document).deployments[0].guard.compare.unwrap();
+        let (mut whole, mut cut) = (Share::default(), Share::default());
+        let (mut all, mut part) = (ShareDelta::default(), ShareDelta::default());
+        for ((bad, canary, share), end) in events.into_iter().zip(cuts) {
+            let arm = if canary { Arm::Canary } else { Arm::Stable };
+            let odds = Odds { canary: share, stable: 10_000 - share };
+            all.add(arm, bad, odds);
+            part.add(arm, bad, odds);
+            if end {
+                cut.merge(&std::mem::take(&mut part), &compare);
+            }
+        }
+        whole.merge(&all, &compare);
+        cut.merge(&part, &compare);
+        prop_assert!(whole == cut);
+        let evidence = whole.evidence(&compare);
+        prop_assert!(evidence.score.is_finite() && evidence.score >= 0.0);
+        prop_assert!(evidence.counts.canary_bad <= evidence.counts.canary);
+    }
+
+    #[test]
+    fn a_ramp_never_goes_back_and_never_skips(looks in vec((0u64..100_000_000, 0u64..100, 0u64..120, any::<bool>()), 1..60)) {
+        let document = r#"{"deployments": [{"name": "d", "stable": "a", "versions": [{"id": "a", "cluster": "c"}, {"id": "b", "cluster": "c"}],
+            "ramp": {"stages": [{"weight": 5, "for": "10s", "min_requests": 20}, {"weight": 25, "for": "1m"}, {"weight": 100, "for": "1h"}]}}]}"#;
+        let plan = plan(document);
+        let ramp = plan.deployments[0].ramp.as_ref().unwrap();
+        let now = |mono: u64| bellwether::units::Now { mono: Micros(mono), wall: UnixMillis(mono / 1000) };
+        let (mut at, mut seen) = (0, 0);
+        let mut position = Position::first(ramp, now(0));
+        for (later, more, evidence, active) in looks {
+            at += later;
+            seen += more;
+            let (next, begun) = position.look(ramp, Sight { now: now(at), outcomes: seen, evidence, active });
+            let (before, after) = (position.stage.unwrap(), next.stage.unwrap());
+            prop_assert_eq!(after - before, u32::from(begun));
+            prop_assert!(!begun || (active && evidence < 50), "nothing advances in trouble");
+            prop_assert!(before > 0 || after == 0 || seen >= 20, "nor without data");
+            position = next;
         }
     }
 
@@ -252,11 +343,12 @@ proptest! {
             client_address: &|| address.as_deref().map(|a| address_without_port(a).to_vec()),
             random,
         };
-        let choice = choose(deployment, &facts, &|version| version != down);
+        let access = |version| if version == down { Access::Shut } else { Access::Open };
+        let choice = choose(deployment, &deployment.split, &facts, &access);
         prop_assert!(choice.version < deployment.versions.len());
         prop_assert!(choice.version != down || down == deployment.stable);
         // The same request is decided the same way, on any worker.
-        prop_assert_eq!(choose(deployment, &facts, &|version| version != down), choice);
+        prop_assert_eq!(choose(deployment, &deployment.split, &facts, &access), choice);
         if let Some(path) = headers.get(":path") {
             rewritten_path(&deployment.versions[choice.version], &path);
         }
@@ -273,7 +365,7 @@ proptest! {
             ));
             let headers = Headers::new(vec![("u".to_owned(), user.clone().into_bytes())]);
             let facts = RequestFacts { headers: &headers, client_address: &|| None, random: 0 };
-            choose(&plan.deployments[0], &facts, &|_| true).version
+            choose(&plan.deployments[0], &plan.deployments[0].split, &facts, &|_| Access::Open).version
         };
         prop_assert!(version(low) <= version(high));
     }
