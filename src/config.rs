@@ -31,6 +31,7 @@ mod time;
 mod value;
 
 pub use envelope::document;
+pub use time::parse as timestamp;
 
 /// Compiles the `router`'s plugin configuration. `env` reads an environment variable, for keys that name one.
 ///

@@ -42,6 +42,8 @@ pub enum Dropped {
     MergeDeferred,
     /// A verdict put off for the same reason; the next merge judges again.
     VerdictDeferred,
+    /// What an attempt said about its key, given up because other workers interfered too often.
+    KeyReport,
     /// Shared values that this build cannot read.
     Undecodable,
     /// Host calls refused.
@@ -63,6 +65,7 @@ impl Dropped {
             Dropped::LateResult => "late_result",
             Dropped::MergeDeferred => "merge_deferred",
             Dropped::VerdictDeferred => "verdict_deferred",
+            Dropped::KeyReport => "key_report",
             Dropped::Undecodable => "undecodable",
             Dropped::Refused => "refused",
         }
@@ -110,6 +113,11 @@ pub struct Notes {
 }
 
 impl Notes {
+    /// Counts one thing.
+    pub(crate) fn note(&mut self, what: Dropped) {
+        self.drop(what, 1);
+    }
+
     fn drop(&mut self, what: Dropped, count: u64) {
         if count > 0 {
             self.dropped.push((what, count));

@@ -5,7 +5,10 @@
 
 use std::collections::BTreeMap;
 
+use crate::hash::hash;
 use crate::plan::{KeyPool, KeyValue, Secret};
+use crate::pools;
+use crate::units::Millis;
 
 /// A pool with its values resolved. Holds secrets: no `Debug`.
 pub struct Ring {
@@ -14,8 +17,8 @@ pub struct Ring {
 
 struct Slot {
     weight: u32,
-    /// Prefix and key, as it goes into the header; `None`: the key is disabled for want of its secret.
-    value: Option<Secret>,
+    /// Prefix and key, as it goes into the header, and its fingerprint; `None`: disabled for want of its secret.
+    value: Option<(Secret, u64)>,
 }
 
 impl Ring {
@@ -31,67 +34,96 @@ impl Ring {
                         secrets.get(name).map(|raw| Secret::clean(raw.expose(), &pool.prefix))
                     }
                 };
-                let value = secret
-                    .filter(|secret| !secret.expose().is_empty())
-                    .map(|secret| secret.prefixed(&pool.prefix));
+                let value = secret.filter(|secret| !secret.expose().is_empty()).map(|secret| {
+                    (secret.prefixed(&pool.prefix), pools::fingerprint(&pool.name, secret.expose()))
+                });
                 Slot { weight: key.weight, value }
             })
             .collect();
         Ring { keys }
     }
 
-    /// Whether any key can be used.
-    pub fn usable(&self) -> bool {
-        self.keys.iter().any(Slot::usable)
+    /// Keys that have a value and a weight.
+    pub fn candidates(&self) -> impl Iterator<Item = usize> {
+        self.keys
+            .iter()
+            .enumerate()
+            .filter(|(_, slot)| slot.weight > 0 && slot.value.is_some())
+            .map(|(n, _)| n)
     }
 
-    /// Whether this key has its value.
-    pub fn has_value(&self, key: usize) -> bool {
-        self.keys.get(key).is_some_and(|slot| slot.value.is_some())
+    /// Chooses among the candidates that are `allowed`: by weight, `random` being 64 uniform bits, or for an identity by
+    /// weighted rendezvous hashing, which moves an identity only when its key is not allowed.
+    pub fn choose(
+        &self,
+        random: u64,
+        identity: Option<u64>,
+        allowed: &dyn Fn(usize) -> bool,
+    ) -> Option<usize> {
+        match identity {
+            Some(identity) => self.rendezvous(identity, allowed),
+            None => self.by_weight(random, allowed),
+        }
     }
 
-    /// A weighted pick among the keys that have a value and were not tried yet; when all were, among all that have one.
-    /// `random`: 64 uniform bits. `None` if no key is usable.
-    pub fn pick(&self, tried: &[usize], random: u64) -> Option<usize> {
-        self.pick_where(random, &|n| !tried.contains(&n)).or_else(|| self.pick_where(random, &|_| true))
-    }
-
-    fn pick_where(&self, random: u64, allowed: &dyn Fn(usize) -> bool) -> Option<usize> {
-        let candidates = || self.keys.iter().enumerate().filter(|(n, slot)| slot.usable() && allowed(*n));
-        let total = candidates().fold(0u64, |sum, (_, slot)| sum.saturating_add(u64::from(slot.weight)));
+    fn by_weight(&self, random: u64, allowed: &dyn Fn(usize) -> bool) -> Option<usize> {
+        let weight = |n: usize| self.keys.get(n).map_or(0, |slot| u64::from(slot.weight));
+        let allowed = || self.candidates().filter(|n| allowed(*n));
+        let total = allowed().fold(0u64, |sum, n| sum.saturating_add(weight(n)));
         // Multiply-shift: uniform on 0..total, and 0 when there is nothing to choose from.
         let scaled = u128::from(random).saturating_mul(u128::from(total)) >> 64;
         let mut rest = u64::try_from(scaled).ok()?;
-        for (n, slot) in candidates() {
-            let weight = u64::from(slot.weight);
-            if rest < weight {
+        for n in allowed() {
+            if rest < weight(n) {
                 return Some(n);
             }
-            rest = rest.saturating_sub(weight);
+            rest = rest.saturating_sub(weight(n));
         }
         None
     }
 
+    /// Each key draws `-ln(u) / weight` with `u` hashed from key and identity; the smallest wins, which each key does in
+    /// proportion to its weight (exponential race; Efraimidis and Spirakis, 2006).
+    fn rendezvous(&self, identity: u64, allowed: &dyn Fn(usize) -> bool) -> Option<usize> {
+        let mut best: Option<(f64, usize)> = None;
+        for n in self.candidates().filter(|n| allowed(*n)) {
+            let Some(slot) = self.keys.get(n) else { continue };
+            let fingerprint = slot.value.as_ref().map_or(0, |(_, fingerprint)| *fingerprint);
+            let bits = hash(&[&fingerprint.to_le_bytes(), &identity.to_le_bytes()]);
+            // In (0, 1): 53 bits and a half.
+            let u = ((bits >> 11) as f64 + 0.5) / 9_007_199_254_740_992.0;
+            let drawn = -u.ln() / f64::from(slot.weight);
+            if best.is_none_or(|(least, _)| drawn < least) {
+                best = Some((drawn, n));
+            }
+        }
+        best.map(|(_, n)| n)
+    }
+
     /// The header value of a key.
     pub fn value(&self, key: usize) -> Option<&Secret> {
-        self.keys.get(key).and_then(|slot| slot.value.as_ref())
+        self.keys.get(key).and_then(|slot| slot.value.as_ref()).map(|(value, _)| value)
     }
-}
 
-impl Slot {
-    fn usable(&self) -> bool {
-        self.weight > 0 && self.value.is_some()
+    /// Names a key without saying what it is; `None` for one without a value.
+    pub fn fingerprint(&self, key: usize) -> Option<u64> {
+        self.keys.get(key).and_then(|slot| slot.value.as_ref()).map(|(_, fingerprint)| *fingerprint)
     }
 }
 
 /// Headers in which clients bring credentials of their own; removed when a version has a key pool.
 pub const CLIENT_CREDENTIALS: [&str; 3] = ["authorization", "x-api-key", "api-key"];
 
-/// Why no key could be had, as an OpenAI client understands it: status, body.
-pub const UNAVAILABLE: (u32, &str) = (
-    503,
-    r#"{"error":{"message":"no API key is available for this request","type":"server_error","param":null,"code":"keys_unavailable"}}"#,
-);
+/// The answer when no key can be had, as an OpenAI client understands it: status and body.
+pub fn unavailable(returns_in: Option<Millis>) -> (u32, &'static str) {
+    match returns_in {
+        Some(_) => (429, RATE_LIMITED),
+        None => (503, UNAVAILABLE),
+    }
+}
+
+const RATE_LIMITED: &str = r#"{"error":{"message":"every API key for this request is rate limited","type":"rate_limit_error","param":null,"code":"keys_rate_limited"}}"#;
+const UNAVAILABLE: &str = r#"{"error":{"message":"no API key is available for this request","type":"server_error","param":null,"code":"keys_unavailable"}}"#;
 
 #[cfg(test)]
 mod tests {
@@ -107,7 +139,7 @@ mod tests {
         let ring = Ring::new(&pool(&[("a", 3), ("b", 3), ("c", 2), ("d", 2)]), &BTreeMap::new());
         let mut counts = [0u32; 4];
         for i in 0..1000u64 {
-            counts[ring.pick(&[], (2 * i + 1) * (u64::MAX / 2000)).unwrap()] += 1;
+            counts[ring.choose((2 * i + 1) * (u64::MAX / 2000), None, &|_| true).unwrap()] += 1;
         }
         assert_eq!(counts, [300, 300, 200, 200]);
     }
@@ -116,25 +148,32 @@ mod tests {
     fn a_key_of_weight_0_is_never_picked() {
         let ring = Ring::new(&pool(&[("a", 0), ("b", 1)]), &BTreeMap::new());
         for i in 0..100u64 {
-            assert_eq!(ring.pick(&[], i << 57), Some(1));
+            assert_eq!(ring.choose(i << 57, None, &|_| true), Some(1));
+            assert_eq!(ring.choose(0, Some(i), &|_| true), Some(1));
         }
     }
 
     #[test]
-    fn a_tried_key_is_taken_again_only_when_all_were_tried() {
-        let ring = Ring::new(&pool(&[("a", 1), ("b", 1)]), &BTreeMap::new());
-        for i in 0..100u64 {
-            assert_eq!(ring.pick(&[0], i << 57), Some(1));
+    fn identities_are_spread_by_weight_and_move_only_when_their_key_is_out() {
+        let ring = Ring::new(&pool(&[("a", 3), ("b", 1), ("c", 1)]), &BTreeMap::new());
+        let mut counts = [0u32; 3];
+        for i in 0..10_000u64 {
+            let identity = hash(&[&i.to_le_bytes()]);
+            let key = ring.choose(0, Some(identity), &|_| true).unwrap();
+            counts[key] += 1;
+            let without_b = ring.choose(0, Some(identity), &|n| n != 1).unwrap();
+            assert!(key == 1 || key == without_b, "identity {i} moved from {key} to {without_b}");
         }
-        assert!(ring.pick(&[0, 1], 0).is_some());
+        // 6000, 2000, 2000, four standard deviations either way.
+        assert!((5_800..=6_200).contains(&counts[0]) && (1_840..=2_160).contains(&counts[1]), "{counts:?}");
     }
 
     #[test]
     fn a_secret_that_comes_later_enables_its_key() {
         let mut p = pool(&[("a", 1)]);
         p.keys[0].value = KeyValue::Named("openai-1".to_owned());
-        assert!(!Ring::new(&p, &secrets(&[])).usable());
-        assert_eq!(Ring::new(&p, &secrets(&[])).pick(&[], 1), None);
+        assert_eq!(Ring::new(&p, &secrets(&[])).candidates().count(), 0);
+        assert_eq!(Ring::new(&p, &secrets(&[])).choose(1, None, &|_| true), None);
         let ring = Ring::new(&p, &secrets(&[("openai-1", " Bearer sk-1\n")]));
         assert_eq!(ring.value(0).unwrap().expose(), "Bearer sk-1", "trimmed, the prefix once");
     }

@@ -1,0 +1,340 @@
+//! The keys of one pool: which of them may be used, and what puts them out of use and back.
+//!
+//! A key is taken out by what is its own fault only: a 429 ([`Fault::Limited`]), a refusal ([`Fault::Rejected`]), or a run of bad
+//! outcomes while other keys of the pool do well ([`Fault::Failing`]; when all of them fail it is the provider, and
+//! burning the pool would make it worse). Every state ends by itself: at its deadline one request, the *trial*, is let
+//! through; its success makes the key active, its failure extends. A later deadline always wins; only a success brings a key
+//! back earlier, and only the success of an attempt that began after the key went out: an answer that was under way when the
+//! limit struck says nothing about it.
+//!
+//! The record in shared data names keys by fingerprint, never by position or value, and holds only those with something to
+//! remember: that of a healthy pool is empty.
+
+use crate::codec::{Reader, TOMBSTONE, Writer};
+use crate::plan::KeyPool;
+use crate::stats::Found;
+use crate::units::{Micros, Millis};
+
+/// Most keys that a record may hold: those of a pool, and as many that an older plan knows.
+const KEYS: usize = 512;
+/// A trial that has not reported after this is given up: its worker may have died.
+const TRIAL: Millis = Millis(60_000);
+/// A limit lasts at least this long, whatever the provider says: "0" would make every request a trial.
+const SHORTEST: Millis = Millis(1000);
+
+/// Status of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Status {
+    /// In use.
+    #[default]
+    Active,
+    /// The provider said 429.
+    RateLimited,
+    /// It failed several times in a row while others did not.
+    CoolingDown,
+    /// The provider refused it, or its secret is not there.
+    Disabled,
+}
+
+impl Status {
+    /// The name in status and events.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Status::Active => "active",
+            Status::RateLimited => "rate_limited",
+            Status::CoolingDown => "cooling_down",
+            Status::Disabled => "disabled",
+        }
+    }
+
+    /// Value of the status gauge.
+    pub const fn gauge(self) -> u64 {
+        match self {
+            Status::Active => 0,
+            Status::RateLimited => 1,
+            Status::CoolingDown => 2,
+            Status::Disabled => 3,
+        }
+    }
+}
+
+/// What an attempt says about its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It works.
+    None,
+    /// 429, with the wait that the provider asked for.
+    Limited(Option<Millis>),
+    /// 401 or 403.
+    Rejected,
+    /// A bad outcome.
+    Failing,
+}
+
+/// What is remembered of a key.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Its status.
+    pub status: Status,
+    /// When it was last put out of use.
+    pub since: Micros,
+    /// When a trial is due, unless it is active.
+    pub until: Micros,
+    /// How often the cooldown has been doubled.
+    doubled: u32,
+    /// Refusals in a row.
+    rejected: u32,
+    /// Bad outcomes in a row.
+    failed: u32,
+    /// When that run began.
+    pub failing_since: Micros,
+    /// When the trial under way is given up.
+    trial_until: Micros,
+}
+
+impl Memory {
+    /// Of a key whose secret is not there: nobody tries it.
+    pub const WITHOUT_VALUE: Memory = Memory {
+        status: Status::Disabled,
+        since: Micros(0),
+        until: Micros(u64::MAX),
+        doubled: 0,
+        rejected: 0,
+        failed: 0,
+        failing_since: Micros(0),
+        trial_until: Micros(0),
+    };
+
+    /// Whether the key may be used by anybody.
+    pub fn is_active(&self) -> bool {
+        self.status == Status::Active
+    }
+
+    /// Whether a trial is due and none is under way.
+    pub fn trial_due(&self, now: Micros) -> bool {
+        !self.is_active() && now >= self.until && now >= self.trial_until
+    }
+
+    /// After an attempt that began at `began`. `others_work`: some other key of the pool has worked since this one's run of
+    /// bad outcomes began.
+    pub fn after(
+        self,
+        fault: Fault,
+        began: Micros,
+        now: Micros,
+        others_work: bool,
+        pool: &KeyPool,
+    ) -> Memory {
+        // Began before the key went out: it tells nothing new about the state, but a limit may be longer.
+        let stale = !self.is_active() && began < self.since;
+        match fault {
+            Fault::None if stale => self,
+            Fault::None => Memory::default(),
+            Fault::Limited(wait) => {
+                let (cooldown, max) = pool.rate_limited;
+                let doubled = if stale || self.status != Status::RateLimited {
+                    self.doubled
+                } else {
+                    self.doubled.saturating_add(1)
+                };
+                let shift = 1u64.checked_shl(doubled.min(40)).unwrap_or(u64::MAX);
+                let own = Millis(cooldown.0.saturating_mul(shift).min(max.0));
+                let wait = wait.map_or(own, |wait| Millis(wait.0.clamp(SHORTEST.0.min(max.0), max.0)));
+                Memory { doubled, ..self.out(Status::RateLimited, wait, stale, now) }
+            }
+            Fault::Rejected => {
+                let (after, span) = pool.rejected;
+                let counted = Memory { rejected: self.rejected.saturating_add(1), ..self };
+                // A trial that is refused extends at once, whatever number of refusals the first time took.
+                let out = counted.rejected >= after || !self.is_active();
+                if out { counted.out(Status::Disabled, span, stale, now) } else { counted }
+            }
+            Fault::Failing => {
+                let (after, span) = pool.failing;
+                let failing_since = if self.failed == 0 { began } else { self.failing_since };
+                let counted = Memory { failed: self.failed.saturating_add(1), failing_since, ..self };
+                let out = (counted.failed >= after && others_work) || (!self.is_active() && !stale);
+                if out { counted.out(self.worse(Status::CoolingDown), span, stale, now) } else { counted }
+            }
+        }
+    }
+
+    /// A trial begins.
+    pub fn tried(self, now: Micros) -> Memory {
+        Memory { trial_until: now.plus(TRIAL), ..self }
+    }
+
+    /// Out of use for `span`; a later deadline stays. A trial under way has failed, unless what failed is older than it.
+    fn out(self, status: Status, span: Millis, stale: bool, now: Micros) -> Memory {
+        let (since, trial_until) = if stale { (self.since, self.trial_until) } else { (now, Micros(0)) };
+        let until = now.plus(span).max(self.until);
+        let status = if stale { self.worse(status) } else { status };
+        Memory { status, since, until, trial_until, ..self }
+    }
+
+    /// A refusal outlasts everything else that a key is out for.
+    fn worse(&self, status: Status) -> Status {
+        if self.status == Status::Disabled { Status::Disabled } else { status }
+    }
+}
+
+/// The shared record: what is remembered, by fingerprint.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Keyring(pub Vec<(u64, Memory)>);
+
+impl Keyring {
+    /// What is remembered of a key.
+    pub fn get(&self, fingerprint: u64) -> Memory {
+        self.0.iter().find(|(held, _)| *held == fingerprint).map(|(_, memory)| *memory).unwrap_or_default()
+    }
+
+    /// Replaces it; a memory of nothing is dropped, and so is one beyond the bound.
+    pub fn put(&mut self, fingerprint: u64, memory: Memory) {
+        self.0.retain(|(held, _)| *held != fingerprint);
+        if memory != Memory::default() && self.0.len() < KEYS {
+            self.0.push((fingerprint, memory));
+        }
+    }
+
+    /// To bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut w = Writer::new();
+        w.number(u64::try_from(self.0.len()).unwrap_or(0));
+        for (fingerprint, m) in &self.0 {
+            let counts = [u64::from(m.doubled), u64::from(m.rejected), u64::from(m.failed)];
+            for number in
+                [*fingerprint, m.status.gauge(), m.since.0, m.until.0, m.trial_until.0, m.failing_since.0]
+                    .into_iter()
+                    .chain(counts)
+            {
+                w.number(number);
+            }
+        }
+        w.finish()
+    }
+
+    /// From bytes; total.
+    pub fn decode(bytes: Option<&[u8]>) -> Found<Keyring> {
+        match bytes {
+            None | Some(TOMBSTONE) => Found::Nothing,
+            Some(bytes) => read(bytes).map_or(Found::Undecodable, Found::Value),
+        }
+    }
+}
+
+fn read(bytes: &[u8]) -> Option<Keyring> {
+    let mut r = Reader::new(bytes)?;
+    let count = r.count(KEYS)?;
+    let mut keys = Vec::with_capacity(count);
+    for _ in 0..count {
+        let fingerprint = r.number()?;
+        let status = match r.number()? {
+            0 => Status::Active,
+            1 => Status::RateLimited,
+            2 => Status::CoolingDown,
+            3 => Status::Disabled,
+            _ => return None,
+        };
+        let (since, until, trial_until) = (Micros(r.number()?), Micros(r.number()?), Micros(r.number()?));
+        let failing_since = Micros(r.number()?);
+        let (doubled, rejected, failed) = (r.small()?, r.small()?, r.small()?);
+        keys.push((
+            fingerprint,
+            Memory { status, since, until, doubled, rejected, failed, failing_since, trial_until },
+        ));
+    }
+    r.end()?;
+    Some(Keyring(keys))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::pool;
+
+    const SECOND: u64 = 1_000_000;
+
+    fn s(seconds: u64) -> Micros {
+        Micros(seconds * SECOND)
+    }
+
+    /// After a fault of an attempt that took no time, others doing well.
+    fn fault(memory: Memory, fault: Fault, at: u64) -> Memory {
+        memory.after(fault, s(at), s(at), true, &pool(&[("a", 1)]))
+    }
+
+    #[test]
+    fn a_limit_without_a_header_doubles_with_every_failed_trial_up_to_its_bound() {
+        let (mut m, mut at, mut waits) = (Memory::default(), 100, Vec::new());
+        for _ in 0..6 {
+            m = fault(m, Fault::Limited(None), at);
+            assert_eq!(m.status, Status::RateLimited);
+            waits.push(m.until.0 / SECOND - at);
+            at = m.until.0 / SECOND;
+        }
+        assert_eq!(waits, [60, 120, 240, 480, 600, 600]);
+        assert_eq!(fault(m, Fault::None, at), Memory::default(), "a success forgets all");
+    }
+
+    #[test]
+    fn a_header_is_followed_and_clamped() {
+        for (asked, waited) in [(2, 2), (0, 1), (5, 5), (86_400, 600)] {
+            let m = fault(Memory::default(), Fault::Limited(Some(Millis(asked * 1000))), 100);
+            assert_eq!(m.until, s(100 + waited), "asked for {asked} s");
+        }
+    }
+
+    #[test]
+    fn a_burst_of_limits_in_flight_counts_once_and_a_later_deadline_wins() {
+        let m = fault(Memory::default(), Fault::Limited(Some(Millis(30_000))), 100);
+        let p = pool(&[("a", 1)]);
+        let burst = m.after(Fault::Limited(None), s(99), s(101), true, &p);
+        assert_eq!((burst.until, burst.since), (s(161), s(100)), "the header-less default is longer");
+        let shorter = m.after(Fault::Limited(Some(Millis(2000))), s(99), s(101), true, &p);
+        assert_eq!(shorter.until, s(130), "a shorter one does not shorten");
+        let later = fault(fault(burst, Fault::Limited(None), 161), Fault::None, 400);
+        assert_eq!(later, Memory::default());
+    }
+
+    #[test]
+    fn an_answer_that_was_under_way_when_the_limit_struck_does_not_lift_it() {
+        let m = fault(Memory::default(), Fault::Limited(None), 100);
+        assert_eq!(m.after(Fault::None, s(99), s(105), true, &pool(&[("a", 1)])), m);
+    }
+
+    #[test]
+    fn a_refused_key_is_disabled_and_tried_again_later() {
+        let m = fault(Memory::default(), Fault::Rejected, 100);
+        assert_eq!((m.status, m.until), (Status::Disabled, s(700)));
+        assert!(!m.trial_due(s(699)) && m.trial_due(s(700)));
+        let trying = m.tried(s(700));
+        assert!(!trying.trial_due(s(701)), "one at a time");
+        assert!(trying.trial_due(s(760)), "a trial that never reports is given up");
+        let again = trying.after(Fault::Rejected, s(700), s(702), true, &pool(&[("a", 1)]));
+        assert_eq!((again.status, again.until), (Status::Disabled, s(1302)));
+    }
+
+    #[test]
+    fn a_key_cools_after_a_run_of_failures_only_while_others_work() {
+        let p = pool(&[("a", 1), ("b", 1)]);
+        let (mut alone, mut outage) = (Memory::default(), Memory::default());
+        for n in 1..=7 {
+            alone = alone.after(Fault::Failing, s(n), s(n), true, &p);
+            outage = outage.after(Fault::Failing, s(n), s(n), false, &p);
+            assert_eq!(alone.is_active(), n < 5, "after {n}");
+        }
+        assert!(outage.is_active(), "when all keys fail it is not the key");
+        assert_eq!(fault(Memory { failed: 4, ..Memory::default() }, Fault::None, 9), Memory::default());
+    }
+
+    #[test]
+    fn a_record_comes_back_from_its_bytes_and_forgets_healthy_keys() {
+        let mut ring = Keyring::default();
+        ring.put(7, fault(Memory::default(), Fault::Limited(None), 5));
+        ring.put(9, fault(Memory::default(), Fault::Rejected, 5).tried(s(700)));
+        assert!(matches!(Keyring::decode(Some(&ring.encode())), Found::Value(back) if back == ring));
+        ring.put(7, Memory::default());
+        assert_eq!(ring.0.len(), 1);
+        assert!(matches!(Keyring::decode(Some(&[1, 1])), Found::Undecodable));
+    }
+}

@@ -1,0 +1,270 @@
+//! Pools as one worker uses them: a copy of the shared keyring, no older than 10 ms, and which keys have worked lately.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use crate::engine::{Dropped, Notes, REFRESH_AFTER};
+use crate::hash::hash;
+use crate::keyring::{Fault, Keyring, Memory, Status};
+use crate::keys::Ring;
+use crate::plan::KeyPool;
+use crate::stats::Found;
+use crate::store::{Change, Store, StoreError, update};
+use crate::units::{Micros, Millis};
+
+/// A key for an attempt, or why there is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pick {
+    /// Index of the key in the pool.
+    Key(usize),
+    /// None is usable. `returns_in`: when the first one comes back from a rate limit by itself, if one does.
+    Exhausted {
+        /// Wait.
+        returns_in: Option<Millis>,
+    },
+}
+
+/// What a request brings to the choice of a key.
+#[derive(Debug, Clone, Copy)]
+pub struct Wish<'a> {
+    /// Keys that this request has tried.
+    pub tried: &'a [usize],
+    /// Hash of its sticky identity.
+    pub identity: Option<u64>,
+    /// 64 uniform random bits.
+    pub random: u64,
+    /// Now.
+    pub now: Micros,
+}
+
+/// A key's change of status, reported by the worker that made it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moved {
+    /// Index of the key.
+    pub key: usize,
+    /// Before.
+    pub from: Status,
+    /// After.
+    pub to: Status,
+    /// When a trial is due.
+    pub until: Micros,
+}
+
+/// The pools of this worker, by name: they outlive reloads.
+#[derive(Default)]
+pub struct Pools(BTreeMap<String, Rc<RefCell<PoolState>>>);
+
+impl Pools {
+    /// The state of a pool, made if it is new; what no plan uses any more is dropped.
+    pub fn attach(&mut self, name: &str) -> Rc<RefCell<PoolState>> {
+        self.0.retain(|held, state| held == name || Rc::strong_count(state) > 1);
+        Rc::clone(
+            self.0.entry(name.to_owned()).or_insert_with(|| Rc::new(RefCell::new(PoolState::new(name)))),
+        )
+    }
+}
+
+/// What this worker knows of one pool.
+pub struct PoolState {
+    key: String,
+    ring: Keyring,
+    read_at: Option<Micros>,
+    /// When each key, by fingerprint, last worked here.
+    worked: BTreeMap<u64, Micros>,
+}
+
+impl PoolState {
+    fn new(name: &str) -> PoolState {
+        PoolState {
+            key: ["bellwether/1/keys/", name].concat(),
+            ring: Keyring::default(),
+            read_at: None,
+            worked: BTreeMap::new(),
+        }
+    }
+
+    /// Reads the shared keyring if the copy is too old. What cannot be read changes nothing: keys stay as they were.
+    pub fn refresh(&mut self, store: &dyn Store, now: Micros, notes: &mut Notes) {
+        if self.read_at.is_some_and(|at| now.since(at) < REFRESH_AFTER) {
+            return;
+        }
+        self.read_at = Some(now);
+        match store.get(&self.key).map(|found| Keyring::decode(found.as_ref().map(|v| v.bytes.as_slice()))) {
+            Ok(Found::Nothing) => self.ring = Keyring::default(),
+            Ok(Found::Value(ring)) => self.ring = ring,
+            Ok(Found::Undecodable) => notes.note(Dropped::Undecodable),
+            Err(_) => notes.note(Dropped::Refused),
+        }
+    }
+
+    /// What is remembered of a key; one without a value is disabled for ever.
+    pub fn memory(&self, ring: &Ring, key: usize) -> Memory {
+        match ring.fingerprint(key) {
+            Some(fingerprint) => self.ring.get(fingerprint),
+            None => Memory::WITHOUT_VALUE,
+        }
+    }
+
+    /// Whether an attempt could have a key now.
+    pub fn usable(&self, ring: &Ring, now: Micros) -> bool {
+        ring.candidates().any(|key| {
+            let memory = self.memory(ring, key);
+            memory.is_active() || memory.trial_due(now)
+        })
+    }
+
+    /// Chooses a key: one whose trial is due first, else by weight (or by identity, where the pool is sticky) among the
+    /// active ones that this request has not tried, else among the active ones.
+    pub fn pick(
+        &mut self,
+        pool: &KeyPool,
+        ring: &Ring,
+        wish: Wish<'_>,
+        store: &dyn Store,
+        notes: &mut Notes,
+    ) -> Pick {
+        self.refresh(store, wish.now, notes);
+        // The record holds only keys with something against them: usually there is nothing to look through.
+        if !self.ring.0.is_empty() {
+            let due = |key: &usize| self.memory(ring, *key).trial_due(wish.now) && !wish.tried.contains(key);
+            let due: Vec<usize> = ring.candidates().filter(due).collect();
+            for key in due {
+                if self.lease(ring, key, wish.now, store, notes) {
+                    return Pick::Key(key);
+                }
+            }
+        }
+        let identity = wish.identity.filter(|_| pool.sticky);
+        let active = |key: usize| self.memory(ring, key).is_active();
+        let fresh = |key: usize| active(key) && !wish.tried.contains(&key);
+        let picked = ring
+            .choose(wish.random, identity, &fresh)
+            .or_else(|| ring.choose(wish.random, identity, &active));
+        match picked {
+            Some(key) => Pick::Key(key),
+            None => Pick::Exhausted { returns_in: self.returns_in(ring, wish.now) },
+        }
+    }
+
+    /// When the first key comes back from a rate limit or a cooldown.
+    fn returns_in(&self, ring: &Ring, now: Micros) -> Option<Millis> {
+        let waits = ring.candidates().filter_map(|key| {
+            let memory = self.memory(ring, key);
+            let by_itself = matches!(memory.status, Status::RateLimited | Status::CoolingDown);
+            by_itself.then(|| memory.until.since(now).div_ceil(1000))
+        });
+        waits.min().map(Millis)
+    }
+
+    /// Takes the trial of a key, if no other worker has it.
+    fn lease(&mut self, ring: &Ring, key: usize, now: Micros, store: &dyn Store, notes: &mut Notes) -> bool {
+        let Some(fingerprint) = ring.fingerprint(key) else { return false };
+        let done = self.change(store, notes, &mut |ring| {
+            let memory = ring.get(fingerprint);
+            let due = memory.trial_due(now);
+            if due {
+                ring.put(fingerprint, memory.tried(now));
+            }
+            due
+        });
+        done == Some(true)
+    }
+
+    /// What an attempt that began at `began` says about its key.
+    #[allow(clippy::too_many_arguments)] // Two pairs of things: the key and the fault, the times, and where to put it.
+    pub fn report(
+        &mut self,
+        pool: &KeyPool,
+        ring: &Ring,
+        key: usize,
+        fault: Fault,
+        (began, now): (Micros, Micros),
+        store: &dyn Store,
+        notes: &mut Notes,
+    ) -> Vec<Moved> {
+        let Some(fingerprint) = ring.fingerprint(key) else { return Vec::new() };
+        if fault == Fault::None {
+            self.worked.insert(fingerprint, now);
+            // Nothing to forget, as far as is known here: the usual case writes nothing.
+            if self.ring.get(fingerprint) == Memory::default() {
+                return Vec::new();
+            }
+        }
+        let group = pool.keys.get(key).and_then(|key| key.quota_group.clone());
+        let in_group = |n: &usize| {
+            *n != key && group.is_some() && pool.keys.get(*n).is_some_and(|other| other.quota_group == group)
+        };
+        let mut affected = vec![key];
+        if matches!(fault, Fault::Limited(_)) {
+            affected.extend((0..pool.keys.len()).filter(in_group));
+        }
+        let worked = self.worked.clone();
+        let moved = self.change(store, notes, &mut |held| {
+            let mut moved = Vec::new();
+            for n in &affected {
+                let Some(fingerprint) = ring.fingerprint(*n) else { continue };
+                let before = held.get(fingerprint);
+                let since = if before.failing_since == Micros(0) { began } else { before.failing_since };
+                let others_work = worked.iter().any(|(other, at)| *other != fingerprint && *at > since);
+                let after = before.after(fault, began, now, others_work, pool);
+                held.put(fingerprint, after);
+                if before.status != after.status {
+                    moved.push(Moved { key: *n, from: before.status, to: after.status, until: after.until });
+                }
+            }
+            moved
+        });
+        moved.unwrap_or_default()
+    }
+
+    /// Changes the shared keyring, and takes over what it has become. `None` if it could not be changed.
+    fn change<T>(
+        &mut self,
+        store: &dyn Store,
+        notes: &mut Notes,
+        how: &mut dyn FnMut(&mut Keyring) -> T,
+    ) -> Option<T> {
+        let changed = update(store, &self.key, &mut |bytes| {
+            let mut ring = match Keyring::decode(bytes) {
+                Found::Nothing => Keyring::default(),
+                Found::Value(ring) => ring,
+                Found::Undecodable => return Change::Keep(None),
+            };
+            let before = ring.clone();
+            let result = how(&mut ring);
+            if ring == before {
+                return Change::Keep(Some((ring, result)));
+            }
+            Change::Write(ring.encode(), Some((ring, result)))
+        });
+        match changed {
+            Ok(Some((ring, result))) => {
+                self.ring = ring;
+                Some(result)
+            }
+            Ok(None) => {
+                notes.note(Dropped::Undecodable);
+                None
+            }
+            Err(StoreError::Mismatch) => {
+                notes.note(Dropped::KeyReport);
+                None
+            }
+            Err(StoreError::Refused) => {
+                notes.note(Dropped::Refused);
+                None
+            }
+        }
+    }
+}
+
+/// The fingerprint of a key: of its pool and its value, so that it means nothing outside and moves with neither position nor
+/// name. A rotated secret is another key.
+pub fn fingerprint(pool: &str, value: &str) -> u64 {
+    hash(&[b"bellwether/key", pool.as_bytes(), value.as_bytes()])
+}
+
+#[cfg(test)]
+#[path = "pools_tests.rs"]
+mod tests;

@@ -1,0 +1,152 @@
+//! Pools on two workers with one store.
+
+use super::*;
+use crate::testing::{MemoryStore, pool};
+
+const SECOND: u64 = 1_000_000;
+
+struct Worker {
+    state: PoolState,
+    pool: KeyPool,
+    ring: Ring,
+}
+
+impl Worker {
+    fn new(keys: &[(&str, u32)]) -> Worker {
+        Worker::on(pool(keys))
+    }
+
+    fn on(pool: KeyPool) -> Worker {
+        let ring = Ring::new(&pool, &BTreeMap::new());
+        Worker { state: PoolState::new("p"), pool, ring }
+    }
+
+    fn pick(&mut self, store: &MemoryStore, at: u64, random: u64, tried: &[usize]) -> Pick {
+        let wish = Wish { tried, identity: None, random, now: Micros(at) };
+        self.state.pick(&self.pool, &self.ring, wish, store, &mut Notes::default())
+    }
+
+    /// The keys that a thousand evenly spread requests would get.
+    fn in_use(&mut self, store: &MemoryStore, at: u64) -> Vec<usize> {
+        let mut used: Vec<usize> = (0..1000u64)
+            .filter_map(|i| match self.pick(store, at, i * (u64::MAX / 1000), &[]) {
+                Pick::Key(key) => Some(key),
+                Pick::Exhausted { .. } => None,
+            })
+            .collect();
+        used.sort_unstable();
+        used.dedup();
+        used
+    }
+
+    fn report(&mut self, store: &MemoryStore, at: u64, key: usize, fault: Fault) -> Vec<Moved> {
+        let times = (Micros(at), Micros(at));
+        self.state.report(&self.pool, &self.ring, key, fault, times, store, &mut Notes::default())
+    }
+}
+
+const THREE: [(&str, u32); 3] = [("a", 1), ("b", 1), ("c", 1)];
+const WAIT: Fault = Fault::Limited(Some(Millis(5000)));
+
+#[test]
+fn a_limited_key_is_out_on_every_worker_within_ten_milliseconds_and_back_by_one_trial() {
+    let store = MemoryStore::default();
+    let (mut a, mut b) = (Worker::new(&THREE), Worker::new(&THREE));
+    assert_eq!(b.in_use(&store, SECOND), [0, 1, 2]);
+    let moved = a.report(&store, SECOND, 1, WAIT);
+    assert_eq!((moved[0].key, moved[0].to, moved[0].until), (1, Status::RateLimited, Micros(6 * SECOND)));
+    assert_eq!(a.in_use(&store, SECOND), [0, 2]);
+    assert_eq!(b.in_use(&store, SECOND + 10_000), [0, 2]);
+    // Due: the first request on either worker is the trial, and the only one.
+    let at = 6 * SECOND;
+    assert_eq!(b.pick(&store, at, 0, &[]), Pick::Key(1));
+    assert_eq!(a.in_use(&store, at), [0, 2]);
+    assert_eq!(b.in_use(&store, at + SECOND), [0, 2]);
+    let moved = b.report(&store, at + SECOND, 1, Fault::None);
+    assert_eq!(moved[0].to, Status::Active);
+    assert_eq!(a.in_use(&store, at + 2 * SECOND), [0, 1, 2]);
+}
+
+#[test]
+fn a_trial_that_fails_extends_for_everybody() {
+    let store = MemoryStore::default();
+    let mut a = Worker::new(&THREE);
+    a.report(&store, SECOND, 0, WAIT);
+    assert_eq!(a.pick(&store, 6 * SECOND, 0, &[]), Pick::Key(0));
+    a.report(&store, 6 * SECOND, 0, WAIT);
+    assert_eq!(a.in_use(&store, 10 * SECOND), [1, 2]);
+    assert_eq!(a.pick(&store, 11 * SECOND, 0, &[]), Pick::Key(0));
+}
+
+#[test]
+fn keys_of_a_quota_group_cool_together() {
+    let store = MemoryStore::default();
+    let mut p = pool(&THREE);
+    for key in [0, 2] {
+        p.keys[key].quota_group = Some("org".to_owned());
+    }
+    let mut a = Worker::on(p);
+    assert_eq!(a.report(&store, SECOND, 0, WAIT).len(), 2);
+    assert_eq!(a.in_use(&store, SECOND), [1]);
+    a.report(&store, 2 * SECOND, 1, Fault::Rejected);
+    assert_eq!(a.pick(&store, 2 * SECOND, 0, &[]), Pick::Exhausted { returns_in: Some(Millis(4000)) });
+}
+
+#[test]
+fn a_pool_whose_keys_are_all_refused_says_so() {
+    let store = MemoryStore::default();
+    let mut a = Worker::new(&[("a", 1)]);
+    a.report(&store, SECOND, 0, Fault::Rejected);
+    assert_eq!(a.pick(&store, 2 * SECOND, 0, &[]), Pick::Exhausted { returns_in: None });
+    assert!(!a.state.usable(&a.ring, Micros(2 * SECOND)));
+    assert!(a.state.usable(&a.ring, Micros(601 * SECOND)), "one trial");
+}
+
+#[test]
+fn an_outage_of_the_provider_burns_no_key() {
+    let store = MemoryStore::default();
+    let mut a = Worker::new(&THREE);
+    (0..3).for_each(|key| drop(a.report(&store, SECOND, key, Fault::None)));
+    for i in 0..60 {
+        a.report(&store, (2 + i) * SECOND, i as usize % 3, Fault::Failing);
+    }
+    assert_eq!(a.in_use(&store, 90 * SECOND), [0, 1, 2]);
+    // Two of them work again: the third is its own fault now.
+    for i in 0..6 {
+        a.report(&store, (100 + i) * SECOND, 0, Fault::None);
+        a.report(&store, (100 + i) * SECOND, 1, Fault::None);
+        a.report(&store, (100 + i) * SECOND, 2, Fault::Failing);
+    }
+    assert_eq!(a.in_use(&store, 106 * SECOND), [0, 1]);
+}
+
+#[test]
+fn a_tried_key_is_taken_again_only_when_no_other_is_active() {
+    let store = MemoryStore::default();
+    let mut a = Worker::new(&[("a", 1), ("b", 1)]);
+    for i in 0..50 {
+        assert_eq!(a.pick(&store, SECOND, i << 58, &[0]), Pick::Key(1));
+    }
+    a.report(&store, SECOND, 1, WAIT);
+    assert_eq!(a.pick(&store, SECOND, 0, &[0]), Pick::Key(0));
+}
+
+#[test]
+fn a_healthy_pool_writes_nothing() {
+    let store = MemoryStore::default();
+    let mut a = Worker::new(&THREE);
+    for at in 0..1000 {
+        a.pick(&store, SECOND + at, at << 54, &[]);
+        a.report(&store, SECOND + at, 0, Fault::None);
+    }
+    assert_eq!(store.calls.get(), 1, "one read in ten milliseconds");
+}
+
+#[test]
+fn a_reordered_pool_keeps_its_states() {
+    let store = MemoryStore::default();
+    let mut a = Worker::new(&THREE);
+    a.report(&store, SECOND, 1, WAIT);
+    let mut reordered = Worker::new(&[("b", 1), ("c", 1), ("a", 1)]);
+    assert_eq!(reordered.in_use(&store, SECOND), [1, 2]);
+}
