@@ -1,6 +1,8 @@
 # Every command of the project; CI runs these and nothing else. `make help` lists them.
 WASM    := target/wasm32-wasip1/release/bellwether.wasm
 LINKED  := target/linked/wasm32-wasip1/release/bellwether.wasm
+# Half of what "s" inlines: 2 % smaller, and most of the code is not on the request path.
+INLINE   := -C llvm-args=-inline-threshold=40
 # The filter must stay loadable in a moment on every worker.
 WASM_MAX := 400000
 SOURCES := $(shell find src -name '*.rs') Cargo.toml Cargo.lock
@@ -16,7 +18,7 @@ build: $(WASM) ## The filter: target/wasm32-wasip1/release/bellwether.wasm
 $(WASM): $(SOURCES) postlink/src/main.rs
 	rustup target add wasm32-wasip1 2>/dev/null || rustup target list --installed | grep -q wasm32-wasip1
 	# As cdylib only: with the rlib beside it cargo does not optimize across crates.
-	cargo rustc --quiet --release --target wasm32-wasip1 --target-dir target/linked --crate-type cdylib
+	cargo rustc --quiet --release --target wasm32-wasip1 --target-dir target/linked --crate-type cdylib -- $(INLINE)
 	mkdir -p $(dir $@)
 	cargo run --quiet --package bellwether-postlink -- $(LINKED) $@
 	@test $$(wc -c < $@) -le $(WASM_MAX) || { echo "the filter is larger than $(WASM_MAX) bytes"; rm $@; exit 1; }

@@ -6,8 +6,9 @@ use std::fmt::Write as _;
 
 use crate::codec::{Reader, TOMBSTONE, Writer};
 use crate::engine::Transition;
+use crate::pools::Moved;
 use crate::stats::Found;
-use crate::units::{Hundredths, UnixMillis};
+use crate::units::{Hundredths, Now, UnixMillis};
 use crate::verdict::interval;
 
 /// Events kept.
@@ -60,6 +61,21 @@ pub fn line(transition: &Transition, now: UnixMillis) -> String {
     }
     let _ = write!(out, r#"],"epoch":{},"id":{}}}"#, t.epoch, quoted(&id));
     out
+}
+
+/// A key's change of status as one line of JSON.
+pub fn key_line(pool: &str, key: &str, moved: &Moved, now: Now) -> String {
+    let (from, to) = (moved.from.name(), moved.to.name());
+    let seconds = Hundredths(moved.until.since(now.mono) / 10_000);
+    let (time, pool, key) = (now.wall, quoted(pool), quoted(key));
+    format!(
+        r#"{{"bellwether":"key","time":"{time}","pool":{pool},"key":{key},"from":"{from}","to":"{to}","for_seconds":{seconds}}}"#
+    )
+}
+
+/// That a pool has no usable key left, as one line of JSON.
+pub fn pool_line(pool: &str, now: Now) -> String {
+    format!(r#"{{"bellwether":"pool_exhausted","time":"{}","pool":{}}}"#, now.wall, quoted(pool))
 }
 
 /// Counts, the rate in percent, and the interval in which the true rate lies.

@@ -2,6 +2,7 @@
 
 mod alerts;
 mod attempts;
+mod dress;
 mod metrics;
 mod router;
 mod worker;
@@ -151,7 +152,11 @@ impl RootContext for Root {
             self.worker.tell(router, n, notes);
             router.show(n);
         }
-        router.show_keys();
+        let mut notes = Notes::default();
+        router.show_keys(now.mono, &mut notes);
+        for (what, count) in notes.dropped {
+            self.worker.metrics.dropped(what, count);
+        }
         if let Ok(mut outbox) = self.worker.outbox.try_borrow_mut() {
             let given_up = outbox.post(now.mono);
             if given_up > 0 {

@@ -10,11 +10,20 @@ use crate::plan::BadOutcomes;
 use crate::stats::Event;
 use crate::units::{Micros, Millis};
 
+/// What an attempt carried, and to whom.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Carried {
+    /// Index of the pool, and of the key in it.
+    pub key: Option<(usize, usize)>,
+    /// It went to stable although the request was assigned to a canary (failover).
+    pub to_stable: bool,
+}
+
 /// One try at an upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Attempt {
     began: Micros,
-    key: Option<usize>,
+    carried: Carried,
     /// It has given headers.
     answered: bool,
     state: State,
@@ -37,8 +46,12 @@ pub struct Judgement {
     pub event: Option<Event>,
     /// The attempt is over and was this.
     pub outcome: Option<Outcome>,
-    /// Index of the key that the attempt carried.
-    pub key: Option<usize>,
+    /// What the attempt carried.
+    pub carried: Carried,
+    /// When it began.
+    pub began: Micros,
+    /// Its status, if it had one.
+    pub status: Option<u16>,
 }
 
 /// The ledger of one request.
@@ -81,17 +94,29 @@ impl Flight {
         self.attempts.last().is_some_and(|attempt| attempt.answered)
     }
 
-    /// Keys that this request has already tried.
-    pub fn tried(&self) -> impl Iterator<Item = usize> {
-        self.attempts.iter().filter_map(|attempt| attempt.key)
+    /// Keys of a pool that this request has already tried.
+    pub fn tried(&self, pool: usize) -> Vec<usize> {
+        let keys = self.attempts.iter().filter_map(|attempt| attempt.carried.key);
+        keys.filter(|(of, _)| *of == pool).map(|(_, key)| key).collect()
     }
 
-    /// An attempt begins (with this key of the pool, if any). Any earlier one that never answered has failed: Envoy would
+    /// How many attempts the assigned version has had.
+    pub fn attempts_on_assigned(&self) -> u32 {
+        let on_assigned = self.attempts.iter().filter(|attempt| !attempt.carried.to_stable);
+        u32::try_from(on_assigned.count()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether the last attempt went to stable by failover.
+    pub fn served_by_stable(&self) -> bool {
+        self.attempts.last().is_some_and(|attempt| attempt.carried.to_stable)
+    }
+
+    /// An attempt begins. Any earlier one that never answered has failed: Envoy would
     /// not try again otherwise. Returns the attempt's number.
     pub fn begin(
         &mut self,
         now: Micros,
-        key: Option<usize>,
+        carried: Carried,
         errors: &BadOutcomes,
         judged: &mut Vec<Judgement>,
     ) -> usize {
@@ -99,7 +124,7 @@ impl Flight {
             self.settle_open(n, now, Ending::Unanswered, errors, judged);
         }
         self.seen_by_keys = true;
-        self.attempts.push(Attempt { began: now, key, answered: false, state: State::Open });
+        self.attempts.push(Attempt { began: now, carried, answered: false, state: State::Open });
         self.attempts.len().saturating_sub(1)
     }
 
@@ -121,7 +146,9 @@ impl Flight {
         Some(Judgement {
             event: Some(Event::Answered { outcome, latency: good.then(|| Micros(now.since(began))) }),
             outcome: (!good).then_some(outcome),
-            key: held.key,
+            carried: held.carried,
+            began,
+            status: Some(status),
         })
     }
 
@@ -148,8 +175,8 @@ impl Flight {
     /// A good one counts at once; anything else waits for the end, when Envoy says how it came to be.
     pub fn router_answer(
         &mut self,
-        status: u16,
-        reached: bool,
+        (status, reached): (u16, bool),
+        carried: Carried,
         now: Micros,
         errors: &BadOutcomes,
     ) -> Option<Judgement> {
@@ -157,7 +184,7 @@ impl Flight {
         if !reached || self.seen_by_keys {
             return None;
         }
-        self.attempts.push(Attempt { began: self.seen, key: None, answered: false, state: State::Open });
+        self.attempts.push(Attempt { began: self.seen, carried, answered: false, state: State::Open });
         if classify(errors, Some(status), Ending::Complete, self.own_key) == Outcome::Good {
             return self.answered(0, status, now, errors);
         }
@@ -179,7 +206,8 @@ impl Flight {
             if outcome != Outcome::Local {
                 let latency = self.latency(self.seen, outcome, ending, now);
                 let event = Some(Event::Answered { outcome, latency });
-                judged.push(Judgement { event, outcome: Some(outcome), key: None });
+                let carried = Carried::default();
+                judged.push(Judgement { event, outcome: Some(outcome), carried, began: self.seen, status });
             }
             return outcome;
         }
@@ -228,14 +256,14 @@ impl Flight {
         let Some(held) = self.attempts.get_mut(n).filter(|held| held.state == State::Open) else { return };
         let outcome = classify(errors, None, ending, own_key);
         held.state = State::Settled(outcome);
-        let key = held.key;
+        let carried = held.carried;
         let event = Some(Event::Answered { outcome, latency: self.latency(began, outcome, ending, now) });
-        judged.push(Judgement { event, outcome: Some(outcome), key });
+        judged.push(Judgement { event, outcome: Some(outcome), carried, began, status: None });
     }
 
     /// The end of an attempt with good headers.
     fn settle_good(&mut self, n: usize, ending: Ending, errors: &BadOutcomes, judged: &mut Vec<Judgement>) {
-        let own_key = self.own_key;
+        let (own_key, began) = (self.own_key, self.began(n));
         let Some(held) = self.attempts.get_mut(n).filter(|held| held.state == State::Good) else { return };
         // A status that let it pass as good does so again: only the ending matters.
         let outcome = classify(errors, Some(200), ending, own_key);
@@ -245,7 +273,7 @@ impl Flight {
             _ => None,
         };
         held.state = State::Settled(outcome);
-        judged.push(Judgement { event, outcome: Some(outcome), key: held.key });
+        judged.push(Judgement { event, outcome: Some(outcome), carried: held.carried, began, status: None });
     }
 
     /// The latency worth recording where no headers came: a time-out took at least this long, and a client that left after
@@ -285,9 +313,13 @@ mod tests {
         (outcome, judged)
     }
 
+    fn key_of(key: usize) -> Carried {
+        Carried { key: Some((0, key)), to_stable: false }
+    }
+
     fn begin(flight: &mut Flight, at: u64, key: usize) -> (usize, Vec<Judgement>) {
         let mut judged = Vec::new();
-        let n = flight.begin(Micros(at), Some(key), &errors(), &mut judged);
+        let n = flight.begin(Micros(at), key_of(key), &errors(), &mut judged);
         (n, judged)
     }
 
@@ -297,7 +329,11 @@ mod tests {
         let (n, _) = begin(&mut f, 0, 0);
         assert_eq!(f.failed(n, Micros(MS), &errors()).map(|j| j.outcome), Some(Some(Outcome::Bad)));
         assert!(!f.last_status_seen() && !f.reached(), "nobody answered");
-        assert_eq!(f.router_answer(503, false, Micros(MS), &errors()), None, "Envoy's own answer");
+        assert_eq!(
+            f.router_answer((503, false), Carried::default(), Micros(MS), &errors()),
+            None,
+            "Envoy's own answer"
+        );
         assert!(!f.reached());
         assert_eq!(finish(&mut f, Ending::Reset, 2 * MS), (Outcome::Bad, vec![]));
     }
@@ -312,10 +348,9 @@ mod tests {
         assert_eq!(at_headers.outcome, None, "not over yet");
         let (outcome, judged) = finish(&mut f, Ending::Complete, 90 * MS);
         assert_eq!(outcome, Outcome::Good);
-        assert_eq!(
-            judged,
-            [Judgement { event: Some(Event::Completed), outcome: Some(Outcome::Good), key: Some(3) }]
-        );
+        assert_eq!(judged.len(), 1);
+        assert_eq!((judged[0].event, judged[0].outcome), (Some(Event::Completed), Some(Outcome::Good)));
+        assert_eq!(judged[0].carried, key_of(3));
     }
 
     #[test]
@@ -350,7 +385,7 @@ mod tests {
         assert_eq!(good.event, answered(Outcome::Good, Some(10 * MS)), "a retry is timed from its beginning");
         let (outcome, judged) = finish(&mut f, Ending::Complete, 50 * MS);
         assert_eq!((outcome, judged.len()), (Outcome::Good, 1));
-        assert_eq!(f.tried().collect::<Vec<_>>(), [0, 1]);
+        assert_eq!(f.tried(0), [0, 1]);
     }
 
     #[test]
@@ -360,7 +395,7 @@ mod tests {
         let (_, earlier) = begin(&mut f, 30 * MS, 1);
         assert_eq!(earlier.len(), 1);
         assert_eq!(earlier[0].event, answered(Outcome::Bad, None));
-        assert_eq!(earlier[0].key, Some(0));
+        assert_eq!(earlier[0].carried, key_of(0));
     }
 
     #[test]
@@ -371,7 +406,7 @@ mod tests {
         assert!(f.failed(n, Micros(MS), &errors()).is_none(), "once only");
         let only_timeouts = BadOutcomes { timeout: true, ..BadOutcomes::default() };
         let mut f = flight();
-        let n = f.begin(Micros(0), None, &only_timeouts, &mut Vec::new());
+        let n = f.begin(Micros(0), Carried::default(), &only_timeouts, &mut Vec::new());
         assert!(f.failed(n, Micros(MS), &only_timeouts).is_none());
         let outcome = f.finish(Ending::Reset, Micros(MS), &only_timeouts, &mut Vec::new());
         assert_eq!(outcome, Outcome::Good, "a reset is not among the errors");
@@ -400,17 +435,17 @@ mod tests {
     #[test]
     fn without_the_keys_role_the_routers_view_stands_in() {
         let mut f = flight();
-        let good = f.router_answer(200, true, Micros(20 * MS), &errors()).unwrap();
+        let good = f.router_answer((200, true), Carried::default(), Micros(20 * MS), &errors()).unwrap();
         assert_eq!(good.event, answered(Outcome::Good, Some(20 * MS)));
         assert_eq!(finish(&mut f, Ending::Complete, 30 * MS).0, Outcome::Good);
 
         let mut f = flight();
-        assert!(f.router_answer(500, true, Micros(20 * MS), &errors()).is_none());
+        assert!(f.router_answer((500, true), Carried::default(), Micros(20 * MS), &errors()).is_none());
         let (outcome, judged) = finish(&mut f, Ending::Complete, 30 * MS);
         assert_eq!((outcome, judged[0].event), (Outcome::Bad, answered(Outcome::Bad, None)));
 
         let mut f = flight();
-        assert!(f.router_answer(503, false, Micros(MS), &errors()).is_none());
+        assert!(f.router_answer((503, false), Carried::default(), Micros(MS), &errors()).is_none());
         let (outcome, judged) = finish(&mut f, Ending::Reset, MS);
         assert_eq!((outcome, judged[0].event), (Outcome::Bad, answered(Outcome::Bad, None)));
     }
@@ -418,7 +453,7 @@ mod tests {
     #[test]
     fn what_envoy_answers_before_any_attempt_judges_nobody() {
         let mut f = flight();
-        f.router_answer(403, false, Micros(MS), &errors());
+        f.router_answer((403, false), Carried::default(), Micros(MS), &errors());
         assert_eq!(finish(&mut f, Ending::Local, MS), (Outcome::Local, vec![]));
     }
 
@@ -426,7 +461,7 @@ mod tests {
     fn an_attempt_is_never_local_once_it_was_made() {
         let mut f = flight();
         begin(&mut f, 0, 0);
-        f.router_answer(503, false, Micros(MS), &errors());
+        f.router_answer((503, false), Carried::default(), Micros(MS), &errors());
         let (outcome, judged) = finish(&mut f, Ending::Local, MS);
         assert_eq!((outcome, judged.len()), (Outcome::Bad, 1));
     }

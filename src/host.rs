@@ -12,9 +12,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, LogLevel, MapType, MetricType, Status};
 
+use crate::keys;
+use crate::reset;
 use crate::route::Headers;
 use crate::store::{Expected, Store, StoreError, Versioned};
-use crate::units::{Micros, Now, UnixMillis};
+use crate::units::{Micros, Millis, Now, UnixMillis};
 
 /// A token that no value has (tokens count up from 1): a write with it creates a key, or fails because it exists.
 const NOBODYS_TOKEN: u32 = u32::MAX;
@@ -166,10 +168,31 @@ pub fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// Answers the request here. The response passes through our own response callback.
-pub fn reply(status: u32, body: &str) {
-    let headers = vec![("content-type", "application/json")];
+/// Answers a request for which no key can be had. `returns_in`: when one comes back by itself. The response passes through
+/// our own response callback.
+pub fn refuse(returns_in: Option<Millis>) {
+    let (status, body) = keys::unavailable(returns_in);
+    // Whole seconds, rounded up: a client that comes back too early has come for nothing.
+    let seconds = returns_in.map(|wait| wait.0.div_ceil(1000).max(1).to_string());
+    let mut headers = vec![("content-type", "application/json")];
+    if let Some(seconds) = &seconds {
+        headers.push(("retry-after", seconds));
+    }
     let _ = hostcalls::send_http_response(status, headers, Some(body.as_bytes()));
+}
+
+/// What the response says of a rate limit, if it is one. Only in the response-headers callback.
+pub fn rate_limit_wait(status: u16, now: UnixMillis) -> Option<Millis> {
+    if status != 429 {
+        return None;
+    }
+    let headers = hostcalls::get_map_bytes(MapType::HttpResponseHeaders).ok()?;
+    reset::wait(headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())), now)
+}
+
+/// The cluster that an attempt goes to. Only in an upstream context.
+pub fn attempt_cluster() -> Option<Vec<u8>> {
+    property(&["xds", "cluster_name"])
 }
 
 /// Posts a JSON body from a root context; the call's number, or `None` if Envoy would not (no such cluster).
@@ -207,8 +230,27 @@ pub fn warn(line: &str) {
 }
 
 /// Writes a line to Envoy's log.
+pub fn info(line: &str) {
+    let _ = hostcalls::log(LogLevel::Info, line);
+}
+
+/// Writes a line to Envoy's log.
 pub fn error(line: &str) {
     let _ = hostcalls::log(LogLevel::Error, line);
+}
+
+/// A metric of this VM.
+#[derive(Clone, Copy)]
+pub struct MetricId(u32);
+
+/// Makes a counter, or finds it if there is one of this name.
+pub fn define_counter(name: &str) -> Option<MetricId> {
+    hostcalls::define_metric(MetricType::Counter, name).ok().map(MetricId)
+}
+
+/// Adds to a counter.
+pub fn increment(id: MetricId, count: i64) {
+    let _ = hostcalls::increment_metric(id.0, count);
 }
 
 /// One process-wide metric, defined when first used: an unused series is never shown.

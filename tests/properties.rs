@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use bellwether::compare::Comparison;
 use bellwether::config::compile;
 use bellwether::events::EventLog;
-use bellwether::flight::{Flight, Judgement};
+use bellwether::flight::{Carried, Flight, Judgement};
 use bellwether::histogram::Histogram;
+use bellwether::keyring::{Fault, Keyring, Memory};
 use bellwether::keys::Ring;
 use bellwether::outcome::{Ending, Outcome, classify, ending};
 use bellwether::plan::Recovery;
@@ -131,6 +132,7 @@ proptest! {
         let _ = Stats::decode(Some(&bytes));
         let _ = Standings::decode(Some(&bytes));
         let _ = Comparison::decode(Some(&bytes));
+        let _ = Keyring::decode(Some(&bytes));
         let _ = EventLog::decode(Some(&bytes));
     }
 
@@ -389,7 +391,7 @@ proptest! {
             now += 1000;
             match step {
                 0 | 1 => {
-                    flight.begin(Micros(now), Some(n), &errors, &mut judged);
+                    flight.begin(Micros(now), Carried { key: Some((0, n)), to_stable: n == 3 }, &errors, &mut judged);
                     attempts += 1;
                 }
                 2 | 3 => judged.extend(flight.answered(n, status, Micros(now), &errors)),
@@ -410,8 +412,9 @@ proptest! {
     }
 
     #[test]
-    fn a_pool_picks_only_keys_with_a_weight_and_a_value_and_untried_ones_first(
-        weights in vec(0u32..4, 1..12), missing in vec(any::<bool>(), 12), tried in vec(0usize..12, 0..12), random in any::<u64>(),
+    fn a_pool_chooses_only_keys_that_are_allowed_and_have_a_weight_and_a_value(
+        weights in vec(0u32..4, 1..12), missing in vec(any::<bool>(), 12), out in vec(0usize..12, 0..12), random in any::<u64>(),
+        identity in proptest::option::of(any::<u64>()),
     ) {
         prop_assume!(weights.iter().any(|w| *w > 0));
         let keys: Vec<String> = weights.iter().enumerate().map(|(n, w)| {
@@ -421,15 +424,47 @@ proptest! {
         let plan = plan(&format!(r#"{{"deployments": [{{"name": "d", "stable": "v", "versions": [{{"id": "v", "weight": 100, "cluster": "c"}}]}}],
             "key_pools": [{{"name": "p", "keys": [{}]}}]}}"#, keys.join(",")));
         let ring = Ring::new(&plan.pools[0], &BTreeMap::new());
-        let usable = |n: usize| weights[n] > 0 && !missing[n];
-        match ring.pick(&tried, random) {
-            Some(n) => {
-                prop_assert!(usable(n));
-                let untried = (0..weights.len()).any(|m| usable(m) && !tried.contains(&m));
-                prop_assert!(!untried || !tried.contains(&n));
-            }
+        let usable = |n: usize| weights[n] > 0 && !missing[n] && !out.contains(&n);
+        match ring.choose(random, identity, &|n| !out.contains(&n)) {
+            Some(n) => prop_assert!(usable(n)),
             None => prop_assert!(!(0..weights.len()).any(usable)),
         }
+    }
+
+    #[test]
+    fn a_deadline_never_moves_earlier_except_by_success_and_every_state_ends(
+        faults in vec((0u8..4, proptest::option::of(0u64..100_000_000_000), 0u64..200, 0u64..100, any::<bool>()), 1..60),
+    ) {
+        let document = r#"{"deployments": [{"name": "d", "stable": "v", "versions": [{"id": "v", "weight": 100, "cluster": "c"}]}],
+            "key_pools": [{"name": "p", "keys": [{"id": "a", "value": "sk-1"}]}]}"#;
+        let plan = plan(document);
+        let (mut memory, mut now) = (Memory::default(), 1_000_000_000u64);
+        for (which, wait, seconds, age, others) in faults {
+            now += seconds * 1_000_000;
+            let fault = match which {
+                0 => Fault::None,
+                1 => Fault::Limited(wait.map(Millis)),
+                2 => Fault::Rejected,
+                _ => Fault::Failing,
+            };
+            let began = Micros(now - age * 1_000_000);
+            let after = memory.after(fault, began, Micros(now), others, &plan.pools[0]);
+            prop_assert!(fault == Fault::None || after.until >= memory.until, "{:?}: {:?} then {:?}", fault, memory, after);
+            // Nothing lasts longer than the longest of the pool's times from the last fault.
+            prop_assert!(after.until.0 <= now + 600_000_000 || after.until == memory.until);
+            prop_assert!(after.is_active() || after.tried(after.until).trial_due(Micros(after.until.0 + 60_000_000)));
+            memory = after;
+        }
+        prop_assert_eq!(memory.after(Fault::None, Micros(now + 1), Micros(now + 1), true, &plan.pools[0]), Memory::default());
+    }
+
+    #[test]
+    fn reset_headers_of_any_bytes_give_a_wait_of_a_day_at_most(name in prop_oneof![
+        Just("retry-after"), Just("retry-after-ms"), Just("x-ratelimit-reset-requests"), Just("anthropic-ratelimit-tokens-reset"),
+        Just("x-ratelimit-remaining-requests"), Just("ratelimit-reset"),
+    ], value in prop_oneof![vec(any::<u8>(), 0..40), "[0-9hms.]{0,30}".prop_map(String::into_bytes), "[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9:]{8} GMT".prop_map(String::into_bytes)]) {
+        let wait = bellwether::reset::wait([(name, value.as_slice())].into_iter(), UnixMillis(1_795_168_800_000));
+        prop_assert!(wait.is_none_or(|wait| wait <= Millis(86_400_000)));
     }
 
     #[test]

@@ -72,7 +72,42 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// A backtrace needs to say which function, not all its type arguments.
+/// A backtrace needs to say which function, not where its types come from: `State::judge` of
+/// `<impl bellwether::engine::state::State>::judge::<..>`. Whole names would be a sixth of the module.
 fn shortened(name: &str) -> String {
-    name.chars().take(60).collect()
+    let mut plain = String::new();
+    let mut depth = 0u32;
+    // Of `<A as B>::f` the A is kept, other angle brackets and what is in them are not.
+    let name = name.strip_prefix('<').map_or(name.to_owned(), |rest| rest.replacen(" as ", "<", 1));
+    for c in name.chars() {
+        match c {
+            '<' => depth += 1,
+            '>' => depth = depth.saturating_sub(1),
+            _ if depth == 0 => plain.push(c),
+            _ => {}
+        }
+    }
+    let segments: Vec<&str> = plain.split("::").filter(|segment| !segment.is_empty()).collect();
+    let last = segments.len().saturating_sub(2);
+    segments[last..].join("::").chars().take(28).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn names_say_which_function() {
+        for (name, short) in [
+            (
+                "bellwether::engine::state::judge::<impl bellwether::engine::state::State>::flush",
+                "judge::flush",
+            ),
+            ("<bellwether::filter::Root as proxy_wasm::traits::RootContext>::on_tick", "Root::on_tick"),
+            ("hashbrown::raw::RawTable<T,A>::reserve_rehash", "RawTable::reserve_rehash"),
+            ("core::str::slice_error_fail_rt", "str::slice_error_fail_rt"),
+            ("proxy_on_log", "proxy_on_log"),
+            ("", ""),
+        ] {
+            assert_eq!(super::shortened(name), short);
+        }
+    }
 }

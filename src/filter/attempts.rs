@@ -8,11 +8,14 @@ use std::rc::Rc;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
+use super::dress::dress;
 use super::worker::{InFlight, Worker};
+use crate::engine::Notes;
+use crate::flight::{Carried, Flight};
 use crate::host;
-use crate::keys;
 use crate::outcome::flags;
-use crate::plan::Inject;
+use crate::plan::{Deployment, Inject, Version};
+use crate::pools::{Pick, Wish};
 
 /// One attempt.
 pub struct AttemptStream {
@@ -34,37 +37,78 @@ impl AttemptStream {
         };
         let Some(deployment) = request.deployment() else { return Action::Continue };
         let now = self.worker.clock.now();
+        let router = &request.router;
         let mut judged = Vec::new();
-        let mut keyless = false;
-        if let Ok(mut flight) = request.flight.try_borrow_mut() {
-            let pool = request.pool.and_then(|n| Some((n, request.router.plan.pools.get(n)?)));
-            let mut picked = None;
-            if let Some((n, pool)) = pool.filter(|(_, pool)| pool.inject == Inject::Attempt)
-                && let Ok(rings) = request.router.rings.try_borrow()
-                && let Some(ring) = rings.get(n)
-            {
-                let tried: Vec<usize> = flight.tried().collect();
-                picked = ring.pick(&tried, self.worker.random());
-                match picked.and_then(|key| ring.value(key)) {
-                    Some(value) => host::set_request_header(&pool.header, value.expose().as_bytes()),
-                    None => keyless = true,
+        let mut notes = Notes::default();
+        let Ok(mut flight) = request.flight.try_borrow_mut() else { return Action::Continue };
+        let Some((version, to_stable)) = self.version_for(&request, deployment, &flight) else {
+            return Action::Continue;
+        };
+        let mut carried = Carried { key: request.router_key.get().filter(|_| !to_stable), to_stable };
+        let mut refused = None;
+        if let Some((n, pool)) = version.pool.and_then(|n| Some((n, router.plan.pools.get(n)?)))
+            && (pool.inject == Inject::Attempt || to_stable)
+        {
+            let identity = request.assigned.choice.identity;
+            let tried = flight.tried(n);
+            let wish = Wish { tried: &tried, identity, random: self.worker.random(), now: now.mono };
+            match router.pick(n, wish, &mut notes) {
+                Some(Pick::Key(key)) => {
+                    router.put_in((n, key));
+                    carried.key = Some((n, key));
                 }
+                Some(Pick::Exhausted { returns_in }) => refused = Some(returns_in),
+                None => refused = Some(None),
             }
-            let attempt = flight.begin(now.mono, picked, &request.guard(deployment).errors, &mut judged);
-            self.attempt = Some((Rc::clone(&request), attempt));
         }
-        if let Some(seen) = request.router.keys_seen(request.deployment, request.version()) {
+        let attempt = flight.begin(now.mono, carried, &request.guard(deployment).errors, &mut judged);
+        let next_to_stable = deployment.failover.is_some_and(|after| flight.attempts_on_assigned() >= after);
+        drop(flight);
+        self.attempt = Some((Rc::clone(&request), attempt));
+        if next_to_stable
+            && !to_stable
+            && request.before.is_some()
+            && let Some(stable) = deployment.versions.get(deployment.stable)
+        {
+            // Read by the route only if this attempt fails and is retried.
+            host::set_request_header(&router.plan.cluster_header, stable.cluster.as_bytes());
+        }
+        if let Some(seen) = router.keys_seen(request.deployment, request.version()) {
             seen.set(true);
         }
         if !judged.is_empty() {
-            self.worker.record(&request, &judged, now);
+            self.worker.record(&request, &judged, None, now);
         }
-        if keyless {
-            // The pool lost its last key between the router's look and this attempt.
-            host::reply(keys::UNAVAILABLE.0, keys::UNAVAILABLE.1);
+        if notes != Notes::default() {
+            self.worker.tell(router, request.deployment, notes);
+        }
+        if let Some(returns_in) = refused {
+            // The pool lost its last key since the router looked, to this very request perhaps.
+            host::refuse(returns_in);
             return Action::Pause;
         }
         Action::Continue
+    }
+
+    /// The version that this attempt goes to. After enough failures of a canary, and if Envoy has really come to stable's
+    /// cluster with this attempt, it is stable, and the request is made what stable expects.
+    fn version_for<'a>(
+        &self,
+        request: &InFlight,
+        deployment: &'a Deployment,
+        flight: &Flight,
+    ) -> Option<(&'a Version, bool)> {
+        let assigned = deployment.versions.get(request.version())?;
+        let stable = deployment.versions.get(deployment.stable)?;
+        let due = deployment.failover.is_some_and(|after| flight.attempts_on_assigned() >= after);
+        let Some(before) = request.before.as_ref().filter(|_| due) else { return Some((assigned, false)) };
+        // With a plain `cluster_header` route a retry stays where it is, and stable's key must not go there.
+        if host::attempt_cluster().as_deref() != Some(stable.cluster.as_bytes()) {
+            return Some((assigned, false));
+        }
+        before.restore();
+        dress(&request.router, stable, before.path(), &|_| true);
+        Some((stable, true))
     }
 
     fn answer(&mut self) {
@@ -74,12 +118,13 @@ impl AttemptStream {
         };
         self.answered = true;
         let now = self.worker.clock.now();
+        let wait = host::rate_limit_wait(status, now.wall);
         let judged = match request.flight.try_borrow_mut() {
             Ok(mut flight) => flight.answered(*attempt, status, now.mono, &request.guard(deployment).errors),
             Err(_) => None,
         };
         if let Some(judged) = judged {
-            self.worker.record(request, &[judged], now);
+            self.worker.record(request, &[judged], wait, now);
         }
     }
 
@@ -95,7 +140,7 @@ impl AttemptStream {
             Err(_) => None,
         };
         if let Some(judged) = judged {
-            self.worker.record(request, &[judged], now);
+            self.worker.record(request, &[judged], None, now);
         }
     }
 }

@@ -6,22 +6,29 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use crate::engine::Dropped;
-use crate::host::Metric;
+use crate::host::{self, Metric, MetricId};
 use crate::outcome::Outcome;
 use crate::plan::{Deployment, KeyPool};
 
-/// One counter an outcome.
-pub struct ByOutcome([Metric; 7]);
+/// One counter an outcome. Names are put together when a series first counts: a gateway may hold thousands of them.
+pub struct ByOutcome {
+    prefix: String,
+    ids: [Cell<Option<MetricId>>; 7],
+}
 
 impl ByOutcome {
-    fn new(prefix: &str) -> ByOutcome {
-        ByOutcome(Outcome::ALL.map(|o| Metric::counter([prefix, ".outcome.", o.label()].concat())))
+    fn new(name: &str, labels: &str) -> ByOutcome {
+        ByOutcome { prefix: [name, labels, ".outcome."].concat(), ids: [const { Cell::new(None) }; 7] }
     }
 
     /// Counts one.
     pub fn count(&self, outcome: Outcome) {
-        if let Some((_, metric)) = Outcome::ALL.iter().zip(&self.0).find(|(o, _)| **o == outcome) {
-            metric.add(1);
+        let Some((_, id)) = Outcome::ALL.iter().zip(&self.ids).find(|(o, _)| **o == outcome) else { return };
+        if id.get().is_none() {
+            id.set(host::define_counter(&[self.prefix.as_str(), outcome.label()].concat()));
+        }
+        if let Some(id) = id.get() {
+            host::increment(id, 1);
         }
     }
 }
@@ -69,8 +76,8 @@ impl DeploymentMetrics {
                 let id = label(&version.id);
                 let both = [&of, ".version.", &id].concat();
                 VersionMetrics {
-                    requests: ByOutcome::new(&["bellwether_requests_total", &both].concat()),
-                    attempts: ByOutcome::new(&["bellwether_attempts_total", &both].concat()),
+                    requests: ByOutcome::new("bellwether_requests_total", &both),
+                    attempts: ByOutcome::new("bellwether_attempts_total", &both),
                     latency: Metric::histogram(["bellwether_latency_ms", &both].concat()),
                     weight: Gauge::new(["bellwether_weight", &both].concat()),
                     deployment: deployment.name.clone(),
@@ -97,7 +104,7 @@ impl PoolMetrics {
     pub fn new(pool: &KeyPool) -> PoolMetrics {
         let keys = pool.keys.iter().map(|key| {
             let labels = [".pool.", &label(&pool.name), ".key.", &label(&key.id)].concat();
-            let requests = ByOutcome::new(&["bellwether_key_requests_total", &labels].concat());
+            let requests = ByOutcome::new("bellwether_key_requests_total", &labels);
             (requests, Gauge::new(["bellwether_key_status", &labels].concat()))
         });
         PoolMetrics { keys: keys.collect() }

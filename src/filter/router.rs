@@ -1,26 +1,29 @@
 //! The `router` role: one context a request, in the connection manager's chain.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
+use super::dress::{Before, dress};
 use super::worker::{InFlight, Router, Worker, impatience};
 use crate::engine::{Assigned, Notes};
-use crate::flight::Flight;
+use crate::flight::{Carried, Flight};
 use crate::host::{self, SharedData};
-use crate::keys;
 use crate::outcome;
-use crate::plan::{Inject, Version};
+use crate::plan::{Deployment, Inject};
+use crate::pools::{Pick, Wish};
 use crate::route::{self, Headers, RequestFacts};
-use crate::units::Micros;
+use crate::units::{Micros, Millis};
 
 /// One request.
 pub struct RouterStream {
     worker: Rc<Worker>,
     router: Rc<Router>,
     serving: Option<Serving>,
+    /// What the response headers say of a rate limit, for a judgement that waits for the end.
+    wait: Cell<Option<Millis>>,
 }
 
 /// A request that a deployment has taken.
@@ -33,7 +36,7 @@ struct Serving {
 impl RouterStream {
     /// A stream under this plan.
     pub fn new(worker: Rc<Worker>, router: Rc<Router>) -> RouterStream {
-        RouterStream { worker, router, serving: None }
+        RouterStream { worker, router, serving: None, wait: Cell::new(None) }
     }
 
     fn route(&mut self) -> Action {
@@ -58,21 +61,48 @@ impl RouterStream {
         if notes != Notes::default() {
             self.worker.tell(&self.router, n, notes);
         }
-        if !self.router.can_serve(deployment, assigned.choice.version) {
-            if !self.router.can_serve(deployment, deployment.stable) {
-                self.start(n, Assigned::forced(deployment.stable), None, seen);
-                host::reply(keys::UNAVAILABLE.0, keys::UNAVAILABLE.1);
+        let mut notes = Notes::default();
+        if !router.can_serve(deployment, assigned.choice.version, seen, &mut notes) {
+            let stable_can = router.can_serve(deployment, deployment.stable, seen, &mut notes);
+            self.worker.tell(&router, n, std::mem::take(&mut notes));
+            if !stable_can {
+                self.start(n, Assigned::forced(deployment.stable), None, seen, None);
+                self.refuse(deployment, assigned.choice.version, seen);
                 return Action::Pause;
             }
             assigned = Assigned::forced(deployment.stable);
         }
         let Some(version) = deployment.versions.get(assigned.choice.version) else { return Action::Continue };
+        let mut before = None;
         if assigned.choice.version != deployment.stable {
             assigned.request_id = headers.get("x-request-id").map(|id| String::from_utf8_lossy(&id).into());
+            let may_fail_over = deployment.failover.is_some() && self.worker.has_keys_role();
+            before = may_fail_over.then(|| Before::new(&router, version, &headers));
         }
-        self.start(n, assigned, version.pool, seen);
-        self.apply(version, &headers);
+        let identity = assigned.choice.identity;
+        self.start(n, assigned, version.pool, seen, before);
+        host::set_request_header(&plan.cluster_header, version.cluster.as_bytes());
+        dress(&router, version, headers.get(":path").as_deref(), &|name| headers.has(name));
+        if let Some(pool) = version.pool {
+            self.put_key(pool, identity, seen, &mut notes);
+        }
+        if notes != Notes::default() {
+            self.worker.tell(&router, n, notes);
+        }
         Action::Continue
+    }
+
+    /// No key of either version can be had: says so, and when to come again.
+    fn refuse(&self, deployment: &Deployment, version: usize, now: Micros) {
+        let wish = Wish { tried: &[], identity: None, random: 0, now };
+        let pools = [version, deployment.stable].map(|n| deployment.versions.get(n).and_then(|v| v.pool));
+        let picks =
+            pools.into_iter().flatten().filter_map(|n| self.router.pick(n, wish, &mut Notes::default()));
+        let waits = picks.filter_map(|pick| match pick {
+            Pick::Exhausted { returns_in } => returns_in,
+            Pick::Key(_) => None,
+        });
+        host::refuse(waits.min());
     }
 
     /// A client chooses neither cluster nor version, except through rules.
@@ -89,14 +119,22 @@ impl RouterStream {
     }
 
     /// Opens the request's ledger and, where there is a `keys` role, ties its attempts to it.
-    fn start(&mut self, deployment: usize, assigned: Assigned, pool: Option<usize>, seen: Micros) {
+    fn start(
+        &mut self,
+        deployment: usize,
+        assigned: Assigned,
+        pool: Option<usize>,
+        seen: Micros,
+        before: Option<Before>,
+    ) {
         let taken_by = self.router.plan.deployments.get(deployment);
         let impatient_after = taken_by.and_then(|d| impatience(d.guard_at(assigned.stage)));
         let request = Rc::new(InFlight {
             router: Rc::clone(&self.router),
             deployment,
             assigned,
-            pool,
+            router_key: Cell::new(None),
+            before,
             flight: RefCell::new(Flight::new(seen, pool.is_some(), impatient_after)),
         });
         let id = self.worker.has_keys_role().then(|| self.worker.launch(&request));
@@ -106,45 +144,18 @@ impl RouterStream {
         self.serving = Some(Serving { request, id });
     }
 
-    /// Makes the request what the version's upstream expects.
-    fn apply(&self, version: &Version, headers: &Headers) {
-        host::set_request_header(&self.router.plan.cluster_header, version.cluster.as_bytes());
-        if let Some(host) = &version.host {
-            host::set_request_header(":authority", host.as_bytes());
-        }
-        if version.rewrite_prefix.is_some()
-            && let Some(path) = headers.get(":path").and_then(|path| route::rewritten_path(version, &path))
-        {
-            host::set_request_header(":path", &path);
-        }
-        for (name, value) in &version.set_headers {
-            host::set_request_header(name, value.as_bytes());
-        }
-        if let Some(pool) = version.pool {
-            self.credentials(pool, headers);
-        }
-    }
-
-    /// Removes the client's credentials; puts in the pool's, unless the `keys` role is known to do it.
-    fn credentials(&self, n: usize, headers: &Headers) {
-        let Some(pool) = self.router.plan.pools.get(n) else { return };
-        for name in keys::CLIENT_CREDENTIALS {
-            if headers.has(name) {
-                host::remove_request_header(name);
-            }
-        }
-        // A pool's own header may be another one; a client's value in it must not reach the upstream either.
-        if headers.has(&pool.header) {
-            host::remove_request_header(&pool.header);
-        }
-        if pool.inject == Inject::Attempt && self.keys_seen() {
+    /// Puts a key of the pool in, unless the `keys` role is known to do it for each attempt.
+    fn put_key(&self, n: usize, identity: Option<u64>, now: Micros, notes: &mut Notes) {
+        let by_attempt = self.router.plan.pools.get(n).is_some_and(|pool| pool.inject == Inject::Attempt);
+        if by_attempt && self.keys_seen() {
             return;
         }
-        let Ok(rings) = self.router.rings.try_borrow() else { return };
-        let Some(ring) = rings.get(n) else { return };
-        let key = ring.pick(&[], self.worker.random());
-        if let Some(value) = key.and_then(|key| ring.value(key)) {
-            host::set_request_header(&pool.header, value.expose().as_bytes());
+        let wish = Wish { tried: &[], identity, random: self.worker.random(), now };
+        if let (Some(Pick::Key(key)), Some(serving)) = (self.router.pick(n, wish, notes), &self.serving) {
+            self.router.put_in((n, key));
+            if !by_attempt || !self.worker.has_keys_role() {
+                serving.request.router_key.set(Some((n, key)));
+            }
         }
     }
 
@@ -160,7 +171,7 @@ impl RouterStream {
         let request = &serving.request;
         let Some(deployment) = request.deployment() else { return };
         if let (Some(name), Some(version)) =
-            (&self.router.plan.version_header, deployment.versions.get(request.version()))
+            (&self.router.plan.version_header, deployment.versions.get(request.served_by()))
         {
             host::set_response_header(name, &version.id);
         }
@@ -170,23 +181,22 @@ impl RouterStream {
         if !flight.last_status_seen()
             && let Some(status) = host::response_status()
         {
-            judged = flight.router_answer(
-                status,
-                host::via_upstream(),
-                now.mono,
-                &request.guard(deployment).errors,
-            );
+            self.wait.set(host::rate_limit_wait(status, now.wall));
+            let carried = Carried { key: request.router_key.get(), to_stable: false };
+            let errors = &request.guard(deployment).errors;
+            judged = flight.router_answer((status, host::via_upstream()), carried, now.mono, errors);
         }
         if flight.reached() {
             let millis = now.mono.since(flight.seen()).checked_div(1000).unwrap_or(0);
             let metrics = self.router.metrics.get(request.deployment);
-            if let Some(version) = metrics.and_then(|m| m.versions.get(request.version())) {
+            let served_by = if flight.served_by_stable() { deployment.stable } else { request.version() };
+            if let Some(version) = metrics.and_then(|m| m.versions.get(served_by)) {
                 version.latency.record(millis);
             }
         }
         drop(flight);
         if let Some(judged) = judged {
-            self.worker.record(request, &[judged], now);
+            self.worker.record(request, &[judged], None, now);
         }
     }
 
@@ -207,7 +217,7 @@ impl RouterStream {
             let ending = outcome::ending(flags, flight.reached());
             flight.finish(ending, now.mono, &request.guard(deployment).errors, &mut judged)
         };
-        self.worker.record(request, &judged, now);
+        self.worker.record(request, &judged, self.wait.get(), now);
         self.worker.finish(request, outcome, now);
     }
 }

@@ -5,17 +5,20 @@ use std::collections::{BTreeMap, HashMap};
 use std::rc::{Rc, Weak};
 
 use super::alerts::Outbox;
+use super::dress::Before;
 use super::metrics::{DeploymentMetrics, Global, PoolMetrics};
 use crate::engine::{Assigned, Binding, Engine, Notes, Transition};
 use crate::events::{self, EventLog};
 use crate::flight::{Flight, Judgement};
 use crate::host::{self, Clock, SharedData};
+use crate::keyring::{Fault, Status};
 use crate::keys::Ring;
 use crate::outcome::Outcome;
 use crate::plan::{Deployment, Guard, Plan, Secret};
-use crate::stats::Found;
+use crate::pools::{Pick, PoolState, Pools, Wish};
+use crate::stats::{Event, Found};
 use crate::store::{Change, update};
-use crate::units::{Millis, Now};
+use crate::units::{Micros, Millis, Now};
 
 /// Shared key of the last events of the process.
 const EVENTS: &str = "bellwether/1/events";
@@ -38,6 +41,7 @@ pub struct Worker {
     routers: RefCell<Vec<Weak<Router>>>,
     /// Contexts of the `keys` role that are configured on this worker.
     keys_roles: Cell<u32>,
+    pools: RefCell<Pools>,
     /// Alerts to be posted.
     pub outbox: RefCell<Outbox>,
 }
@@ -54,6 +58,8 @@ pub struct Router {
     pub pool_metrics: Vec<PoolMetrics>,
     /// Per pool; made anew when secrets come.
     pub rings: RefCell<Vec<Ring>>,
+    /// Per pool: its keys' states.
+    pub pools: Vec<Rc<RefCell<PoolState>>>,
     /// Per deployment and version: the `keys` role has been seen at work on its attempts. Until then the router puts the
     /// key in as well, so that a chain without that role never sends a request without its credential.
     keys_seen: Vec<Vec<Cell<bool>>>,
@@ -69,8 +75,10 @@ pub struct InFlight {
     pub deployment: usize,
     /// The decision and its circumstances.
     pub assigned: Assigned,
-    /// Index of the version's pool.
-    pub pool: Option<usize>,
+    /// The key that the router role has put in, if it is not the `keys` role's business.
+    pub router_key: Cell<Option<(usize, usize)>>,
+    /// The client's own headers where the version has changed them, for a failover to stable.
+    pub before: Option<Before>,
     /// Its attempts.
     pub flight: RefCell<Flight>,
 }
@@ -87,6 +95,7 @@ impl Worker {
             secrets: RefCell::default(),
             routers: RefCell::default(),
             keys_roles: Cell::new(0),
+            pools: RefCell::default(),
             outbox: RefCell::default(),
         }
     }
@@ -109,6 +118,11 @@ impl Worker {
             metrics: plan.deployments.iter().map(DeploymentMetrics::new).collect(),
             pool_metrics: plan.pools.iter().map(PoolMetrics::new).collect(),
             rings: RefCell::default(),
+            pools: self
+                .pools
+                .try_borrow_mut()
+                .map(|mut pools| plan.pools.iter().map(|pool| pools.attach(&pool.name)).collect())
+                .unwrap_or_default(),
             keys_seen: plan.deployments.iter().map(|d| vec![Cell::new(false); d.versions.len()]).collect(),
             served: Cell::new(false),
             plan,
@@ -181,33 +195,70 @@ impl Worker {
         }
     }
 
-    /// Records judgements about a request's attempts.
-    pub fn record(&self, request: &InFlight, judgements: &[Judgement], now: Now) {
+    /// Records judgements about a request's attempts. `wait`: what the response says of a rate limit.
+    pub fn record(&self, request: &InFlight, judgements: &[Judgement], wait: Option<Millis>, now: Now) {
         let Some(deployment) = request.deployment() else { return };
         let Some(binding) = request.router.bindings.get(request.deployment) else { return };
         let metrics = request.router.metrics.get(request.deployment);
-        let version = metrics.and_then(|metrics| metrics.versions.get(request.version()));
         let mut notes = Notes::default();
         for judgement in judgements {
-            if let (Some(version), Some(outcome)) = (version, judgement.outcome) {
-                version.attempts.count(outcome);
-            }
-            if let Some(outcome) = judgement.outcome
-                && let Some((requests, _)) = request.key_metrics(judgement.key)
+            let to_stable = judgement.carried.to_stable;
+            let version = if to_stable { deployment.stable } else { request.version() };
+            if let (Some(metrics), Some(outcome)) =
+                (metrics.and_then(|m| m.versions.get(version)), judgement.outcome)
             {
-                requests.count(outcome);
+                metrics.attempts.count(outcome);
+            }
+            if let Some((pool, key)) = judgement.carried.key {
+                self.blame_key(&request.router, (pool, key), judgement, wait, now, &mut notes);
             }
             if let Some(event) = judgement.event {
-                binding.record(deployment, &request.assigned, event, &SharedData, now, &mut notes);
+                // What a failover does to stable is no sample of stable's share.
+                let forced = to_stable.then(|| Assigned::forced(deployment.stable));
+                let assigned = forced.as_ref().unwrap_or(&request.assigned);
+                binding.record(deployment, assigned, event, &SharedData, now, &mut notes);
             }
         }
         self.tell(&request.router, request.deployment, notes);
     }
 
+    /// Counts an attempt for its key, and reports to the pool what it says about it.
+    fn blame_key(
+        &self,
+        router: &Router,
+        (n, key): (usize, usize),
+        judgement: &Judgement,
+        wait: Option<Millis>,
+        now: Now,
+        notes: &mut Notes,
+    ) {
+        let metrics = router.pool_metrics.get(n);
+        if let (Some(outcome), Some((requests, _))) =
+            (judgement.outcome, metrics.and_then(|m| m.keys.get(key)))
+        {
+            requests.count(outcome);
+        }
+        let (Some(fault), Some(pool)) = (fault_of(judgement, wait), router.plan.pools.get(n)) else { return };
+        let (Ok(rings), Some(state)) = (router.rings.try_borrow(), router.pools.get(n)) else { return };
+        let (Some(ring), Ok(mut state)) = (rings.get(n), state.try_borrow_mut()) else { return };
+        let times = (judgement.began, now.mono);
+        let moved = state.report(pool, ring, key, fault, times, &SharedData, notes);
+        for moved in &moved {
+            let id = pool.keys.get(moved.key).map_or("", |key| key.id.as_str());
+            host::info(&events::key_line(&pool.name, id, moved, now));
+        }
+        drop(rings);
+        let lost_one = moved.iter().any(|moved| moved.from == Status::Active);
+        if lost_one && !router.pool_usable(&state, n, now.mono) {
+            host::warn(&events::pool_line(&pool.name, now));
+            self.alert(router, events::pool_line(&pool.name, now));
+        }
+    }
+
     /// A request is over: counts it, and ends its probe, if it was one.
     pub fn finish(&self, request: &InFlight, outcome: Outcome, now: Now) {
         let metrics = request.router.metrics.get(request.deployment);
-        if let Some(version) = metrics.and_then(|metrics| metrics.versions.get(request.version())) {
+        if let Some(version) = metrics.and_then(|metrics| metrics.versions.get(request.served_by())) {
             version.requests.count(outcome);
         }
         if request.assigned.lease.is_some()
@@ -263,11 +314,31 @@ impl Worker {
         if kept != Ok(true) {
             self.metrics.dropped_label("event", 1);
         }
+        self.alert(router, line);
+    }
+
+    fn alert(&self, router: &Router, line: String) {
         if let (Some(alerts), Ok(mut outbox)) = (&router.plan.alerts, self.outbox.try_borrow_mut())
             && !outbox.push(alerts.clone(), line)
         {
             self.metrics.dropped_label("alert", 1);
         }
+    }
+}
+
+/// What a judgement says about the key that the attempt carried; `None`: nothing.
+fn fault_of(judgement: &Judgement, wait: Option<Millis>) -> Option<Fault> {
+    // By the status first: a guard may count 429 against the version as well.
+    match (judgement.status, judgement.event?) {
+        (Some(429), _) => Some(Fault::Limited(wait)),
+        (Some(401 | 403), _) => Some(Fault::Rejected),
+        (_, Event::Broke) => Some(Fault::Failing),
+        (_, Event::Answered { outcome, .. }) => match outcome {
+            Outcome::Good | Outcome::CallerError => Some(Fault::None),
+            Outcome::Bad => Some(Fault::Failing),
+            _ => None,
+        },
+        (_, Event::Completed) => None,
     }
 }
 
@@ -288,23 +359,45 @@ impl Router {
         }
     }
 
-    /// Writes the gauges of the keys: 3, disabled, for those without a value.
-    pub fn show_keys(&self) {
+    /// Reads the states of the keys, if that is due, and writes their gauges.
+    pub fn show_keys(&self, now: Micros, notes: &mut Notes) {
         let Ok(rings) = self.rings.try_borrow() else { return };
-        for (ring, metrics) in rings.iter().zip(&self.pool_metrics) {
+        for ((ring, metrics), state) in rings.iter().zip(&self.pool_metrics).zip(&self.pools) {
+            let Ok(mut state) = state.try_borrow_mut() else { continue };
+            state.refresh(&SharedData, now, notes);
             for (n, (_, status)) in metrics.keys.iter().enumerate() {
-                status.show(if ring.has_value(n) { 0 } else { 3 });
+                status.show(state.memory(ring, n).status.gauge());
             }
         }
     }
 
+    /// A key of a pool for an attempt.
+    pub fn pick(&self, n: usize, wish: Wish<'_>, notes: &mut Notes) -> Option<Pick> {
+        let pool = self.plan.pools.get(n)?;
+        let rings = self.rings.try_borrow().ok()?;
+        let mut state = self.pools.get(n)?.try_borrow_mut().ok()?;
+        Some(state.pick(pool, rings.get(n)?, wish, &SharedData, notes))
+    }
+
+    fn pool_usable(&self, state: &PoolState, n: usize, now: Micros) -> bool {
+        self.rings.try_borrow().is_ok_and(|rings| rings.get(n).is_some_and(|ring| state.usable(ring, now)))
+    }
+
     /// Whether a version has a usable key, or needs none.
-    pub fn can_serve(&self, deployment: &Deployment, version: usize) -> bool {
-        match deployment.versions.get(version).and_then(|version| version.pool) {
-            None => true,
-            Some(pool) => {
-                self.rings.try_borrow().is_ok_and(|rings| rings.get(pool).is_some_and(Ring::usable))
-            }
+    pub fn can_serve(&self, deployment: &Deployment, version: usize, now: Micros, notes: &mut Notes) -> bool {
+        let Some(n) = deployment.versions.get(version).and_then(|version| version.pool) else { return true };
+        let Some(Ok(mut state)) = self.pools.get(n).map(|state| state.try_borrow_mut()) else { return false };
+        state.refresh(&SharedData, now, notes);
+        self.pool_usable(&state, n, now)
+    }
+
+    /// Puts a key's value into the pool's header.
+    pub fn put_in(&self, (n, key): (usize, usize)) {
+        let Ok(rings) = self.rings.try_borrow() else { return };
+        if let (Some(pool), Some(value)) =
+            (self.plan.pools.get(n), rings.get(n).and_then(|ring| ring.value(key)))
+        {
+            host::set_request_header(&pool.header, value.expose().as_bytes());
         }
     }
 
@@ -330,8 +423,13 @@ impl InFlight {
         self.assigned.choice.version
     }
 
-    fn key_metrics(&self, key: Option<usize>) -> Option<&(super::metrics::ByOutcome, super::metrics::Gauge)> {
-        self.router.pool_metrics.get(self.pool?)?.keys.get(key?)
+    /// Index of the version that the last attempt went to.
+    pub fn served_by(&self) -> usize {
+        let by_stable = self.flight.try_borrow().is_ok_and(|flight| flight.served_by_stable());
+        match self.deployment() {
+            Some(deployment) if by_stable => deployment.stable,
+            _ => self.version(),
+        }
     }
 }
 

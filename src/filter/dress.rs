@@ -1,0 +1,59 @@
+//! Making a request what a version's upstream expects, and, for a failover, what it was before.
+
+use super::worker::Router;
+use crate::host;
+use crate::keys::CLIENT_CREDENTIALS;
+use crate::plan::Version;
+use crate::route::{self, Headers};
+
+/// The client's headers, as they were where a version changes them.
+pub struct Before(Vec<(String, Option<Vec<u8>>)>);
+
+impl Before {
+    /// Remembers what this version will change.
+    pub fn new(router: &Router, version: &Version, headers: &Headers) -> Before {
+        let own = version.set_headers.iter().map(|(name, _)| name.as_str());
+        let pool = version.pool.and_then(|pool| router.plan.pools.get(pool)).map(|pool| pool.header.as_str());
+        let names = [":authority", ":path"].into_iter().chain(CLIENT_CREDENTIALS).chain(pool).chain(own);
+        Before(
+            names.map(|name| (name.to_owned(), headers.get(name).map(|value| value.into_owned()))).collect(),
+        )
+    }
+
+    /// Puts everything back.
+    pub fn restore(&self) {
+        for (name, value) in &self.0 {
+            match value {
+                Some(value) => host::set_request_header(name, value),
+                None => host::remove_request_header(name),
+            }
+        }
+    }
+
+    /// The client's path.
+    pub fn path(&self) -> Option<&[u8]> {
+        self.0.iter().find(|(name, _)| name == ":path").and_then(|(_, value)| value.as_deref())
+    }
+}
+
+/// Sets host, path and headers for a version and removes the client's credentials if it has a pool, but puts no key in.
+/// `path`: the client's; `has`: whether a header is there.
+pub fn dress(router: &Router, version: &Version, path: Option<&[u8]>, has: &dyn Fn(&str) -> bool) {
+    if let Some(host) = &version.host {
+        host::set_request_header(":authority", host.as_bytes());
+    }
+    if let Some(path) = path.and_then(|path| route::rewritten_path(version, path)) {
+        host::set_request_header(":path", &path);
+    }
+    for (name, value) in &version.set_headers {
+        host::set_request_header(name, value.as_bytes());
+    }
+    if let Some(pool) = version.pool.and_then(|pool| router.plan.pools.get(pool)) {
+        // A pool's own header may be another one; a client's value in it must not reach the upstream either.
+        for name in CLIENT_CREDENTIALS.into_iter().chain([pool.header.as_str()]) {
+            if has(name) {
+                host::remove_request_header(name);
+            }
+        }
+    }
+}
