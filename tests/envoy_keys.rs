@@ -357,8 +357,9 @@ async fn each_attempt_of_a_request_carries_another_key() {
         let last = keys.iter().position(|key| *key == tried[2]).unwrap();
         assert_eq!(answer.status, statuses[last], "{told}: the client gets the last answer");
 
-        // From now on the third serves, so every request finds it.
+        // On an Envoy that knows nothing of that, with a third key that serves: every request finds it.
         behaviour.keys.remove("sk-three");
+        let rig = Rig::configured(config.clone()).await;
         rig.openai.set(behaviour);
         let mut retried = 0;
         for client in rig.workers().await {

@@ -70,7 +70,12 @@ impl Stage {
             }
         }
         options.edit = Some(Box::new(with_routes));
-        let pools = json!([{"name": "pool", "keys": [{"id": "one", "value": "sk-of-the-pool"}]}]);
+        // A pool for each case: a key that is out for one must not be out for another.
+        let pool = |deployment: &Value| {
+            let name = deployment["versions"][0]["key_pool"].as_str()?;
+            Some(json!({"name": name, "keys": [{"id": "one", "value": format!("sk-of-{name}")}]}))
+        };
+        let pools: Vec<Value> = deployments.iter().filter_map(pool).collect();
         let options = options.router_config(json!({"deployments": deployments, "key_pools": pools}));
         let envoy = EnvoyProcess::start(options).await.unwrap();
         Stage { envoy, providers, mode: if keys_role { "with the keys role" } else { "router alone" } }
@@ -107,7 +112,7 @@ impl Stage {
 fn alone(name: &str, pool: bool) -> Value {
     let mut version = json!({"id": "v1", "weight": 100, "cluster": name});
     if pool {
-        version["key_pool"] = json!("pool");
+        version["key_pool"] = json!(format!("the-pool-of-{name}"));
     }
     json!({
         "name": name, "match": {"headers": [{"name": DEPLOYMENT, "exact": name}]}, "stable": "v1",
@@ -210,8 +215,8 @@ async fn a_status_is_blamed_on_who_caused_it() {
                 stage.send(chat(name, false).header("authorization", "Bearer sk-of-the-client")).await;
             assert_eq!(answer.status, status, "{name}, {}", stage.mode);
             let received = stage.providers[name].requests();
-            let key = if pool { "sk-of-the-pool" } else { "sk-of-the-client" };
-            assert_eq!(received[0].key.as_deref(), Some(key), "{name}, {}", stage.mode);
+            let key = if pool { format!("sk-of-the-pool-of-{name}") } else { "sk-of-the-client".to_owned() };
+            assert_eq!(received[0].key, Some(key), "{name}, {}", stage.mode);
         }
         for (name, _, _, outcome) in STATUSES {
             stage.expect_one(name, outcome).await;

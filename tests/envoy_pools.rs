@@ -1,0 +1,247 @@
+//! Key pools and failover on a real Envoy with two workers: no good key and no request is wasted.
+
+#![allow(clippy::arithmetic_side_effects, clippy::disallowed_methods, clippy::expect_used)]
+#![allow(clippy::indexing_slicing, clippy::panic, clippy::print_stdout, clippy::unwrap_used)]
+
+#[path = "common/load.rs"]
+mod load;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use bellwether_harness::client::Request;
+use bellwether_harness::envoy::{EnvoyOptions, EnvoyProcess, Route, sum_metric};
+use bellwether_harness::provider::{Behaviour, Fault, Provider};
+use serde_json::{Value, json};
+
+use load::{Lanes, Load, SOON, eventually};
+
+struct Rig {
+    envoy: EnvoyProcess,
+    lanes: Lanes,
+    /// Stable's provider, and the canary's.
+    v1: Provider,
+    v2: Provider,
+}
+
+impl Rig {
+    async fn start(route: Route, config: Value) -> Rig {
+        let (v1, v2) = (Provider::start("v1").await.unwrap(), Provider::start("v2").await.unwrap());
+        let options = EnvoyOptions { route, ..EnvoyOptions::default() }
+            .cluster("v1", v1.port())
+            .cluster("v2", v2.port())
+            .router_config(config);
+        let envoy = EnvoyProcess::start(options).await.unwrap();
+        let lanes = Lanes::open(&envoy).await;
+        v1.clear();
+        v2.clear();
+        Rig { envoy, lanes, v1, v2 }
+    }
+
+    /// How often each key has arrived at a provider.
+    fn keys(provider: &Provider) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        for request in provider.requests() {
+            *counts.entry(request.key.unwrap_or_default()).or_default() += 1;
+        }
+        counts
+    }
+
+    async fn status_of(&self, key: &str) -> u64 {
+        let page = self.envoy.prometheus().await.unwrap();
+        sum_metric(&page, "bellwether_key_status", &[("key", key)]) as u64
+    }
+}
+
+fn keys(values: &[&str]) -> Value {
+    let key = |value: &&str| json!({"id": value.trim_start_matches("sk-"), "value": value});
+    json!(values.iter().map(key).collect::<Vec<Value>>())
+}
+
+/// One version on one pool.
+fn pooled(mut pool: Value) -> Value {
+    pool["name"] = json!("pool");
+    json!({
+        "deployments": [{"name": "d", "stable": "v1", "versions": [
+            {"id": "v1", "weight": 100, "cluster": "v1", "key_pool": "pool"}]}],
+        "key_pools": [pool],
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_bad_keys_of_five_cost_no_request_and_are_out_after_a_handful_of_attempts() {
+    let rig =
+        Rig::start(Route::Matcher, pooled(json!({"keys": keys(&["sk-a", "sk-b", "sk-c", "sk-d", "sk-e"])})))
+            .await;
+    rig.v1.set(Behaviour::default().key("sk-a", 401, &[]).key("sk-b", 429, &[("retry-after", "60")]));
+    let load = Load::start(&rig.lanes, 400.0, |n| Request::chat(n % 4 == 0));
+    eventually("a thousand answers", || async { (rig.v1.count() >= 1000).then_some(()) }).await;
+    let samples = load.stop().await;
+    let failed: Vec<_> = samples.iter().filter(|sample| !sample.ok()).collect();
+    assert!(failed.is_empty(), "{failed:?}");
+    let counts = Rig::keys(&rig.v1);
+    // A refusal travels for a millisecond or two, and another worker may be 10 ms behind.
+    for bad in ["sk-a", "sk-b"] {
+        assert!((1..=12).contains(&counts[bad]), "{counts:?}");
+    }
+    for good in ["sk-c", "sk-d", "sk-e"] {
+        // A third of a thousand, five standard deviations (15 each) either way.
+        assert!((258..=420).contains(&counts[good]), "{counts:?}");
+    }
+    assert_eq!((rig.status_of("a").await, rig.status_of("b").await, rig.status_of("c").await), (3, 1, 0));
+    println!("attempts by key: {counts:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limited_pool_says_when_to_come_again_and_resumes_by_one_trial() {
+    let rig = Rig::start(Route::Matcher, pooled(json!({"keys": keys(&["sk-a"])}))).await;
+    rig.v1.set(Behaviour::default().key("sk-a", 429, &[("retry-after", "2")]));
+    let client = rig.envoy.client();
+    let began = Instant::now();
+    let answer = client.send(Request::chat(false)).await.unwrap();
+    assert_eq!(answer.status, 429, "{}", answer.text());
+    eventually("the key is out on every worker", || async { (rig.status_of("a").await == 1).then_some(()) })
+        .await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    rig.v1.clear();
+    let answer = client.send(Request::chat(false)).await.unwrap();
+    assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (429, Some("keys_rate_limited")));
+    let wait: u64 = answer.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=2).contains(&wait), "{wait}");
+    assert_eq!(rig.v1.count(), 0, "no request goes to a cooling key");
+
+    // It stays limited for its first trial: then out again, one attempt each time, whatever the load.
+    let load = Load::start(&rig.lanes, 200.0, |_| Request::chat(false));
+    eventually("the first trial", || async { (rig.v1.count() >= 1).then_some(()) }).await;
+    assert!(began.elapsed() >= Duration::from_secs(2), "not before the deadline");
+    rig.v1.set(Behaviour::default());
+    eventually("traffic again", || async { (rig.v1.count() >= 50).then_some(()) }).await;
+    let resumed = began.elapsed();
+    let samples = load.stop().await;
+    let first_good = samples.iter().filter(|sample| sample.ok()).map(|sample| sample.sent_at).min().unwrap();
+    // One trial may have failed before the provider was well again; each costs two seconds.
+    assert!(first_good.duration_since(began) < Duration::from_secs(8), "{resumed:?}");
+    let before = rig.v1.requests().iter().filter(|request| request.at < first_good).count();
+    assert!(before <= 2, "{before} attempts reached the limited key: one a trial");
+    assert_eq!(rig.status_of("a").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_prompts_and_an_outage_of_the_provider_take_no_key_out() {
+    let rig = Rig::start(Route::Matcher, pooled(json!({"keys": keys(&["sk-a", "sk-b", "sk-c"])}))).await;
+    for status in [400, 422, 500, 503] {
+        rig.v1.set(Behaviour::status(status));
+        let load = Load::start(&rig.lanes, 200.0, |_| Request::chat(false));
+        let before = rig.v1.count();
+        eventually("some requests", || async { (rig.v1.count() >= before + 60).then_some(()) }).await;
+        load.stop().await;
+        for key in ["a", "b", "c"] {
+            assert_eq!(rig.status_of(key).await, 0, "{key} after {status}");
+        }
+    }
+}
+
+/// A canary with half of the traffic, each version with its own pool, host, path and headers.
+fn two_versions() -> Value {
+    json!({
+        "deployments": [{"name": "d", "stable": "v1", "guard": {"compare": false}, "versions": [
+            {"id": "v1", "weight": 50, "cluster": "v1", "key_pool": "stable", "host": "stable.example.com",
+             "rewrite_prefix": {"from": "/v1/", "to": "/stable/"}, "set_headers": {"x-tier": "stable"}},
+            {"id": "v2", "weight": 50, "cluster": "v2", "key_pool": "canary", "host": "canary.example.com",
+             "rewrite_prefix": {"from": "/v1/", "to": "/canary/"}, "set_headers": {"x-tier": "canary", "x-canary": "1"}}]}],
+        "key_pools": [
+            {"name": "stable", "keys": keys(&["sk-stable"])},
+            {"name": "canary", "header": "x-api-key", "prefix": "", "keys": keys(&["sk-canary"]), "failing": {"after": 1000}}],
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_fails_on_a_canary_is_served_by_stable_and_nothing_of_the_canary_goes_there() {
+    let rig = Rig::start(Route::Matcher, two_versions()).await;
+    // The 429 comes last: it puts the only key of the canary out.
+    for fault in [Fault::status(503, &[]), Fault::Reset, Fault::status(429, &[])] {
+        rig.v1.clear();
+        rig.v2.clear();
+        rig.v2.set(Behaviour::failing(fault.clone()));
+        let load = Load::start(&rig.lanes, 100.0, |n| Request::chat(n % 2 == 0).header("x-tier", "mine"));
+        eventually("failures", || async { (rig.v2.count() >= 1 && rig.v1.count() >= 60).then_some(()) })
+            .await;
+        let samples = load.stop().await;
+        assert!(samples.iter().all(|sample| sample.ok()), "{fault:?}: every client is served");
+        assert!(
+            samples.iter().all(|sample| sample.version.as_deref() == Some("v1")),
+            "{fault:?}: by stable, and told so"
+        );
+        for request in rig.v1.requests() {
+            assert_eq!(request.header("host"), Some("stable.example.com"), "{fault:?}");
+            assert_eq!(request.path, "/stable/chat/completions", "{fault:?}");
+            assert_eq!(
+                (request.header("x-tier"), request.header("x-canary")),
+                (Some("stable"), None),
+                "{fault:?}"
+            );
+            assert_eq!(request.header("authorization"), Some("Bearer sk-stable"), "{fault:?}");
+            assert_eq!(request.header("x-api-key"), None, "{fault:?}");
+        }
+        for request in rig.v2.requests() {
+            assert_eq!(
+                (request.header("x-api-key"), request.header("authorization")),
+                (Some("sk-canary"), None),
+                "{fault:?}"
+            );
+            assert_eq!(request.path, "/canary/chat/completions", "{fault:?}");
+        }
+    }
+    // Blame: the 503s and resets are the version's, the 429 was the key's.
+    let page = rig.envoy.prometheus().await.unwrap();
+    let attempts = |version, outcome| {
+        let labels = [("deployment", "d"), ("version", version), ("outcome", outcome)];
+        sum_metric(&page, "bellwether_attempts_total", &labels)
+    };
+    assert!(
+        attempts("v2", "bad") > 1.0 && attempts("v2", "rate_limited") >= 1.0 && attempts("v1", "bad") == 0.0
+    );
+    assert_eq!(
+        sum_metric(&page, "bellwether_requests_total", &[("outcome", "bad")]),
+        0.0,
+        "no client has seen any of it"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_retry_cannot_change_cluster_stables_key_stays_at_home() {
+    let rig = Rig::start(Route::ClusterHeader, two_versions()).await;
+    rig.v2.set(Behaviour::status(503));
+    for client in (0..rig.lanes.count()).map(|n| rig.lanes.client(n)) {
+        for _ in 0..4 {
+            let answer = client.send(Request::chat(false)).await.unwrap();
+            assert!([200, 503].contains(&answer.status));
+        }
+    }
+    let keys = Rig::keys(&rig.v2);
+    assert_eq!(keys.keys().collect::<Vec<_>>(), ["sk-canary"], "{keys:?}");
+    assert!(rig.v2.requests().iter().all(|request| request.header("host") == Some("canary.example.com")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn states_survive_a_reload_that_reorders_the_pool_and_leave_with_their_key() {
+    let pool = |values: &[&str]| pooled(json!({"keys": keys(values)}));
+    let rig = Rig::start(Route::Matcher, pool(&["sk-a", "sk-b"])).await;
+    rig.v1.set(Behaviour::default().key("sk-a", 401, &[]));
+    let client = rig.envoy.client();
+    eventually("the refusal", || async {
+        client.send(Request::chat(false)).await.unwrap();
+        (rig.status_of("a").await == 3).then_some(())
+    })
+    .await;
+    for values in [&["sk-c", "sk-b", "sk-a"][..], &["sk-b", "sk-a"]] {
+        let update = rig.envoy.write_router_config(&pool(values)).await.unwrap();
+        rig.envoy.wait_config_accepted(&update, SOON).await.unwrap();
+        rig.v1.clear();
+        for n in 0..40 {
+            rig.lanes.client(n).send(Request::chat(false)).await.unwrap();
+        }
+        let counts = Rig::keys(&rig.v1);
+        assert_eq!((counts.get("sk-a"), counts.values().sum::<usize>()), (None, 40), "{counts:?}");
+    }
+}
