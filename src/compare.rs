@@ -4,9 +4,9 @@
 use crate::codec::{Reader, TOMBSTONE, Writer};
 use crate::outcome::Outcome;
 use crate::plan::Compare;
-use crate::share::{Arm, Evidence, Odds, Seen, Share, ShareDelta};
+use crate::share::{Arm, BOUNDED, Evidence, Odds, Share, ShareDelta};
 use crate::stats::{Event, Found};
-use crate::units::{Micros, Now};
+use crate::units::Micros;
 
 /// What is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,8 +48,8 @@ impl Comparison {
 
     /// Replays what a worker held back.
     pub fn merge(&mut self, pending: &Pending, compare: &Compare) {
-        self.errors.merge(&pending.errors, compare);
-        self.slow.merge(&pending.slow, compare);
+        self.errors.merge(&pending.errors, compare, usize::MAX);
+        self.slow.merge(&pending.slow, compare, BOUNDED);
     }
 
     /// Whether outcomes that are not bad need not be merged.
@@ -104,8 +104,6 @@ fn read(bytes: &[u8]) -> Option<Comparison> {
 pub struct Pending {
     errors: ShareDelta,
     slow: ShareDelta,
-    /// Failures, and slow answers, of sticky identities in this minute.
-    seen: (Seen, Seen),
 }
 
 /// One side's event, ready to be compared.
@@ -125,28 +123,20 @@ pub struct Observed {
 
 impl Pending {
     /// Adds an event of a request that the coin decided.
-    pub fn add(&mut self, observed: Observed, now: Now) {
+    pub fn add(&mut self, observed: Observed) {
         let Observed { arm, odds, identity, event, yardstick } = observed;
         if !odds.is_fair() {
             return;
         }
-        // A bad event of an identity that was bad a moment ago is left out altogether.
-        let fresh = |seen: &mut Seen| identity.is_none_or(|identity| seen.first(identity, now.mono.0));
-        let bad = match event {
-            Event::Answered { outcome: Outcome::Good, .. } => Some(false),
-            Event::Answered { outcome: Outcome::Bad, .. } | Event::Broke => Some(true),
-            Event::Answered { .. } | Event::Completed => None,
-        };
-        match bad {
-            Some(true) if !fresh(&mut self.seen.0) => {}
-            Some(bad) => self.errors.add(arm, bad, odds),
-            None => {}
+        match event {
+            Event::Answered { outcome: Outcome::Good, .. } => self.errors.add(arm, false, odds, identity),
+            Event::Answered { outcome: Outcome::Bad, .. } | Event::Broke => {
+                self.errors.add(arm, true, odds, identity);
+            }
+            Event::Answered { .. } | Event::Completed => {}
         }
         if let (Event::Answered { latency: Some(latency), .. }, Some(yardstick)) = (event, yardstick) {
-            let slow = latency > yardstick;
-            if !slow || fresh(&mut self.seen.1) {
-                self.slow.add(arm, slow, odds);
-            }
+            self.slow.add(arm, latency > yardstick, odds, identity);
         }
     }
 
@@ -160,9 +150,8 @@ impl Pending {
         self.errors.is_full() || self.slow.is_full()
     }
 
-    /// Forgets what was merged, or is not needed; not who has failed in this minute.
+    /// Forgets what was merged, or is not needed.
     pub fn clear(&mut self) {
-        self.errors = ShareDelta::default();
-        self.slow = ShareDelta::default();
+        *self = Pending::default();
     }
 }

@@ -182,8 +182,8 @@ mod tests {
                 r#"{"bellwether":"transition","time":"2026-11-20T10:00:00.123Z","deployment":"gpt4-upgrade","#,
                 r#""release":"2026-11-20a","version":"v2","from":"active","to":"rolled_back","stage":0,"#,
                 r#""reason":"worse_errors","why":"7 of 9 failed \"hard\"","evidence":{"#,
-                r#""canary":{"requests":9,"errors":7,"rate":77.78,"rate_between":[36.40,95.54]},"#,
-                r#""stable":{"requests":180,"errors":0,"rate":0.00,"rate_between":[0.00,3.57]},"#,
+                r#""canary":{"requests":9,"errors":7,"rate":77.78,"rate_between":[28.35,96.87]},"#,
+                r#""stable":{"requests":180,"errors":0,"rate":0.00,"rate_between":[0.00,5.67]},"#,
                 r#""score":16.88,"limit":16.12},"requests":["a1","b\n2"],"epoch":1,"#,
                 r#""id":"gpt4-upgrade/2026-11-20a/v2/1/rolled_back/0"}"#
             )

@@ -225,14 +225,15 @@ proptest! {
         for ((bad, canary, share), end) in events.into_iter().zip(cuts) {
             let arm = if canary { Arm::Canary } else { Arm::Stable };
             let odds = Odds { canary: share, stable: 10_000 - share };
-            all.add(arm, bad, odds);
-            part.add(arm, bad, odds);
+            let identity = bad.then_some(u64::from(share % 23));
+            all.add(arm, bad, odds, identity);
+            part.add(arm, bad, odds, identity);
             if end {
-                cut.merge(&std::mem::take(&mut part), &compare);
+                cut.merge(&std::mem::take(&mut part), &compare, 4);
             }
         }
-        whole.merge(&all, &compare);
-        cut.merge(&part, &compare);
+        whole.merge(&all, &compare, 4);
+        cut.merge(&part, &compare, 4);
         prop_assert!(whole == cut);
         let evidence = whole.evidence(&compare);
         prop_assert!(evidence.score.is_finite() && evidence.score >= 0.0);

@@ -190,7 +190,7 @@ impl State {
 
     /// Holds an event back for the comparisons that it belongs to. Returns whether they should be merged at once.
     fn observe(&mut self, scene: Scene<'_>, assigned: &Assigned, event: Event) -> bool {
-        let Scene { deployment, slots, now, .. } = scene;
+        let Scene { deployment, slots, .. } = scene;
         let share = |version: usize| assigned.shares.get(version).copied().unwrap_or(0);
         let (yardstick, identity) = (self.yardstick, assigned.choice.identity);
         let mut full = false;
@@ -202,7 +202,7 @@ impl State {
             };
             if let (true, Some(held)) = (canary != deployment.stable, self.versions.get_mut(*slot)) {
                 let odds = Odds { canary: share(canary), stable: share(deployment.stable) };
-                held.compared.add(Observed { arm, odds, identity, event, yardstick }, now);
+                held.compared.add(Observed { arm, odds, identity, event, yardstick });
                 full |= held.compared.is_full();
             }
         }

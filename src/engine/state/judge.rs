@@ -113,7 +113,7 @@ impl State {
                 None
             }
             Err(error) => {
-                // Held back for the next merge, unless it grows too long: then what is oldest is not worth more.
+                // Held back for the next merge, unless that has failed for as long as it takes to fill up.
                 if held.compared.is_full() {
                     held.compared.clear();
                 }
