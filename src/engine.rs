@@ -10,11 +10,11 @@
 
 mod state;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use self::state::{Scene, State};
+use self::state::{Scene, State, VersionState};
 use crate::plan::{Deployment, Plan};
 use crate::ramp;
 use crate::rollout::Cause;
@@ -148,13 +148,17 @@ impl Engine {
                 let state =
                     self.states.entry(key).or_insert_with(|| Rc::new(RefCell::new(State::new(deployment))));
                 let state = Rc::clone(state);
+                let generation = match state.try_borrow_mut() {
+                    Ok(mut state) => state.newest(),
+                    Err(_) => Rc::default(),
+                };
                 let slots = match state.try_borrow_mut() {
                     Ok(mut state) => {
                         deployment.versions.iter().map(|v| state.slot(deployment, &v.id)).collect()
                     }
                     Err(_) => Vec::new(),
                 };
-                Binding { state, slots, in_effect: RefCell::default() }
+                Binding { state, slots, in_effect: RefCell::default(), generation }
             })
             .collect()
     }
@@ -183,6 +187,8 @@ pub struct Binding {
     slots: Vec<usize>,
     /// The shares in effect, and the revision of the state that they were computed from.
     in_effect: RefCell<InEffect>,
+    /// Of the plans that share the state the newest decides.
+    generation: Rc<u64>,
 }
 
 #[derive(Default)]
@@ -208,13 +214,33 @@ pub struct Assigned {
     pub lease: Option<u64>,
     /// The request's id, where it may become evidence: for canaries.
     pub request_id: Option<Rc<str>>,
+    /// What of this request has been compared: the coin was tossed once for it, however often Envoy tries.
+    pub compared: Cell<Compared>,
+}
+
+/// What of a request has been compared.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Compared {
+    /// A failure.
+    pub failed: bool,
+    /// That it was quick, or slow.
+    pub timed: bool,
 }
 
 impl Assigned {
-    /// To a version by force, not by chance: what becomes of it does not compare the versions.
+    /// To a version by force, not by chance: what becomes of it does not compare the versions. Of epoch 0; see
+    /// [`Binding::forced`] for one of the version's present epoch.
     pub fn forced(version: usize) -> Assigned {
         let choice = Choice { version, forced: true, probe: false, identity: None };
-        Assigned { choice, epoch: 0, shares: Rc::default(), stage: None, lease: None, request_id: None }
+        Assigned {
+            choice,
+            epoch: 0,
+            shares: Rc::default(),
+            stage: None,
+            lease: None,
+            request_id: None,
+            compared: Cell::default(),
+        }
     }
 }
 
@@ -257,7 +283,14 @@ impl Binding {
             stage: state.stage(),
             lease,
             request_id: None,
+            compared: Cell::default(),
         }
+    }
+
+    /// A request that is sent to a version by force, now.
+    pub fn forced(&self, version: usize) -> Assigned {
+        let epoch = self.state.try_borrow().map_or(0, |state| state.epoch(self.slot(version)));
+        Assigned { epoch, ..Assigned::forced(version) }
     }
 
     /// Records what happened to a version. May merge and judge.
@@ -271,7 +304,7 @@ impl Binding {
         notes: &mut Notes,
     ) {
         if let Ok(mut state) = self.state.try_borrow_mut() {
-            state.record(Scene { deployment, slots: &self.slots, store, now }, assigned, event, notes);
+            state.record(self.scene(deployment, store, now), assigned, event, notes);
         }
     }
 
@@ -287,14 +320,14 @@ impl Binding {
         notes: &mut Notes,
     ) {
         if let (Some(lease), Ok(mut state)) = (assigned.lease, self.state.try_borrow_mut()) {
-            state.probed(Scene { deployment, slots: &self.slots, store, now }, assigned, lease, good, notes);
+            state.probed(self.scene(deployment, store, now), assigned, lease, good, notes);
         }
     }
 
     /// What is due without a request.
     pub fn tick(&self, deployment: &Deployment, store: &dyn Store, now: Now, notes: &mut Notes) {
         if let Ok(mut state) = self.state.try_borrow_mut() {
-            state.tick(Scene { deployment, slots: &self.slots, store, now }, notes);
+            state.tick(self.scene(deployment, store, now), notes);
         }
     }
 
@@ -335,15 +368,28 @@ impl Binding {
     }
 
     /// Value of the deployment's phase gauge: that of its worst canary.
-    pub fn phase_gauge(&self) -> u64 {
+    pub fn phase_gauge(&self, deployment: &Deployment) -> u64 {
         let Ok(state) = self.state.try_borrow() else { return 0 };
-        state.versions(&self.slots).map(|version| version.standing.phase.gauge()).max().unwrap_or(0)
+        self.canaries(deployment, &state).map(|version| version.standing.phase.gauge()).max().unwrap_or(0)
     }
 
     /// How far the worst canary is on its way to a rollback, in percent, as of the last merge on this worker.
-    pub fn evidence(&self) -> u64 {
+    pub fn evidence(&self, deployment: &Deployment) -> u64 {
         let Ok(state) = self.state.try_borrow() else { return 0 };
-        state.versions(&self.slots).map(State::percent).max().unwrap_or(0)
+        self.canaries(deployment, &state).map(State::percent).max().unwrap_or(0)
+    }
+
+    fn scene<'a>(&'a self, deployment: &'a Deployment, store: &'a dyn Store, now: Now) -> Scene<'a> {
+        Scene { deployment, slots: &self.slots, generation: &self.generation, store, now }
+    }
+
+    fn canaries<'a>(
+        &'a self,
+        deployment: &'a Deployment,
+        state: &'a State,
+    ) -> impl Iterator<Item = &'a VersionState> {
+        let canaries = self.slots.iter().enumerate().filter(|(version, _)| *version != deployment.stable);
+        canaries.filter_map(|(_, slot)| state.version(*slot))
     }
 
     fn slot(&self, version: usize) -> usize {

@@ -57,7 +57,15 @@ impl Worker {
         self.result(
             store,
             at,
-            &Assigned { choice, epoch: of.1, shares, stage: None, lease: None, request_id: None },
+            &Assigned {
+                choice,
+                epoch: of.1,
+                shares,
+                stage: None,
+                lease: None,
+                request_id: None,
+                compared: Cell::default(),
+            },
             event,
         )
     }
@@ -104,7 +112,10 @@ fn a_rollback_is_made_once_and_seen_by_every_worker_within_ten_milliseconds() {
     assert_eq!(b.goes_to(&store, 9 * MS, TO_CANARY), 1, "b's copy is not 10 ms old");
     assert_eq!(b.goes_to(&store, 10 * MS, TO_CANARY), 0, "now it is");
     assert_eq!((a.weights(), b.weights()), (vec![10_000, 0], vec![10_000, 0]));
-    assert_eq!((a.bindings[0].phase_gauge(), b.bindings[0].evidence()), (3, 100));
+    assert_eq!(
+        (a.bindings[0].phase_gauge(&a.plan.deployments[0]), b.bindings[0].evidence(&b.plan.deployments[0])),
+        (3, 100)
+    );
 }
 
 #[test]
@@ -557,4 +568,118 @@ fn a_rollback_fires_in_every_stage_and_while_paused() {
         assert!(failed <= 40, "{failed}");
         assert_eq!(a.weights(), [10_000, 0]);
     }
+}
+
+/// An older plan whose streams are still under way, and the newer one, on one worker.
+fn reloaded(old: &str, new: &str) -> (Worker, Worker) {
+    let mut newer = Worker::new(old);
+    let older = Worker { bindings: std::mem::take(&mut newer.bindings), ..Worker::new(old) };
+    newer.plan = deployment_plan(new);
+    newer.bindings = newer.engine.attach(&newer.plan);
+    (older, newer)
+}
+
+#[test]
+fn an_older_plan_merges_what_it_sees_and_the_newest_says_what_it_means() {
+    let store = MemoryStore::default();
+    let (older, newer) = reloaded(
+        CONSECUTIVE,
+        r#""guard": {"mode": "observe", "max_consecutive_errors": 3, "compare": false},"#,
+    );
+    for at in 1..=5 {
+        assert!(older.see(&store, at, (1, 0), BAD).transitions.is_empty(), "the old plan would enforce");
+    }
+    assert!(older.tick(&store, 1_000 * MS).transitions.is_empty());
+    let told = newer.tick(&store, 1_001 * MS).transitions;
+    assert_eq!((told.len(), told[0].enforced), (1, false), "{told:?}");
+    drop(newer);
+    // Without the newer one (its listener was removed) the older decides again.
+    assert_eq!(older.see(&store, 1_002 * MS, (1, 0), BAD).transitions.len(), 1);
+}
+
+#[test]
+fn a_recovery_that_was_changed_while_rolled_back_does_not_swing() {
+    let store = MemoryStore::default();
+    let (older, newer) = reloaded(PROBING, CONSECUTIVE);
+    (1..=3).for_each(|at| drop(newer.see(&store, at, (1, 0), BAD)));
+    for second in 1..60 {
+        assert!(older.tick(&store, second * SECOND).transitions.is_empty(), "{second} s");
+        assert!(newer.tick(&store, second * SECOND + 1).transitions.is_empty(), "{second} s");
+    }
+}
+
+#[test]
+fn of_a_request_that_is_tried_three_times_one_failure_is_compared() {
+    let store = MemoryStore::default();
+    let a = Worker::new("");
+    let mut failed = 0;
+    for i in 0..10_000u64 {
+        let assigned =
+            a.assign(&store, i * 10 * MS, (i % 10) * (u64::MAX / 10) + u64::MAX / 20, &mut Notes::default());
+        let canary = assigned.choice.version == 1;
+        for _ in 0..3 {
+            a.result(&store, i * 10 * MS, &assigned, if canary { BAD } else { GOOD });
+        }
+        failed += u64::from(canary);
+        if a.weights()[1] == 0 {
+            break;
+        }
+    }
+    assert_eq!(failed, 9, "requests, not attempts");
+}
+
+#[test]
+fn one_broken_client_on_many_workers_is_not_a_broken_canary() {
+    let store = MemoryStore::default();
+    let workers: Vec<Worker> = (0..16).map(|_| Worker::new("")).collect();
+    let identity = Some(0x1234_5678_9abc_def0);
+    for i in 0..5_000u64 {
+        let at = i * 10 * MS;
+        let worker = &workers[i as usize % 16];
+        let random = (i % 10) * (u64::MAX / 10) + u64::MAX / 20;
+        let mut assigned = worker.assign(&store, at, random, &mut Notes::default());
+        assigned.choice.identity = identity.filter(|_| assigned.choice.version == 1).or(Some(i));
+        let event = if assigned.choice.version == 1 { BAD } else { GOOD };
+        assert!(worker.result(&store, at, &assigned, event).transitions.is_empty(), "request {i}");
+    }
+}
+
+#[test]
+fn versions_that_left_make_room_for_those_that_came() {
+    let store = MemoryStore::default();
+    let with = |id: u64| {
+        crate::testing::plan(&format!(
+            r#"{{"deployments": [{{"name": "d", "stable": "v1", "guard": {{"max_consecutive_errors": 3, "compare": false}}, "versions": [
+                {{"id": "v1", "weight": 90, "cluster": "a"}}, {{"id": "c{id}", "weight": 10, "cluster": "b"}}]}}]}}"#
+        ))
+    };
+    let mut a = Worker::on(with(0));
+    for id in 0..80 {
+        a.plan = with(id);
+        a.bindings = a.engine.attach(&a.plan);
+        let moved: usize =
+            (1..=3).map(|at| a.see(&store, id * SECOND + at, (1, 0), BAD).transitions.len()).sum();
+        assert_eq!(moved, 1, "canary {id}");
+    }
+}
+
+#[test]
+fn a_canary_that_only_rules_reach_recovers_too() {
+    let store = MemoryStore::default();
+    let rest = r#""guard": {"max_consecutive_errors": 1}, "recovery": {"mode": "probe", "after": "1s", "successes": 1},
+        "rules": [{"headers": [{"name": "x-a", "exact": "1"}], "version": "v2"}],"#;
+    let a = Worker::new(rest);
+    a.see(&store, 1, (1, 0), BAD);
+    (1..4).for_each(|second| drop(a.tick(&store, second * SECOND)));
+    let headers = Headers::new(vec![("x-a".to_owned(), "1".into())]);
+    let facts = RequestFacts { headers: &headers, client_address: &|| None, random: TO_STABLE };
+    let probe = a.bindings[0].assign(
+        &a.plan.deployments[0],
+        &facts,
+        &store,
+        Micros(4 * SECOND),
+        &mut Notes::default(),
+    );
+    assert_eq!((probe.choice.version, probe.lease.is_some()), (1, true));
+    assert_eq!(finish(&a, &store, 5 * SECOND, &probe, Some(true))[0].to, "active");
 }

@@ -25,13 +25,12 @@ pub fn kind(transition: &Transition) -> &'static str {
     }
 }
 
-/// A transition as one line of JSON. `id` is the same on every Envoy that makes the same transition of the same release,
-/// apart from the node, which the receiver knows; `epoch` and `stage` make it unique within the release.
+/// A transition as one line of JSON. `id` names this transition of this Envoy: a receiver that gets it twice may drop one.
 pub fn line(transition: &Transition, now: UnixMillis) -> String {
     let t = transition;
     let mut out = String::with_capacity(512);
     let stage = t.stage.map_or_else(|| "null".to_owned(), |stage| stage.to_string());
-    let id = format!("{}/{}/{}/{}/{}/{}", t.deployment, t.release, t.version, t.epoch, t.to, stage);
+    let id = format!("{}/{}/{}/{}/{}/{}/{}", t.deployment, t.release, t.version, t.epoch, t.to, stage, now.0);
     let (reason, why) = match &t.cause {
         Some(cause) => (quoted(&cause.label), quoted(&cause.text)),
         None => ("null".to_owned(), "null".to_owned()),
@@ -185,7 +184,7 @@ mod tests {
                 r#""canary":{"requests":9,"errors":7,"rate":77.78,"rate_between":[28.35,96.87]},"#,
                 r#""stable":{"requests":180,"errors":0,"rate":0.00,"rate_between":[0.00,5.67]},"#,
                 r#""score":16.88,"limit":16.12},"requests":["a1","b\n2"],"epoch":1,"#,
-                r#""id":"gpt4-upgrade/2026-11-20a/v2/1/rolled_back/0"}"#
+                r#""id":"gpt4-upgrade/2026-11-20a/v2/1/rolled_back/0/1795168800123"}"#
             )
         );
         assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok());

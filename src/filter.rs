@@ -36,11 +36,14 @@ mod entry {
 fn start() {
     // Installs the panic hook, so that a trap says where; nothing logs through the SDK.
     proxy_wasm::set_log_level(LogLevel::Warn);
-    proxy_wasm::set_root_context(|_| Box::new(Root { worker: Worker::current(), role: Role::Unconfigured }));
+    proxy_wasm::set_root_context(|id| {
+        Box::new(Root { id, worker: Worker::current(), role: Role::Unconfigured })
+    });
 }
 
 /// One plugin configuration on one thread.
 struct Root {
+    id: u32,
     worker: Rc<Worker>,
     role: Role,
 }
@@ -52,7 +55,10 @@ enum Role {
         /// Hash of the configuration, until the first tick has counted it.
         uncounted: Option<u64>,
     },
-    Keys,
+    Keys {
+        /// The secrets document, until it is kept in shared data.
+        unkept: Option<Vec<u8>>,
+    },
 }
 
 impl Root {
@@ -67,10 +73,12 @@ impl Root {
             }
             b"keys" => {
                 self.worker.set_secrets(config::secrets(bytes)?);
-                if !matches!(self.role, Role::Keys) {
+                if !matches!(self.role, Role::Keys { .. }) {
                     self.worker.count_keys_role(1);
                 }
-                self.role = Role::Keys;
+                // Kept by the first tick, which the throw-away VM that checks a configuration never sees.
+                self.role = Role::Keys { unkept: Some(bytes.to_vec()) };
+                host::set_tick(TICK);
             }
             other => return Err(Problems::of_root_id(other)),
         }
@@ -110,11 +118,14 @@ impl Context for Root {
                 // The timer of a context that has ended would go on for ever.
                 host::set_tick(Duration::ZERO);
                 if let Ok(mut outbox) = self.worker.outbox.try_borrow_mut() {
-                    outbox.orphaned(self.worker.clock.mono());
+                    outbox.orphaned(self.worker.clock.mono(), u64::from(self.id));
                 }
                 self.worker.retire(router);
             }
-            Role::Keys => self.worker.count_keys_role(-1),
+            Role::Keys { .. } => {
+                host::set_tick(Duration::ZERO);
+                self.worker.count_keys_role(-1);
+            }
             Role::Unconfigured => {}
         }
         true
@@ -138,7 +149,13 @@ impl RootContext for Root {
     fn on_tick(&mut self) {
         let configuration = match &mut self.role {
             Role::Router { uncounted, .. } => uncounted.take(),
-            Role::Keys | Role::Unconfigured => return,
+            Role::Keys { unkept } => {
+                if let Some(document) = unkept.take() {
+                    worker::keep_secrets(&document);
+                }
+                return host::set_tick(Duration::ZERO);
+            }
+            Role::Unconfigured => return,
         };
         if let Some(configuration) = configuration {
             self.count_update(configuration);
@@ -158,7 +175,7 @@ impl RootContext for Root {
             self.worker.metrics.dropped(what, count);
         }
         if let Ok(mut outbox) = self.worker.outbox.try_borrow_mut() {
-            let given_up = outbox.post(now.mono);
+            let given_up = outbox.post(now.mono, u64::from(self.id));
             if given_up > 0 {
                 self.worker.metrics.dropped_label("alert", given_up);
             }
@@ -169,7 +186,7 @@ impl RootContext for Root {
         let worker = Rc::clone(&self.worker);
         Some(match &self.role {
             Role::Router { router, .. } => Box::new(RouterStream::new(worker, Rc::clone(router))),
-            Role::Keys => Box::new(AttemptStream::new(worker)),
+            Role::Keys { .. } => Box::new(AttemptStream::new(worker)),
             Role::Unconfigured => Box::new(Untouched),
         })
     }

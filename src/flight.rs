@@ -191,10 +191,12 @@ impl Flight {
         None
     }
 
-    /// The request is over. Settles what is open and returns the request's own outcome.
+    /// The request is over. Settles what is open and returns the request's own outcome. `carried`: what the router put in, for
+    /// an attempt that nobody saw.
     pub fn finish(
         &mut self,
         ending: Ending,
+        carried: Carried,
         now: Micros,
         errors: &BadOutcomes,
         judged: &mut Vec<Judgement>,
@@ -206,7 +208,6 @@ impl Flight {
             if outcome != Outcome::Local {
                 let latency = self.latency(self.seen, outcome, ending, now);
                 let event = Some(Event::Answered { outcome, latency });
-                let carried = Carried::default();
                 judged.push(Judgement { event, outcome: Some(outcome), carried, began: self.seen, status });
             }
             return outcome;
@@ -309,7 +310,7 @@ mod tests {
 
     fn finish(flight: &mut Flight, ending: Ending, at: u64) -> (Outcome, Vec<Judgement>) {
         let mut judged = Vec::new();
-        let outcome = flight.finish(ending, Micros(at), &errors(), &mut judged);
+        let outcome = flight.finish(ending, Carried::default(), Micros(at), &errors(), &mut judged);
         (outcome, judged)
     }
 
@@ -408,7 +409,8 @@ mod tests {
         let mut f = flight();
         let n = f.begin(Micros(0), Carried::default(), &only_timeouts, &mut Vec::new());
         assert!(f.failed(n, Micros(MS), &only_timeouts).is_none());
-        let outcome = f.finish(Ending::Reset, Micros(MS), &only_timeouts, &mut Vec::new());
+        let outcome =
+            f.finish(Ending::Reset, Carried::default(), Micros(MS), &only_timeouts, &mut Vec::new());
         assert_eq!(outcome, Outcome::Good, "a reset is not among the errors");
     }
 

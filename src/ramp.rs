@@ -47,6 +47,10 @@ impl Position {
     pub fn first(ramp: &Ramp, now: Now) -> Position {
         let at = |stage, elapsed| Position { stage, elapsed, outcomes_before: 0, looked_at: now.mono };
         let Some(start) = ramp.start else { return at(Some(0), 0) };
+        // How long it had been paused before this Envoy first saw it nobody knows: not further than the first stage.
+        if ramp.paused {
+            return at((now.wall >= start).then_some(0), 0);
+        }
         let Some(mut since) = now.wall.0.checked_sub(start.0) else { return at(None, 0) };
         for (n, stage) in (0..).zip(&ramp.stages) {
             let last = usize::try_from(n).is_ok_and(|n: usize| n.saturating_add(1) >= ramp.stages.len());
@@ -61,8 +65,9 @@ impl Position {
     /// Where it is now. The second value says whether another stage has begun.
     pub fn look(self, ramp: &Ramp, sight: Sight) -> (Position, bool) {
         let Some(n) = self.stage else {
-            let first = Position::first(ramp, sight.now);
-            return (first, first.stage.is_some());
+            // A paused ramp does not begin.
+            let first = if ramp.paused { self } else { Position::first(ramp, sight.now) };
+            return (Position { looked_at: sight.now.mono, ..first }, first.stage.is_some());
         };
         let step = sight.now.mono.since(self.looked_at).min(STEP_MAX);
         let running = sight.active && !ramp.paused;
@@ -201,6 +206,14 @@ mod tests {
             let p = Position::first(&ramp, at(second));
             assert_eq!((p.stage, p.elapsed), (Some(stage), elapsed * SECOND), "after {second} s");
         }
+    }
+
+    #[test]
+    fn a_paused_ramp_neither_begins_nor_jumps_at_a_restart() {
+        let paused = ramp(r#", "start": "2026-11-20T10:00:05Z", "paused": true"#);
+        assert_eq!(Position::first(&paused, at(86_400)).stage, Some(0), "a day later");
+        let (p, begun) = walk(Position::first(&paused, at(0)), &paused, 60, |_| 500);
+        assert_eq!((p.stage, begun), (None, vec![]));
     }
 
     #[test]

@@ -154,7 +154,7 @@ fn contains(value: &[u8], part: &[u8]) -> bool {
 pub enum Access {
     /// By weight and by rule.
     Open,
-    /// By weight, and only as a probe.
+    /// Only as a probe.
     Probe,
     /// Not at all.
     Shut,
@@ -173,11 +173,10 @@ pub fn choose(
     let hashed = identity.as_deref().map(|identity| hash(&[deployment.salt.as_bytes(), identity]));
     for rule in &deployment.rules {
         if all_hold(&rule.headers, facts.headers) && takes(deployment, rule, identity.as_deref(), facts) {
-            let stays = rule.version == deployment.stable
-                || rule.keep_after_rollback
-                || access(rule.version) == Access::Open;
-            let version = if stays { rule.version } else { deployment.stable };
-            return Choice { version, forced: true, probe: false, identity: hashed };
+            let keeps = rule.version == deployment.stable || rule.keep_after_rollback;
+            let access = if keeps { Access::Open } else { access(rule.version) };
+            let version = if access == Access::Shut { deployment.stable } else { rule.version };
+            return Choice { version, forced: true, probe: access == Access::Probe, identity: hashed };
         }
     }
     let point = Point::from_random(hashed.unwrap_or(facts.random));

@@ -9,7 +9,7 @@ use crate::units::{Micros, UnixMillis};
 /// Longest reason kept, in bytes.
 const REASON_BYTES: usize = 400;
 /// Most versions a record may hold: those of a plan, and as many that an older plan of the release still knows.
-const VERSIONS: usize = 64;
+pub const VERSIONS: usize = 64;
 /// Most probes in flight that a configuration may ask for.
 const LEASES: usize = 1000;
 

@@ -159,12 +159,10 @@ impl Stats {
 
     /// What a verdict needs, at `now`.
     pub fn snapshot(&self, now: Micros, span: Millis) -> Snapshot {
-        let failed_in_a_row = self.answers_failed.max(self.streams_broken);
-        Snapshot {
-            tally: self.window.sum(now),
-            failed_in_a_row,
-            failing_now: failed_in_a_row > 0 && now.since(self.last) <= span.as_micros(),
-        }
+        // A run that nothing has been added to for a whole window says nothing about now.
+        let recent = now.since(self.last) <= span.as_micros();
+        let failed_in_a_row = if recent { self.answers_failed.max(self.streams_broken) } else { 0 };
+        Snapshot { tally: self.window.sum(now), failed_in_a_row, failing_now: failed_in_a_row > 0 }
     }
 
     /// To bytes.

@@ -121,6 +121,10 @@ fn blame(limit: Limit, guard: &Guard, canary: &Snapshot, stable: &Snapshot) -> V
         Limit::ConsecutiveErrors if stable_exceeds => Verdict::Shared(limit),
         // A run is short: stable may be one outcome away from the same run. It decides with its next outcome.
         Limit::ConsecutiveErrors if stable.failing_now => Verdict::Inconclusive,
+        // Stable has had the same trouble in this window, and is over it before the canary could show that it is too.
+        Limit::ConsecutiveErrors if errors(stable).rate() * tolerated(guard) >= errors(canary).rate() => {
+            Verdict::Shared(limit)
+        }
         Limit::ConsecutiveErrors => Verdict::Fail(limit),
         Limit::ErrorRate | Limit::Errors => {
             let (c, s) = (errors(canary), errors(stable));
@@ -144,7 +148,23 @@ fn blame(limit: Limit, guard: &Guard, canary: &Snapshot, stable: &Snapshot) -> V
             }
         }
         _ if stable_exceeds => Verdict::Shared(limit),
+        _ if may_be_slow(limit, guard, stable) => Verdict::Inconclusive,
         _ => Verdict::Fail(limit),
+    }
+}
+
+/// Whether stable may be breaking a latency limit, too, with too few responses to say.
+fn may_be_slow(limit: Limit, guard: &Guard, stable: &Snapshot) -> bool {
+    let latency = &stable.tally.latency;
+    if latency.count() == 0 || enough(guard, latency.count()) {
+        return false;
+    }
+    match percentile(limit, guard) {
+        Some((max, share)) => {
+            let slower = slower_than(stable, max);
+            slower.part > 0 && slower.likely_upper() > f64::from(share) / 10_000.0
+        }
+        None => guard.max_latency.avg.is_some_and(|max| latency.mean_micros() > Some(max.as_micros())),
     }
 }
 
@@ -463,6 +483,24 @@ mod tests {
             s.failing_now = true;
             assert_eq!(judge(&g, &c, &s), Verdict::Shared(Limit::ErrorRate), "and later all has failed");
         }
+    }
+
+    #[test]
+    fn a_run_that_began_in_an_outage_of_both_is_not_blamed_when_stable_is_first_to_recover() {
+        let mut g = guard();
+        g.max_consecutive_errors = Some(5);
+        let recovered = Snapshot { failed_in_a_row: 0, failing_now: false, ..snapshot(95, 90, 0) };
+        assert_eq!(judge(&g, &snapshot(10, 10, 10), &recovered), Verdict::Shared(Limit::ConsecutiveErrors));
+        assert_eq!(judge(&g, &snapshot(40, 10, 10), &FINE()), Verdict::Fail(Limit::ConsecutiveErrors));
+    }
+
+    #[test]
+    fn slowness_that_stable_may_share_waits_for_stable() {
+        let mut g = guard();
+        g.max_latency.p95 = Some(Millis(1000));
+        assert_eq!(judge(&g, &slow(20, 2000), &slow(3, 2000)), Verdict::Inconclusive);
+        assert_eq!(judge(&g, &slow(20, 2000), &slow(3, 100)), Verdict::Fail(Limit::LatencyP95));
+        assert_eq!(judge(&g, &slow(20, 2000), &slow(0, 0)), Verdict::Fail(Limit::LatencyP95));
     }
 
     #[test]

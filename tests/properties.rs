@@ -401,7 +401,7 @@ proptest! {
             }
         }
         let ending = [Ending::Complete, Ending::Reset, Ending::Timeout, Ending::Cancelled, Ending::Local][end];
-        flight.finish(ending, Micros(now), &errors, &mut judged);
+        flight.finish(ending, Carried::default(), Micros(now), &errors, &mut judged);
         let settled = judged.iter().filter(|j| j.outcome.is_some()).count();
         // An attempt with good headers that was overtaken by another is over, but nobody saw its end.
         prop_assert!(settled <= attempts.max(1), "{settled} settled of {attempts}");

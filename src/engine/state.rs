@@ -5,7 +5,7 @@ mod advance;
 mod judge;
 
 use std::collections::VecDeque;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use super::{Assigned, Dropped, IDLE_AFTER, MERGE_AFTER, Notes, REFRESH_AFTER};
 use crate::codec::TOMBSTONE;
@@ -29,6 +29,7 @@ const BAD_REQUESTS: usize = 5;
 pub(super) struct Scene<'a> {
     pub(super) deployment: &'a Deployment,
     pub(super) slots: &'a [usize],
+    pub(super) generation: &'a Rc<u64>,
     pub(super) store: &'a dyn Store,
     pub(super) now: Now,
 }
@@ -51,8 +52,13 @@ pub(super) struct State {
     /// Another release has taken this one's place, and no request was assigned under this one since: late results decide
     /// nothing.
     pub(super) superseded: bool,
+    /// The newest of the plans bound to this state. While it lives, only it judges and moves the ramp: an older one, kept
+    /// by a stream that is still under way, has another idea of limits, recovery and stages.
+    newest: Weak<u64>,
     /// Moves on with every change that may change the shares in effect.
     pub(super) revision: u64,
+    /// Stable's last outcome on this worker was a failure.
+    stable_failing: bool,
     /// Where the ramp is.
     position: Option<Position>,
     /// Above this a response is slow: the upper border of stable's 95th percentile.
@@ -93,8 +99,10 @@ impl State {
             dirty: false,
             unreadable: false,
             superseded: false,
+            newest: Weak::new(),
             revision: 0,
             position: None,
+            stable_failing: false,
             yardstick: None,
         }
     }
@@ -124,6 +132,29 @@ impl State {
         self.versions.len().saturating_sub(1)
     }
 
+    /// A plan is bound: the newest from now on.
+    pub(super) fn newest(&mut self) -> Rc<u64> {
+        let generation = Rc::new(self.newest.upgrade().map_or(0, |newest| newest.saturating_add(1)));
+        self.newest = Rc::downgrade(&generation);
+        generation
+    }
+
+    /// Whether this plan decides. When the newest is gone (a listener was removed), the next to ask takes its place.
+    fn decides(&mut self, generation: &Rc<u64>) -> bool {
+        match self.newest.upgrade() {
+            Some(newest) => Rc::ptr_eq(&newest, generation),
+            None => {
+                self.newest = Rc::downgrade(generation);
+                true
+            }
+        }
+    }
+
+    /// The version in a place.
+    pub(super) fn version(&self, slot: usize) -> Option<&VersionState> {
+        self.versions.get(slot)
+    }
+
     /// Whether a canary may be given traffic.
     pub(super) fn access(&self, slot: usize) -> Access {
         match self.versions.get(slot) {
@@ -143,11 +174,6 @@ impl State {
 
     pub(super) fn epoch(&self, slot: usize) -> u32 {
         self.versions.get(slot).map_or(0, |version| version.standing.epoch)
-    }
-
-    /// The versions in these places.
-    pub(super) fn versions<'a>(&'a self, slots: &'a [usize]) -> impl Iterator<Item = &'a VersionState> {
-        slots.iter().filter_map(|slot| self.versions.get(*slot))
     }
 
     /// How far this canary is on its way to a rollback, in percent: the nearest of its limits, or the comparison.
@@ -172,8 +198,16 @@ impl State {
         self.dirty |= !held.pending.is_empty();
         let mut due = now.mono.since(self.merged_at) >= MERGE_AFTER;
         let failed = matches!(event, Event::Broke | Event::Answered { outcome: Outcome::Bad, .. });
-        due |= failed && version != deployment.stable;
-        if let (true, Some(id)) = (failed, &assigned.request_id) {
+        // A canary's failure is merged at once, and so is stable's first in a row: whether trouble is shared must be known when
+        // the canary is judged.
+        let answered = matches!(event, Event::Answered { outcome: Outcome::Good | Outcome::Bad, .. });
+        due |= failed && (version != deployment.stable || !self.stable_failing);
+        if version == deployment.stable && (answered || failed) {
+            self.stable_failing = failed;
+        }
+        if let (true, Some(id)) = (failed, &assigned.request_id)
+            && held.bad_requests.front() != Some(id)
+        {
             held.bad_requests.truncate(BAD_REQUESTS.saturating_sub(1));
             held.bad_requests.push_front(Rc::clone(id));
         }
@@ -193,6 +227,7 @@ impl State {
         let Scene { deployment, slots, .. } = scene;
         let share = |version: usize| assigned.shares.get(version).copied().unwrap_or(0);
         let (yardstick, identity) = (self.yardstick, assigned.choice.identity);
+        let Some(compared) = fresh(assigned, event, yardstick.is_some()) else { return false };
         let mut full = false;
         for (canary, slot) in slots.iter().enumerate() {
             let arm = match assigned.choice.version {
@@ -202,7 +237,7 @@ impl State {
             };
             if let (true, Some(held)) = (canary != deployment.stable, self.versions.get_mut(*slot)) {
                 let odds = Odds { canary: share(canary), stable: share(deployment.stable) };
-                held.compared.add(Observed { arm, odds, identity, event, yardstick });
+                held.compared.add(Observed { arm, odds, identity, event: compared, yardstick });
                 full |= held.compared.is_full();
             }
         }
@@ -212,7 +247,7 @@ impl State {
     /// What is due without a request: leftovers to merge, standings to read, verdicts to look at again.
     pub(super) fn tick(&mut self, scene: Scene<'_>, notes: &mut Notes) {
         let Scene { store, now, .. } = scene;
-        if self.superseded {
+        if self.superseded || !self.decides(scene.generation) {
             return;
         }
         if self.dirty && now.mono.since(self.merged_at) >= MERGE_AFTER {
@@ -237,10 +272,15 @@ impl State {
             Ok(found) => match Standings::decode(found.as_ref().map(|v| v.bytes.as_slice())) {
                 Found::Nothing => {
                     self.unreadable = false;
-                    self.republish(store);
+                    if self.position.is_some() || self.versions.iter().any(|v| v.standing.epoch > 0) {
+                        self.republish(store);
+                    }
                 }
                 Found::Value(standings) => {
                     self.unreadable = false;
+                    if self.versions.iter().any(|version| is_ahead(version, &standings)) {
+                        self.republish(store);
+                    }
                     self.adopt(&standings);
                 }
                 Found::Undecodable => {
@@ -256,20 +296,22 @@ impl State {
         self.revision = self.revision.wrapping_add(u64::from(was_unreadable != self.unreadable));
     }
 
-    /// The record is gone (a worker that had dropped this release buried it while this one still serves it): what is known
-    /// here goes back, so that all workers agree, and on the safe side. Interference means that somebody else did it.
+    /// The record is gone, or lacks what is known here (a worker that had dropped this release buried it while this one still
+    /// serves it): that goes back, so that all workers agree, and on the safe side. Interference means that somebody else did
+    /// it.
     fn republish(&self, store: &dyn Store) {
-        let mut known = Standings::default();
-        for version in self.versions.iter().filter(|version| version.standing != Standing::NEW) {
-            known.put(&version.id, version.standing.clone());
-        }
-        known.ramp = self.position;
-        if known != Standings::default() {
-            let _ = update(store, &self.standings_key, &mut |bytes| match Standings::decode(bytes) {
-                Found::Nothing => Change::Write(known.encode(), ()),
-                Found::Value(_) | Found::Undecodable => Change::Keep(()),
-            });
-        }
+        let _ = update(store, &self.standings_key, &mut |bytes| {
+            let mut standings = match Standings::decode(bytes) {
+                Found::Nothing => Standings { ramp: self.position, ..Standings::default() },
+                Found::Value(standings) => standings,
+                Found::Undecodable => return Change::Keep(()),
+            };
+            let before = standings.clone();
+            for version in self.versions.iter().filter(|version| is_ahead(version, &before)) {
+                standings.put(&version.id, version.standing.clone());
+            }
+            if standings == before { Change::Keep(()) } else { Change::Write(standings.encode(), ()) }
+        });
     }
 
     /// Takes over what the record says, unless it is older than what is known here: a value that was lost or dropped must
@@ -309,4 +351,31 @@ impl State {
             }
         }
     }
+}
+
+/// Whether a worker knows of a version what the record does not.
+fn is_ahead(version: &VersionState, standings: &Standings) -> bool {
+    let shared = standings.get(&version.id).map_or(0, |shared| shared.epoch);
+    version.standing.epoch > shared
+}
+
+/// What of an event the comparison has not had from this request; `None` if nothing. Notes it.
+fn fresh(assigned: &Assigned, event: Event, yardstick: bool) -> Option<Event> {
+    let mut compared = assigned.compared.get();
+    let event = match event {
+        Event::Answered { outcome, latency } => {
+            let outcome = if compared.failed { Outcome::Local } else { outcome };
+            let latency = latency.filter(|_| !compared.timed);
+            compared.failed |= outcome == Outcome::Bad;
+            compared.timed |= latency.is_some() && yardstick;
+            Event::Answered { outcome, latency }
+        }
+        Event::Broke if !compared.failed => {
+            compared.failed = true;
+            Event::Broke
+        }
+        Event::Broke | Event::Completed => return None,
+    };
+    assigned.compared.set(compared);
+    Some(event)
 }

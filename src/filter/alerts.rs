@@ -21,7 +21,8 @@ const RETRY_AFTER: Millis = Millis(1000);
 #[derive(Default)]
 pub struct Outbox {
     waiting: VecDeque<Alert>,
-    under_way: Vec<(u32, Alert)>,
+    /// By the number of the call, with the context that made it.
+    under_way: Vec<(u32, u64, Alert)>,
 }
 
 struct Alert {
@@ -42,7 +43,7 @@ impl Outbox {
     }
 
     /// Posts what is due. Returns how many were given up.
-    pub fn post(&mut self, now: Micros) -> u64 {
+    pub fn post(&mut self, now: Micros, context: u64) -> u64 {
         let mut given_up = 0u64;
         for _ in 0..self.waiting.len() {
             let Some(mut alert) = self.waiting.pop_front() else { break };
@@ -54,7 +55,7 @@ impl Outbox {
             let to = &alert.to;
             let timeout = Duration::from_millis(to.timeout.0);
             match host::post(&to.cluster, &to.host, &to.path, &alert.body, timeout) {
-                Some(call) => self.under_way.push((call, alert)),
+                Some(call) => self.under_way.push((call, context, alert)),
                 // No such cluster: it may come with a later configuration.
                 None => given_up = given_up.saturating_add(u64::from(!self.retry(alert, now))),
             }
@@ -64,14 +65,19 @@ impl Outbox {
 
     /// A call was answered. Returns whether its alert was given up.
     pub fn answered(&mut self, call: u32, status: Option<u16>, now: Micros) -> bool {
-        let Some(at) = self.under_way.iter().position(|(held, _)| *held == call) else { return false };
-        let (_, alert) = self.under_way.swap_remove(at);
+        let Some(at) = self.under_way.iter().position(|(held, ..)| *held == call) else { return false };
+        let (.., alert) = self.under_way.swap_remove(at);
         !matches!(status, Some(200..=299)) && !self.retry(alert, now)
     }
 
-    /// The context that made the calls is gone, and their answers with it: they may not have arrived.
-    pub fn orphaned(&mut self, now: Micros) {
-        for (_, alert) in std::mem::take(&mut self.under_way) {
+    /// A context is gone, and the answers to its calls with it: their alerts may not have arrived. Better twice than never;
+    /// the event's id tells.
+    pub fn orphaned(&mut self, now: Micros, context: u64) {
+        let (lost, kept) =
+            std::mem::take(&mut self.under_way).into_iter().partition(|(_, of, _)| *of == context);
+        self.under_way = kept;
+        let lost: Vec<(u32, u64, Alert)> = lost;
+        for (.., alert) in lost {
             self.retry(alert, now);
         }
     }

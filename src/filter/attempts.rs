@@ -44,10 +44,12 @@ impl AttemptStream {
         let Some((version, to_stable)) = self.version_for(&request, deployment, &flight) else {
             return Action::Continue;
         };
+        // The first attempt goes with the key that the router has put in.
+        let first = !flight.seen_by_keys();
         let mut carried = Carried { key: request.router_key.get().filter(|_| !to_stable), to_stable };
         let mut refused = None;
         if let Some((n, pool)) = version.pool.and_then(|n| Some((n, router.plan.pools.get(n)?)))
-            && (pool.inject == Inject::Attempt || to_stable)
+            && ((pool.inject == Inject::Attempt && !(first && carried.key.is_some())) || to_stable)
         {
             let identity = request.assigned.choice.identity;
             let tried = flight.tried(n);
@@ -72,9 +74,6 @@ impl AttemptStream {
         {
             // Read by the route only if this attempt fails and is retried.
             host::set_request_header(&router.plan.cluster_header, stable.cluster.as_bytes());
-        }
-        if let Some(seen) = router.keys_seen(request.deployment, request.version()) {
-            seen.set(true);
         }
         if !judged.is_empty() {
             self.worker.record(&request, &judged, None, now);

@@ -12,7 +12,7 @@ use crate::engine::{Assigned, Notes};
 use crate::flight::{Carried, Flight};
 use crate::host::{self, SharedData};
 use crate::outcome;
-use crate::plan::{Deployment, Inject};
+use crate::plan::Deployment;
 use crate::pools::{Pick, Wish};
 use crate::route::{self, Headers, RequestFacts};
 use crate::units::{Micros, Millis};
@@ -64,13 +64,16 @@ impl RouterStream {
         let mut notes = Notes::default();
         if !router.can_serve(deployment, assigned.choice.version, seen, &mut notes) {
             let stable_can = router.can_serve(deployment, deployment.stable, seen, &mut notes);
+            // It may have been let through as a probe: it says nothing.
+            let now = self.worker.clock.now();
+            binding.finish(deployment, &assigned, None, &SharedData, now, &mut notes);
             self.worker.tell(&router, n, std::mem::take(&mut notes));
             if !stable_can {
-                self.start(n, Assigned::forced(deployment.stable), None, seen, None);
+                self.start(n, binding.forced(deployment.stable), None, seen, None);
                 self.refuse(deployment, assigned.choice.version, seen);
                 return Action::Pause;
             }
-            assigned = Assigned::forced(deployment.stable);
+            assigned = binding.forced(deployment.stable);
         }
         let Some(version) = deployment.versions.get(assigned.choice.version) else { return Action::Continue };
         let mut before = None;
@@ -144,27 +147,15 @@ impl RouterStream {
         self.serving = Some(Serving { request, id });
     }
 
-    /// Puts a key of the pool in, unless the `keys` role is known to do it for each attempt.
+    /// Puts a key of the pool in. Always, also where the `keys` role will see the attempts: whether it does cannot be known
+    /// here (another listener may have no such role, or it may be about to be reloaded), and a request must never leave
+    /// without the credential that its version needs.
     fn put_key(&self, n: usize, identity: Option<u64>, now: Micros, notes: &mut Notes) {
-        let by_attempt = self.router.plan.pools.get(n).is_some_and(|pool| pool.inject == Inject::Attempt);
-        if by_attempt && self.keys_seen() {
-            return;
-        }
         let wish = Wish { tried: &[], identity, random: self.worker.random(), now };
         if let (Some(Pick::Key(key)), Some(serving)) = (self.router.pick(n, wish, notes), &self.serving) {
             self.router.put_in((n, key));
-            if !by_attempt || !self.worker.has_keys_role() {
-                serving.request.router_key.set(Some((n, key)));
-            }
+            serving.request.router_key.set(Some((n, key)));
         }
-    }
-
-    fn keys_seen(&self) -> bool {
-        let cell = self
-            .serving
-            .as_ref()
-            .and_then(|serving| self.router.keys_seen(serving.request.deployment, serving.request.version()));
-        self.worker.has_keys_role() && cell.is_some_and(std::cell::Cell::get)
     }
 
     fn answer(&self, serving: &Serving) {
@@ -208,14 +199,9 @@ impl RouterStream {
         let mut judged = Vec::new();
         let outcome = {
             let Ok(mut flight) = request.flight.try_borrow_mut() else { return };
-            // An answer that came although the `keys` role saw no attempt: it is not in this version's chain.
-            let unseen = flight.reached() && serving.id.is_some() && !flight.seen_by_keys();
-            if let (true, Some(seen)) = (unseen, self.router.keys_seen(request.deployment, request.version()))
-            {
-                seen.set(false);
-            }
             let ending = outcome::ending(flags, flight.reached());
-            flight.finish(ending, now.mono, &request.guard(deployment).errors, &mut judged)
+            let carried = Carried { key: request.router_key.get(), to_stable: false };
+            flight.finish(ending, carried, now.mono, &request.guard(deployment).errors, &mut judged)
         };
         self.worker.record(request, &judged, self.wait.get(), now);
         self.worker.finish(request, outcome, now);

@@ -7,6 +7,8 @@ use std::rc::{Rc, Weak};
 use super::alerts::Outbox;
 use super::dress::Before;
 use super::metrics::{DeploymentMetrics, Global, PoolMetrics};
+use crate::codec::SCHEMA;
+use crate::config;
 use crate::engine::{Assigned, Binding, Engine, Notes, Transition};
 use crate::events::{self, EventLog};
 use crate::flight::{Flight, Judgement};
@@ -17,9 +19,11 @@ use crate::outcome::Outcome;
 use crate::plan::{Deployment, Guard, Plan, Secret};
 use crate::pools::{Pick, PoolState, Pools, Wish};
 use crate::stats::{Event, Found};
-use crate::store::{Change, update};
+use crate::store::{Change, Store, update};
 use crate::units::{Micros, Millis, Now};
 
+/// Shared key of the secrets document.
+const SECRETS: &str = "bellwether/1/secrets";
 /// Shared key of the last events of the process.
 const EVENTS: &str = "bellwether/1/events";
 
@@ -60,9 +64,6 @@ pub struct Router {
     pub rings: RefCell<Vec<Ring>>,
     /// Per pool: its keys' states.
     pub pools: Vec<Rc<RefCell<PoolState>>>,
-    /// Per deployment and version: the `keys` role has been seen at work on its attempts. Until then the router puts the
-    /// key in as well, so that a chain without that role never sends a request without its credential.
-    keys_seen: Vec<Vec<Cell<bool>>>,
     /// It has served, or ticked: this is not the throw-away VM that checks a configuration.
     pub served: Cell<bool>,
 }
@@ -75,7 +76,8 @@ pub struct InFlight {
     pub deployment: usize,
     /// The decision and its circumstances.
     pub assigned: Assigned,
-    /// The key that the router role has put in, if it is not the `keys` role's business.
+    /// The key that the router role has put in. It goes with the first attempt; with `inject: attempt` the `keys` role, where
+    /// there is one, puts in another for each further one.
     pub router_key: Cell<Option<(usize, usize)>>,
     /// The client's own headers where the version has changed them, for a failover to stable.
     pub before: Option<Before>,
@@ -91,8 +93,12 @@ impl Worker {
             engine: RefCell::default(),
             random: RefCell::new(fastrand::Rng::with_seed(host::seed())),
             flights: RefCell::default(),
-            next_flight: Cell::new(1),
-            secrets: RefCell::default(),
+            // A number outlives the VM that gave it, in a request that is still under way when another VM takes over. Numbers
+            // of two VMs must not meet, or one request would be taken for another.
+            next_flight: Cell::new(host::seed()),
+            // A VM that is built anew after a trap has its router before its `keys` role, which an attempt brings: until then
+            // the document that was kept last serves.
+            secrets: RefCell::new(kept_secrets()),
             routers: RefCell::default(),
             keys_roles: Cell::new(0),
             pools: RefCell::default(),
@@ -123,7 +129,6 @@ impl Worker {
                 .try_borrow_mut()
                 .map(|mut pools| plan.pools.iter().map(|pool| pools.attach(&pool.name)).collect())
                 .unwrap_or_default(),
-            keys_seen: plan.deployments.iter().map(|d| vec![Cell::new(false); d.versions.len()]).collect(),
             served: Cell::new(false),
             plan,
         });
@@ -214,7 +219,7 @@ impl Worker {
             }
             if let Some(event) = judgement.event {
                 // What a failover does to stable is no sample of stable's share.
-                let forced = to_stable.then(|| Assigned::forced(deployment.stable));
+                let forced = to_stable.then(|| binding.forced(deployment.stable));
                 let assigned = forced.as_ref().unwrap_or(&request.assigned);
                 binding.record(deployment, assigned, event, &SharedData, now, &mut notes);
             }
@@ -326,6 +331,20 @@ impl Worker {
     }
 }
 
+/// Keeps the secrets document in shared data, which no page of Envoy shows, for a VM that has to be built anew.
+pub fn keep_secrets(document: &[u8]) {
+    let value = [&[SCHEMA], document].concat();
+    let _ = update(&SharedData, SECRETS, &mut |held| {
+        if held == Some(value.as_slice()) { Change::Keep(()) } else { Change::Write(value.clone(), ()) }
+    });
+}
+
+fn kept_secrets() -> BTreeMap<String, Secret> {
+    let held = SharedData.get(SECRETS).ok().flatten();
+    let document = held.as_ref().and_then(|held| held.bytes.strip_prefix(&[SCHEMA]));
+    document.and_then(|document| config::secrets(document).ok()).unwrap_or_default()
+}
+
 /// What a judgement says about the key that the attempt carried; `None`: nothing.
 fn fault_of(judgement: &Judgement, wait: Option<Millis>) -> Option<Fault> {
     // By the status first: a guard may count 429 against the version as well.
@@ -352,8 +371,8 @@ impl Router {
         ) else {
             return;
         };
-        metrics.phase.show(binding.phase_gauge());
-        metrics.evidence.show(binding.evidence());
+        metrics.phase.show(binding.phase_gauge(plan));
+        metrics.evidence.show(binding.evidence(plan));
         for (version, weight) in metrics.versions.iter().zip(binding.effective_weights(plan).iter()) {
             version.weight.show(u64::from(*weight));
         }
@@ -399,11 +418,6 @@ impl Router {
         {
             host::set_request_header(&pool.header, value.expose().as_bytes());
         }
-    }
-
-    /// Whether the `keys` role is known to see this version's attempts.
-    pub fn keys_seen(&self, deployment: usize, version: usize) -> Option<&Cell<bool>> {
-        self.keys_seen.get(deployment)?.get(version)
     }
 }
 

@@ -6,10 +6,11 @@ use crate::hash::hash;
 use crate::plan::Deployment;
 use crate::ramp::{Position, Sight};
 use crate::rollout::{Cause, LEASE, Lease, Phase, Rules, Signal, Standing};
-use crate::standings::Standings;
+use crate::standings::{Standings, VERSIONS};
 use crate::stats::{Found, Snapshot, Stats};
 use crate::store::{Change, Store, StoreError, update};
 use crate::units::{Micros, Now};
+use crate::verdict;
 
 /// The numbers that a verdict was based on.
 #[derive(Clone, Copy)]
@@ -45,7 +46,7 @@ impl State {
             return;
         }
         let (id, known, total) = (held.id.clone(), held.standing.clone(), held.total);
-        let moved = self.transit(scene.store, slot, &signal, rules, total);
+        let moved = self.transit(scene.deployment, scene.store, slot, &signal, rules, total);
         match moved {
             Ok(Moved::Won(standings, change)) => {
                 let (before, after) = *change;
@@ -94,6 +95,7 @@ impl State {
 
     fn transit(
         &self,
+        deployment: &Deployment,
         store: &dyn Store,
         slot: usize,
         signal: &Signal,
@@ -114,6 +116,12 @@ impl State {
             };
             if current.epoch > held.standing.epoch {
                 return Change::Keep(Moved::Lost(standings));
+            }
+            // Versions that have left the plan make room for those that are in it.
+            if standings.versions.len() >= VERSIONS {
+                standings
+                    .versions
+                    .retain(|(id, _)| deployment.versions.iter().any(|version| version.id == *id));
             }
             match current.on(signal, rules) {
                 Some(next) if standings.put(&held.id, next.clone()) => {
@@ -141,7 +149,7 @@ impl State {
         let rules = Rules { recovery: deployment.recovery, random };
         // This worker's copy says whether it is worth asking.
         self.versions.get(slot)?.standing.on(&signal, rules)?;
-        let moved = self.transit(store, slot, &signal, rules, 0).ok()?;
+        let moved = self.transit(deployment, store, slot, &signal, rules, 0).ok()?;
         let (standings, won) = match moved {
             Moved::Won(standings, ..) => (standings, true),
             Moved::Lost(standings) => (standings, false),
@@ -179,15 +187,22 @@ impl State {
 
     /// Moves the ramp's clock on, about once a second in the whole process, and begins the next stage when it is due.
     pub(in crate::engine) fn look_at_ramp(&mut self, scene: Scene<'_>, notes: &mut Notes) {
-        let Scene { deployment, slots, store, now } = scene;
+        let Scene { deployment, slots, store, now, .. } = scene;
         let Some(ramp) = &deployment.ramp else { return };
         // Under a ramp there is exactly one canary.
         let canary = slots.iter().enumerate().find(|(version, _)| *version != deployment.stable);
+        let guard = deployment.guard_at(self.stage());
         let Some(held) = canary.and_then(|(_, slot)| self.versions.get_mut(*slot)) else { return };
+        // Looked at anew: this worker, or the main thread, may never have judged this canary.
+        let mut seen = Snapshot::default();
         if let Ok(Some(found)) = store.get(&held.stats_key)
             && let Found::Value(stats) = Stats::decode(Some(&found.bytes))
         {
             held.total = stats.total;
+            if stats.epoch == held.standing.epoch {
+                seen = stats.snapshot(now.mono, guard.window);
+                held.limits_percent = verdict::evidence(guard, &seen);
+            }
         }
         let sight = Sight {
             now,
@@ -225,7 +240,7 @@ impl State {
                         stage: self.stage(),
                         enforced: true,
                         cause: None,
-                        canary: (sight.outcomes, 0),
+                        canary: (seen.tally.judged, seen.tally.bad),
                         stable: (0, 0),
                         score: None,
                         requests: Vec::new(),

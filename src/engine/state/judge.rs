@@ -5,7 +5,7 @@ use super::{Scene, State, VersionState};
 use crate::compare::{Comparison, Signal as Kind, YARDSTICK_MIN};
 use crate::engine::{Dropped, Notes};
 use crate::plan::GuardMode;
-use crate::rollout::{Cause, Phase, Signal};
+use crate::rollout::{Cause, Signal};
 use crate::share::Evidence;
 use crate::stats::{Delta, Found, Snapshot, Stats};
 use crate::store::{Change, StoreError, update};
@@ -59,8 +59,10 @@ impl State {
             let enough = stable.tally.latency.count() >= YARDSTICK_MIN;
             self.yardstick = stable.tally.latency.percentile_ceiling(9500).filter(|_| enough);
         }
+        // What an older plan has seen is merged; what it means is for the newest to say.
+        let decides = self.decides(scene.generation);
         for (version, _) in slots.iter().enumerate() {
-            if version == deployment.stable {
+            if version == deployment.stable || !decides {
                 continue;
             }
             let blame = self.compare(scene, version, notes);
@@ -138,10 +140,7 @@ impl State {
                 held.at_zero = comparison.is_at_zero();
                 held.compare_percent = comparison.percent(compare);
             }
-            let (percent, phase) = (State::percent(held), &held.standing.phase);
-            if held.blind || percent > 0 || matches!(phase, Phase::Holding(_)) {
-                self.look_at(scene, version, None, notes);
-            }
+            self.look_at(scene, version, None, notes);
             self.signal(scene, *slot, Signal::Time(scene.now.mono), None, notes);
         }
     }
