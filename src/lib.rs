@@ -8,19 +8,23 @@
 //!
 //! ```text
 //! configure  bytes ── config::compile ──▶ Plan                  all problems at once, or none
-//! request    RequestFacts ── engine: Binding::assign ──▶ Choice { version, forced, identity } + epoch
-//! attempt    Ring::pick ──▶ key
+//! request    RequestFacts ── engine: Binding::assign ──▶ Assigned { version, epoch, shares, … }
+//! attempt    pools: PoolState::pick ──▶ key
 //! answer     status, flags ── outcome::classify, flight ──▶ Judgement
-//!            ── engine: Binding::record ──▶ worker's Delta ─(batched CAS)─▶ shared Stats ── verdict::judge ──▶ Verdict
+//!            ── engine: Binding::record ──▶ worker's Delta ─(batched CAS)─▶ shared Stats, Comparison
+//!            ── verdict::judge, Share::verdict ──▶ Signal
 //!            ── rollout: Standing::on ─(CAS)─▶ shared Standings ──▶ every worker within 10 ms
+//!            ── pools: PoolState::report ─(CAS)─▶ shared Keyring ──▶ likewise
 //! ```
 //!
 //! ## Modules, in reading order
 //!
 //! * what is configured: [`json`], [`config`], [`plan`], [`error`], [`units`]
-//! * where a request goes: [`hash`], [`split`], [`route`], [`keys`]
+//! * where a request goes: [`hash`], [`split`], [`route`]
+//! * with which key: [`keys`], [`reset`], [`keyring`], [`pools`]
 //! * what became of it: [`outcome`], [`flight`]
-//! * what that says: [`histogram`], [`window`], [`stats`], [`verdict`], [`rollout`]
+//! * what that says: [`histogram`], [`window`], [`stats`], [`verdict`] (limits), [`share`], [`compare`] (the comparison)
+//! * what follows: [`rollout`] (phases), [`ramp`], [`standings`], [`events`]
 //! * what the workers share: [`codec`], [`store`], [`engine`]
 //! * the proxy's side, compiled for wasm only: `host` (every host call), `filter` (contexts of the two roles)
 //!
@@ -33,7 +37,8 @@
 //!    leads to stable, never to zero.
 //! 5. No secret implements `Debug`, `Display` or `Serialize`.
 //! 6. Whatever goes wrong inside, the request is served, and by the stable version.
-//! 7. Integers decide. A float is only read from a configuration, and turned into basis points there.
+//! 7. Shares, counts and times are integers. Floats are in the statistics ([`share`], the intervals of [`verdict`]) and nowhere
+//!    else; no weight, point or deadline is one.
 //! 8. Nothing panics: no unwrap, no index, no unchecked arithmetic (the lints deny them).
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 

@@ -16,7 +16,7 @@
 //!
 //! Only traffic that the coin decided may be counted here. With sticky identities the coin is tossed once a client, not once a
 //! request, and one broken client that sticks to the canary is not a broken canary: the verdict must stand without the client
-//! that contributed most ([`Top`]). Counting a client's failures only once a minute, which looks simpler, does not do: at ten
+//! that contributed most. Counting a client's failures only once a minute, which looks simpler, does not do: at ten
 //! requests a second one failure a minute already outweighs everybody else's, and where clients are few it hides real faults.
 
 use crate::codec::{Reader, Writer};

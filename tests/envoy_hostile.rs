@@ -601,16 +601,10 @@ async fn whatever_a_provider_answers_the_next_request_is_served() {
     test["failover"] = json!(false);
     test["versions"][0]["weight"] = json!(100);
     test["versions"][1]["weight"] = json!(0);
-    test["versions"]
-        .as_array_mut()
-        .unwrap()
-        .push(json!({"id": "v3", "weight": 0, "cluster": "impostor", "key_pool": "pool"}));
+    test["versions"].as_array_mut().unwrap().push(json!({"id": "v3", "weight": 0, "cluster": "impostor"}));
     test["rules"] = json!([{"headers": [{"name": "x-version", "exact": "v3"}], "version": "v3",
                             "after_rollback": "keep"}]);
     test["guard"] = json!({"errors": ["5xx", "4xx", "reset", "timeout"], "max_errors": 5});
-    // Its keys must not be used up by its answers.
-    config["key_pools"][0]["failing"] = json!({"after": 1000});
-    config["key_pools"][0]["rejected"] = json!({"after": 1000});
     let options = EnvoyOptions::default().cluster("impostor", impostor.port).router_config(config);
     // Envoy's default cluster is the first.
     let siege =

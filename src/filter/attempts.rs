@@ -63,6 +63,15 @@ impl AttemptStream {
                 None => refused = Some(None),
             }
         }
+        if let Some(returns_in) = refused {
+            // The pool has lost its last key since the router looked, to this very request perhaps. Nothing is attempted.
+            drop(flight);
+            if notes != Notes::default() {
+                self.worker.tell(router, request.deployment, notes);
+            }
+            host::refuse(returns_in);
+            return Action::Pause;
+        }
         let attempt = flight.begin(now.mono, carried, &request.guard(deployment).errors, &mut judged);
         let next_to_stable = deployment.failover.is_some_and(|after| flight.attempts_on_assigned() >= after);
         drop(flight);
@@ -80,11 +89,6 @@ impl AttemptStream {
         }
         if notes != Notes::default() {
             self.worker.tell(router, request.deployment, notes);
-        }
-        if let Some(returns_in) = refused {
-            // The pool lost its last key since the router looked, to this very request perhaps.
-            host::refuse(returns_in);
-            return Action::Pause;
         }
         Action::Continue
     }
