@@ -385,7 +385,7 @@ const CASES: &[Case] = &[
     (r#"{"cluster": "alerts", "host": "hooks.local:8080", "path": "/bellwether", "timeout": "2s"}"#, r#"{}"#, &["alerts.cluster: is required", "alerts.host: is required", "alerts.path: is required"]),
     (r#"{"cluster": "alerts", "host": "hooks.local:8080", "path": "/bellwether", "timeout": "2s"}"#, r#""http://hooks.local""#, &[r#"alerts: must be an object, got "http://hooks.local""#]),
     (r#""hooks.local:8080""#, r#""http://hooks.local""#, &[r#"alerts.host: must be a host, with a port or without, got "http://hooks.local""#]),
-    (r#""/bellwether""#, r#""bellwether""#, &[r#"alerts.path: must begin with / and have no white space, got "bellwether""#]),
+    (r#""/bellwether""#, r#""bellwether""#, &[r#"alerts.path: must begin with / and have no white space, got a string"#]),
     (r#""timeout": "2s""#, r#""timeout": "2m""#, &[r#"alerts.timeout: must be in 1ms..=1m, got "2m""#]),
     (r#""timeout": "2s""#, r#""timeout": "0s""#, &[r#"alerts.timeout: must be in 1ms..=1m, got "0s""#]),
     (r#""timeout": "2s""#, r#""timeout": 2"#, &["alerts.timeout: must be a duration such as 250ms, 30s, 5m or 1h, got 2"]),
@@ -724,7 +724,7 @@ fn all_problems_are_reported_at_once_in_document_order() {
         refused(text),
         [
             r#"alerts.cluster: must be a cluster name: 1 to 255 bytes without white space, got "a b""#,
-            r#"alerts.path: must begin with / and have no white space, got "p""#,
+            r#"alerts.path: must begin with / and have no white space, got a string"#,
             "alerts.retries: unknown field, expected one of cluster, host, path, timeout",
             "version_header: must be a string, got 1",
             r#"key_pools[0].keys[1].id: duplicates key_pools[0].keys[0].id, got "a""#,
