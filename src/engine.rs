@@ -287,6 +287,14 @@ impl Binding {
         }
     }
 
+    /// Reads the standings. Done when a plan is put in service, also in a VM that has just been built for another module or
+    /// environment: the VM it replaces buries what only it had bound, and whoever has read it before puts it back.
+    pub fn prime(&self, store: &dyn Store, now: Micros, notes: &mut Notes) {
+        if let Ok(mut state) = self.state.try_borrow_mut() {
+            state.refresh(store, now, 0, notes);
+        }
+    }
+
     /// A request that is sent to a version by force, now.
     pub fn forced(&self, version: usize) -> Assigned {
         let epoch = self.state.try_borrow().map_or(0, |state| state.epoch(self.slot(version)));

@@ -683,3 +683,22 @@ fn a_canary_that_only_rules_reach_recovers_too() {
     assert_eq!((probe.choice.version, probe.lease.is_some()), (1, true));
     assert_eq!(finish(&a, &store, 5 * SECOND, &probe, Some(true))[0].to, "active");
 }
+
+#[test]
+fn a_rollback_survives_a_new_module_whose_old_vms_bury_their_states() {
+    let store = MemoryStore::default();
+    let (mut old, old_too) = (Worker::new(CONSECUTIVE), Worker::new(CONSECUTIVE));
+    (1..=3).for_each(|at| drop(old.see(&store, at, (1, 0), BAD)));
+    // Another module is another VM, with a memory of its own; the old one has nothing left to serve.
+    let new = Worker::new(CONSECUTIVE);
+    new.bindings[0].prime(&store, Micros(10 * MS), &mut Notes::default());
+    old.bindings.clear();
+    old.engine.sweep(&store, true);
+    drop(old_too);
+    assert_eq!(new.goes_to(&store, 20 * MS, TO_CANARY), 0);
+    assert_eq!(
+        Worker::new(CONSECUTIVE).goes_to(&store, 30 * MS, TO_CANARY),
+        0,
+        "and was put back for the others"
+    );
+}

@@ -8,7 +8,7 @@ use crate::json::{Cursor, Object, Read, Reported, each};
 use crate::plan::{BadOutcomes, Compare, Guard, GuardMode, LatencyLimits, Probe, Recovery, SharedOutage};
 use crate::units::{Bps, Millis};
 
-/// `compare` where the document says nothing. Reasons: ROLLBACK.md.
+/// `compare` where the document says nothing..
 const COMPARE: Compare = Compare {
     worse_than_stable_milli: 1_500,
     confidence: 1e7,

@@ -133,6 +133,8 @@ impl Worker {
             plan,
         });
         self.fill_rings(&router);
+        let now = self.clock.mono();
+        router.bindings.iter().for_each(|binding| binding.prime(&SharedData, now, &mut Notes::default()));
         if let Ok(mut routers) = self.routers.try_borrow_mut() {
             routers.retain(|held| held.strong_count() > 0);
             routers.push(Rc::downgrade(&router));
