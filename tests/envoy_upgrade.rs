@@ -54,10 +54,12 @@ async fn a_rollback_and_every_key_survive_a_new_vm_on_every_worker() {
             .await;
         }
         let before = v1.count();
-        eventually("traffic under the new VMs", || async { (v1.count() >= before + 300).then_some(()) }).await;
+        eventually("traffic under the new VMs", || async { (v1.count() >= before + 300).then_some(()) })
+            .await;
         let samples = load.stop().await;
         assert!(samples.iter().rev().take(250).all(|sample| sample.ok()), "{first:?} first");
-        let wrong: Vec<_> = v1.requests().into_iter().filter(|r| r.key.as_deref() != Some("sk-one")).collect();
+        let wrong: Vec<_> =
+            v1.requests().into_iter().filter(|r| r.key.as_deref() != Some("sk-one")).collect();
         assert!(wrong.is_empty(), "{first:?} first: {wrong:?}");
         // In the moment in which one VM has buried and another not yet put back, a request or two may slip through.
         assert!(v2.count() <= 5, "{first:?} first: {} requests went to the canary", v2.count());
