@@ -40,7 +40,8 @@ async fn a_rollback_and_every_key_survive_a_new_vm_on_every_worker() {
         };
         eventually("a rollback", || async { (phase().await == 3).then_some(()) }).await;
         v2.set(Behaviour::default());
-        (v1.clear(), v2.clear());
+        v1.clear();
+        v2.clear();
 
         let second = if first == Role::Router { Role::Keys } else { Role::Router };
         for role in [first, second] {
