@@ -34,7 +34,6 @@ test: lint test-native test-envoy test-clients ## Everything CI needs
 test-native: ## Unit, property and exhaustive tests, without Envoy
 	cargo test --workspace --lib --bins
 	cargo test --test config --test properties --test samples
-	cargo test --package bellwether-harness --tests
 
 test-envoy: build envoy ## Integration tests against a real Envoy with two workers
 	cargo test $(patsubst tests/%.rs,--test %,$(wildcard tests/envoy_*.rs))

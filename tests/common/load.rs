@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bellwether_harness::client::{Client, Request};
 use bellwether_harness::envoy::{EnvoyProcess, sum_metric};
-use bellwether_harness::load::Sample;
+use bellwether_harness::load::{Sample, send_one};
 use serde_json::{Value, json};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, sleep_until};
@@ -201,15 +201,7 @@ impl Load {
     }
 }
 
-/// Sends one request and says what became of it.
+/// Sends one request now and says what became of it.
 pub async fn sample(client: &Client, number: u64, request: Request) -> Sample {
-    let sent_at = Instant::now();
-    let (result, version) = match client.send(request).await {
-        Ok(answer) => {
-            let version = answer.version().map(str::to_owned);
-            (answer.broken.map_or(Ok(answer.status), Err), version)
-        }
-        Err(error) => (Err(format!("{error:#}")), None),
-    };
-    Sample { number, sent_at, finished_at: Instant::now(), result, version }
+    send_one(client, number, Instant::now(), request).await
 }
