@@ -7,7 +7,7 @@ INLINE   := -C llvm-args=-inline-threshold=40
 WASM_MAX := 400000
 SOURCES := $(shell find src -name '*.rs') Cargo.toml Cargo.lock
 
-.PHONY: help build envoy demo test test-native test-envoy test-clients lint clean
+.PHONY: help build envoy demo test test-native test-envoy test-clients sim lint clean
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -41,6 +41,9 @@ test-envoy: build envoy ## Integration tests against a real Envoy with two worke
 test-clients: build envoy ## The official OpenAI client against Envoy, streaming and not
 	cargo build --quiet --package bellwether-harness
 	scripts/test-clients
+
+sim: ## The simulator: docs/SIMULATION.md anew, ten minutes (SIM="--quick --seed 2" for a look)
+	cargo run --release --quiet --package bellwether-simulator -- $(or $(SIM),--trials 1000 --out docs/SIMULATION.md)
 
 lint: ## Formatting, clippy (also for wasm), documentation; all warnings are errors
 	rustup target add wasm32-wasip1 2>/dev/null || rustup target list --installed | grep -q wasm32-wasip1

@@ -143,6 +143,13 @@ struct Cusum {
     since: Counts,
 }
 
+impl Cusum {
+    /// The score without so many of the canary's failures.
+    fn without(&self, failures: f64) -> f64 {
+        self.score - failures * self.added / self.since.canary_bad.max(1) as f64
+    }
+}
+
 /// The clients with most failures of the canary since its scores left zero (Misra and Gries, 1982): whoever is not in it has had
 /// no more than `missed`, and who is has had no more than its count and `missed`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -243,11 +250,25 @@ impl Share {
                 }
             }
         }
-        if self.is_at_zero() {
-            self.top = Top::default();
-        } else if let (Arm::Canary, Some(identity)) = (arm, bad.identity) {
+        if let (Arm::Canary, Some(identity)) = (arm, bad.identity) {
             self.top.add(identity);
         }
+        // What one broken client has added must not keep a score from starting again: behind it, a canary that breaks later
+        // would have to make up first for all that stable has failed since. More restarts only lower a score, so the proof holds.
+        let doubtful = self.doubtful();
+        for cusum in &mut self.cusums {
+            if cusum.without(doubtful) <= 0.0 {
+                *cusum = Cusum::default();
+            }
+        }
+        if self.is_at_zero() {
+            self.top = Top::default();
+        }
+    }
+
+    /// Of the client with most failures one is believed; the others may be its own fault.
+    fn doubtful(&self) -> f64 {
+        self.top.most().saturating_sub(1) as f64
     }
 
     /// Nothing is held against the canary: outcomes that are not bad need not be merged.
@@ -257,24 +278,17 @@ impl Share {
 
     /// The strongest evidence, whether or not it suffices.
     pub fn evidence(&self, compare: &Compare) -> Evidence {
-        let mut strongest = Cusum::default();
-        for cusum in &self.cusums {
-            if cusum.score > strongest.score {
-                strongest = *cusum;
-            }
-        }
-        Evidence { score: strongest.score, limit: threshold(compare), counts: strongest.since }
+        let doubtful = self.doubtful();
+        let strongest = self.cusums.iter().max_by(|a, b| a.without(doubtful).total_cmp(&b.without(doubtful)));
+        let (score, counts) = strongest.map_or_else(Default::default, |c| (c.without(doubtful), c.since));
+        Evidence { score: score.max(0.0), limit: threshold(compare), counts }
     }
 
     /// The evidence that suffices to blame the canary, if any does.
     pub fn verdict(&self, compare: &Compare) -> Option<Evidence> {
         let limit = threshold(compare);
-        // Of the client with most failures one is believed; the others may be its own fault.
-        let doubtful = self.top.most().saturating_sub(1);
-        let stands = |cusum: &&Cusum| {
-            let each = cusum.added / cusum.since.canary_bad.max(1) as f64;
-            cusum.score - doubtful as f64 * each >= limit && matters(&cusum.since, compare)
-        };
+        let doubtful = self.doubtful();
+        let stands = |cusum: &&Cusum| cusum.without(doubtful) >= limit && matters(&cusum.since, compare);
         self.cusums.iter().filter(stands).max_by(|a, b| a.score.total_cmp(&b.score)).map(|cusum| Evidence {
             score: cusum.score,
             limit,
@@ -449,6 +463,11 @@ mod tests {
     #[test]
     fn one_broken_client_is_not_a_broken_canary() {
         assert_eq!(failures_of(|_| 7), None);
+        let (mut s, compare) = (Share::default(), compare());
+        let mut delta = ShareDelta::default();
+        (0..50).for_each(|_| delta.add(Arm::Canary, true, odds(500), Some(7)));
+        s.merge(&delta, &compare, 4);
+        assert!(s.evidence(&compare).score < threshold(&compare) / 2.0, "nor does it hold up a ramp");
         assert_eq!(failures_of(|n| n), Some(7), "different clients each count");
         assert!(failures_of(|n| n % 20).is_some_and(|n| n <= 12), "twenty clients that all fail");
     }

@@ -1,0 +1,195 @@
+//! Sticky clients: is one broken client a broken canary, and does it hide one?
+
+use super::WORKERS;
+use crate::clients::Population;
+use crate::fleet::{self, Disturbance, Latency, Scenario};
+use crate::report::{Bound, Findings, Table, percent, shown};
+use crate::sticky::{Crowd, run};
+use crate::traffic::Curve;
+use crate::trials::{Effort, median};
+
+const HOUR: u64 = 3600;
+const CROWD: Crowd = Crowd {
+    rps: 100.0,
+    share: 500,
+    stable: 0.005,
+    canary: 0.005,
+    from: 0,
+    population: broken(0.0, 1),
+    workers: WORKERS,
+    named: true,
+    seconds: HOUR,
+};
+
+const fn broken(part: f64, spread: usize) -> Population {
+    Population { clients: 500, broken: part, spread }
+}
+
+/// Measures it.
+pub fn measure(effort: &Effort) -> Findings {
+    let mut findings = one_broken_client(effort);
+    findings.extend(detection(effort));
+    findings.extend(masking(effort));
+    findings
+}
+
+fn one_broken_client(effort: &Effort) -> Findings {
+    let mut findings = Findings::default();
+    let mut table = Table::new(
+        "One broken sticky client in the canary's share",
+        &format!(
+            "500 sticky clients, share 5 %, {WORKERS} workers, a healthy canary. Everything one client of the canary sends \
+             fails. *Its part*: of all requests. *Connections*: over how many workers its requests are spread. *Known*: whether \
+             the comparison knows who sent what, as it does in Bellwether; *no* shows what would happen otherwise. *Engines*: \
+             whole engines, request by request; otherwise the same comparison on traffic in bulk.",
+        ),
+        &["Traffic", "Its part", "Connections", "Known", "Hours", "Trials", "Rolled back", "Median time"],
+    );
+    // At 100 rps a day takes long to simulate: a tenth of the trials.
+    for (rps, errors, part) in
+        [(100.0, 0.005, 10), (100.0, 0.02, 10), (10.0, 0.005, 1), (10.0, 0.02, 1), (2.0, 0.005, 1)]
+    {
+        for (population, named) in [
+            (broken(0.05, 1), false),
+            (broken(0.02, 1), true),
+            (broken(0.05, 1), true),
+            (broken(0.05, 8), true),
+        ] {
+            let crowd = Crowd {
+                rps,
+                stable: errors,
+                canary: errors,
+                population,
+                named,
+                seconds: effort.day(),
+                ..CROWD
+            };
+            let traffic = format!("{rps} rps, {} % errors", errors * 100.0);
+            let cell = format!("sticky/{traffic}/{}/{}/{named}", population.broken, population.spread);
+            let trials = effort.trials.div_ceil(part);
+            let times = effort.run_some(trials, &cell, |mut rng| run(&crowd, &mut rng).map(|(at, _)| at));
+            report(&mut findings, &mut table, &crowd, &traffic, &times);
+        }
+    }
+    for spread in [1, 8] {
+        let crowd = Crowd { rps: 10.0, population: broken(0.05, spread), ..CROWD };
+        let scenario = engines(&crowd);
+        let trials = effort.trials.div_ceil(10);
+        let times = effort.run_some(trials, &format!("sticky/engines/{spread}"), |mut rng| {
+            let ended = fleet::run(&scenario, &mut rng);
+            ended.label.map(|_| ended.at / 1_000_000)
+        });
+        report(&mut findings, &mut table, &crowd, "10 rps, 0.5 % errors, engines", &times);
+    }
+    findings.tables.push(table);
+    findings
+}
+
+fn engines(crowd: &Crowd) -> Scenario {
+    Scenario {
+        rps: crowd.rps,
+        share: crowd.share,
+        stable: Curve::Flat(crowd.stable),
+        canary: Curve::Flat(crowd.canary),
+        latency: Latency { median: 300.0, shape: 0.8, canary: 1.0 },
+        rest: String::new(),
+        workers: crowd.workers,
+        disturbance: Disturbance::default(),
+        clients: Some(crowd.population),
+        from: 0,
+        seconds: crowd.seconds,
+    }
+}
+
+fn report(findings: &mut Findings, table: &mut Table, crowd: &Crowd, traffic: &str, times: &[Option<u64>]) {
+    let (count, trials) = (times.iter().flatten().count() as u64, times.len() as u64);
+    let (part, spread) = (format!("{} %", crowd.population.broken * 100.0), crowd.population.spread);
+    let hours = crowd.seconds / HOUR;
+    table.rows.push(vec![
+        traffic.to_owned(),
+        part.clone(),
+        spread.to_string(),
+        if crowd.named { "yes" } else { "no" }.to_owned(),
+        hours.to_string(),
+        trials.to_string(),
+        percent(count, trials),
+        median(times).map_or_else(String::new, |seconds| format!("{seconds} s")),
+    ]);
+    if crowd.named {
+        let what = format!(
+            "canary blamed for one broken client in {hours} h: {traffic}, {part}, {spread} connections"
+        );
+        findings.bounds.push(Bound::never(&what, count, trials));
+    }
+}
+
+/// What leaving one client out costs when the canary is broken for all.
+fn detection(effort: &Effort) -> Findings {
+    let mut table = Table::new(
+        "A broken canary with sticky clients: failures before the rollback",
+        &format!(
+            "{} trials a cell, median; sticky clients that send as much as each other, 100 rps, share 5 %, 0.5 % errors of \
+             stable. *Known*: the comparison knows who sent what and leaves one client out, as in Bellwether. With 40 clients \
+             the canary has two on average, and often none or one: *never* is within an hour.",
+            effort.trials
+        ),
+        &[
+            "Canary",
+            "500 clients, not known",
+            "500 clients, known",
+            "100 clients, known",
+            "40 clients, known",
+        ],
+    );
+    for canary in [1.0, 0.3, 0.1, 0.03] {
+        let cell = |clients, named| {
+            let population = Population { clients, ..CROWD.population };
+            let crowd = Crowd { canary, named, population, ..CROWD };
+            let cell = format!("sticky/detection/{canary}/{clients}");
+            let errors = effort.run(&cell, |mut rng| run(&crowd, &mut rng).map(|(_, errors)| errors));
+            shown(median(&errors))
+        };
+        let cells = [cell(500, false), cell(500, true), cell(100, true), cell(40, true)];
+        table.rows.push([format!("{} % failing", canary * 100.0)].into_iter().chain(cells).collect());
+    }
+    Findings { tables: vec![table], bounds: Vec::new() }
+}
+
+/// Whether a client that has been broken for a while hides a canary that breaks for all.
+fn masking(effort: &Effort) -> Findings {
+    let trials = effort.trials.div_ceil(10);
+    let mut table = Table::new(
+        "A canary that breaks after one client has been broken for a while",
+        &format!(
+            "{trials} trials a cell; median of the other clients' failures from when the canary breaks to the rollback, and the \
+             median time. 500 sticky clients, share 5 %, 0.5 % errors of stable, the broken client sends 5 % of all requests. \
+             *Never*: not within two hours of it."
+        ),
+        &["Traffic and canary", "Broken for 0 min", "1 min", "10 min", "1 h", "6 h"],
+    );
+    for (rps, canary) in [(100.0, 1.0), (100.0, 0.3), (10.0, 1.0), (10.0, 0.3)] {
+        let mut row = vec![format!("{rps} rps, {} % failing", canary * 100.0)];
+        for from in [0, 60, 600, HOUR, 6 * HOUR] {
+            let crowd = Crowd {
+                rps,
+                canary,
+                from,
+                population: broken(0.05, WORKERS),
+                seconds: from + 2 * HOUR,
+                ..CROWD
+            };
+            let cell = format!("sticky/masking/{rps}/{canary}/{from}");
+            let found = effort.run_some(trials, &cell, |mut rng| run(&crowd, &mut rng));
+            let of =
+                |f: &dyn Fn((u64, u64)) -> u64| median(&found.iter().map(|r| r.map(f)).collect::<Vec<_>>());
+            row.push(match of(&|(_, errors)| errors) {
+                None => "never".to_owned(),
+                Some(errors) => {
+                    format!("{errors}, {} s", shown(of(&|(at, _)| at.saturating_sub(from))))
+                }
+            });
+        }
+        table.rows.push(row);
+    }
+    Findings { tables: vec![table], bounds: Vec::new() }
+}
