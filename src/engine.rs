@@ -167,6 +167,7 @@ impl Binding {
         let Ok(mut state) = self.state.try_borrow_mut() else { return Assigned::forced(deployment.stable) };
         // Another listener may still serve this release: then it is watched like any other.
         state.superseded = false;
+        state.in_use(&self.generation);
         state.refresh(store, now, REFRESH_AFTER, notes);
         self.bring_up_to_date(deployment, &state);
         let Ok(in_effect) = self.in_effect.try_borrow() else { return Assigned::forced(deployment.stable) };

@@ -592,6 +592,16 @@ fn an_older_plan_merges_what_it_sees_and_the_newest_says_what_it_means() {
     assert!(older.tick(&store, 1_000 * MS).transitions.is_empty());
     let told = newer.tick(&store, 1_001 * MS).transitions;
     assert_eq!((told.len(), told[0].enforced), (1, false), "{told:?}");
+    // Another listener that still serves the old plan has its own idea enforced.
+    let (again, _) = reloaded(
+        CONSECUTIVE,
+        r#""guard": {"mode": "observe", "max_consecutive_errors": 3, "compare": false},"#,
+    );
+    let other = MemoryStore::default();
+    again.assign(&other, 0, TO_CANARY, &mut Notes::default());
+    let moved: Vec<Transition> =
+        (1..=3).flat_map(|at| again.see(&other, at, (1, 0), BAD).transitions).collect();
+    assert_eq!((moved.len(), moved[0].enforced), (1, true));
     drop(newer);
     // Without the newer one (its listener was removed) the older decides again.
     assert_eq!(older.see(&store, 1_002 * MS, (1, 0), BAD).transitions.len(), 1);

@@ -15,6 +15,8 @@ use crate::units::{Micros, Millis};
 pub struct Carried {
     /// Index of the pool, and of the key in it.
     pub key: Option<(usize, usize)>,
+    /// Fingerprint of that key's value.
+    pub fingerprint: Option<u64>,
     /// It went to stable although the request was assigned to a canary (failover).
     pub to_stable: bool,
 }
@@ -315,7 +317,7 @@ mod tests {
     }
 
     fn key_of(key: usize) -> Carried {
-        Carried { key: Some((0, key)), to_stable: false }
+        Carried { key: Some((0, key)), ..Carried::default() }
     }
 
     fn begin(flight: &mut Flight, at: u64, key: usize) -> (usize, Vec<Judgement>) {

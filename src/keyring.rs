@@ -69,6 +69,8 @@ pub enum Fault {
     Rejected,
     /// A bad outcome.
     Failing,
+    /// Nothing: its client has left. If it was the trial, another one may follow.
+    Nothing,
 }
 
 /// What is remembered of a key.
@@ -110,6 +112,11 @@ impl Memory {
         self.status == Status::Active
     }
 
+    /// When somebody may have the key again, as far as is known.
+    pub fn returns_at(&self) -> Micros {
+        self.until.max(self.trial_until)
+    }
+
     /// Whether a trial is due and none is under way.
     pub fn trial_due(&self, now: Micros) -> bool {
         !self.is_active() && now >= self.until && now >= self.trial_until
@@ -128,7 +135,8 @@ impl Memory {
         // Began before the key went out: it tells nothing new about the state, but a limit may be longer.
         let stale = !self.is_active() && began < self.since;
         match fault {
-            Fault::None if stale => self,
+            Fault::None | Fault::Nothing if stale => self,
+            Fault::Nothing => Memory { trial_until: Micros(0), ..self },
             Fault::None => Memory::default(),
             Fault::Limited(wait) => {
                 let (cooldown, max) = pool.rate_limited;
@@ -188,12 +196,19 @@ impl Keyring {
         self.0.iter().find(|(held, _)| *held == fingerprint).map(|(_, memory)| *memory).unwrap_or_default()
     }
 
-    /// Replaces it; a memory of nothing is dropped, and so is one beyond the bound.
+    /// Replaces it; a memory of nothing is dropped.
     pub fn put(&mut self, fingerprint: u64, memory: Memory) {
         self.0.retain(|(held, _)| *held != fingerprint);
-        if memory != Memory::default() && self.0.len() < KEYS {
-            self.0.push((fingerprint, memory));
+        if memory == Memory::default() {
+            return;
         }
+        if self.0.len() >= KEYS {
+            // Keys that have been rotated away are never heard of again: whoever would have come back first makes room.
+            let first =
+                self.0.iter().enumerate().min_by_key(|(_, (_, memory))| memory.until).map(|(at, _)| at);
+            first.map(|at| self.0.swap_remove(at));
+        }
+        self.0.push((fingerprint, memory));
     }
 
     /// To bytes.
@@ -325,6 +340,24 @@ mod tests {
         }
         assert!(outage.is_active(), "when all keys fail it is not the key");
         assert_eq!(fault(Memory { failed: 4, ..Memory::default() }, Fault::None, 9), Memory::default());
+    }
+
+    #[test]
+    fn a_trial_whose_client_leaves_makes_room_for_another() {
+        let p = pool(&[("a", 1)]);
+        let trying = fault(Memory::default(), Fault::Limited(None), 100).tried(s(160));
+        assert!(!trying.trial_due(s(161)));
+        assert!(trying.after(Fault::Nothing, s(160), s(161), true, &p).trial_due(s(161)));
+    }
+
+    #[test]
+    fn keys_that_were_rotated_away_make_room() {
+        let mut ring = Keyring::default();
+        for n in 0..2000u64 {
+            ring.put(n, fault(Memory::default(), Fault::Rejected, 100 + n));
+            assert!(!ring.get(n).is_active(), "key {n}");
+        }
+        assert!(ring.0.len() <= KEYS);
     }
 
     #[test]

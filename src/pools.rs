@@ -152,7 +152,7 @@ impl PoolState {
         let waits = ring.candidates().filter_map(|key| {
             let memory = self.memory(ring, key);
             let by_itself = matches!(memory.status, Status::RateLimited | Status::CoolingDown);
-            by_itself.then(|| memory.until.since(now).div_ceil(1000))
+            by_itself.then(|| memory.returns_at().since(now).div_ceil(1000))
         });
         waits.min().map(Millis)
     }
@@ -186,6 +186,8 @@ impl PoolState {
         let Some(fingerprint) = ring.fingerprint(key) else { return Vec::new() };
         if fault == Fault::None {
             self.worked.insert(fingerprint, now);
+        }
+        if matches!(fault, Fault::None | Fault::Nothing) {
             // Nothing to forget, as far as is known here: the usual case writes nothing.
             if self.ring.get(fingerprint) == Memory::default() {
                 return Vec::new();

@@ -392,7 +392,7 @@ proptest! {
             now += 1000;
             match step {
                 0 | 1 => {
-                    flight.begin(Micros(now), Carried { key: Some((0, n)), to_stable: n == 3 }, &errors, &mut judged);
+                    flight.begin(Micros(now), Carried { key: Some((0, n)), to_stable: n == 3, ..Carried::default() }, &errors, &mut judged);
                     attempts += 1;
                 }
                 2 | 3 => judged.extend(flight.answered(n, status, Micros(now), &errors)),
@@ -434,7 +434,7 @@ proptest! {
 
     #[test]
     fn a_deadline_never_moves_earlier_except_by_success_and_every_state_ends(
-        faults in vec((0u8..4, proptest::option::of(0u64..100_000_000_000), 0u64..200, 0u64..100, any::<bool>()), 1..60),
+        faults in vec((0u8..5, proptest::option::of(0u64..100_000_000_000), 0u64..200, 0u64..100, any::<bool>()), 1..60),
     ) {
         let document = r#"{"deployments": [{"name": "d", "stable": "v", "versions": [{"id": "v", "weight": 100, "cluster": "c"}]}],
             "key_pools": [{"name": "p", "keys": [{"id": "a", "value": "sk-1"}]}]}"#;
@@ -446,6 +446,7 @@ proptest! {
                 0 => Fault::None,
                 1 => Fault::Limited(wait.map(Millis)),
                 2 => Fault::Rejected,
+                3 => Fault::Nothing,
                 _ => Fault::Failing,
             };
             let began = Micros(now - age * 1_000_000);

@@ -89,7 +89,7 @@ fn shortened(name: &str) -> String {
     }
     let segments: Vec<&str> = plain.split("::").filter(|segment| !segment.is_empty()).collect();
     let last = segments.len().saturating_sub(2);
-    segments[last..].join("::").chars().take(28).collect()
+    segments[last..].join("::").chars().take(24).collect()
 }
 
 #[cfg(test)]

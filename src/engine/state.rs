@@ -52,8 +52,8 @@ pub(super) struct State {
     /// Another release has taken this one's place, and no request was assigned under this one since: late results decide
     /// nothing.
     pub(super) superseded: bool,
-    /// The newest of the plans bound to this state. While it lives, only it judges and moves the ramp: an older one, kept
-    /// by a stream that is still under way, has another idea of limits, recovery and stages.
+    /// Of the plans bound to this state the one last bound, or last used for a new request. While it lives, only it judges and
+    /// moves the ramp: one that only a stream still under way keeps has another idea of limits, recovery and stages.
     newest: Weak<u64>,
     /// Moves on with every change that may change the shares in effect.
     pub(super) revision: u64,
@@ -137,6 +137,13 @@ impl State {
         let generation = Rc::new(self.newest.upgrade().map_or(0, |newest| newest.saturating_add(1)));
         self.newest = Rc::downgrade(&generation);
         generation
+    }
+
+    /// A request was assigned under this plan: it is in service, and decides. Plans that only have streams left assign none.
+    pub(super) fn in_use(&mut self, generation: &Rc<u64>) {
+        if !std::ptr::eq(self.newest.as_ptr(), Rc::as_ptr(generation)) {
+            self.newest = Rc::downgrade(generation);
+        }
     }
 
     /// Whether this plan decides. When the newest is gone (a listener was removed), the next to ask takes its place.

@@ -46,18 +46,20 @@ impl AttemptStream {
         };
         // The first attempt goes with the key that the router has put in.
         let first = !flight.seen_by_keys();
-        let mut carried = Carried { key: request.router_key.get().filter(|_| !to_stable), to_stable };
+        let mut carried = Carried { to_stable, ..Carried::default() };
+        if !to_stable {
+            carried = request.router_key.get();
+        }
         let mut refused = None;
         if let Some((n, pool)) = version.pool.and_then(|n| Some((n, router.plan.pools.get(n)?)))
-            && ((pool.inject == Inject::Attempt && !(first && carried.key.is_some())) || to_stable)
+            && (carried.key.is_none() || (pool.inject == Inject::Attempt && !first))
         {
             let identity = request.assigned.choice.identity;
             let tried = flight.tried(n);
             let wish = Wish { tried: &tried, identity, random: self.worker.random(), now: now.mono };
             match router.pick(n, wish, &mut notes) {
                 Some(Pick::Key(key)) => {
-                    router.put_in((n, key));
-                    carried.key = Some((n, key));
+                    carried = router.put_in((n, key), to_stable);
                 }
                 Some(Pick::Exhausted { returns_in }) => refused = Some(returns_in),
                 None => refused = Some(None),

@@ -9,7 +9,7 @@ use proxy_wasm::types::Action;
 use super::dress::{Before, dress};
 use super::worker::{InFlight, Router, Worker, impatience};
 use crate::engine::{Assigned, Notes};
-use crate::flight::{Carried, Flight};
+use crate::flight::Flight;
 use crate::host::{self, SharedData};
 use crate::outcome;
 use crate::plan::Deployment;
@@ -62,19 +62,21 @@ impl RouterStream {
             self.worker.tell(&self.router, n, notes);
         }
         let mut notes = Notes::default();
-        if !router.can_serve(deployment, assigned.choice.version, seen, &mut notes) {
-            let stable_can = router.can_serve(deployment, deployment.stable, seen, &mut notes);
-            // It may have been let through as a probe: it says nothing.
+        let mut waits = Vec::new();
+        let mut key = self.key_for(deployment, &assigned, seen, &mut waits, &mut notes);
+        if key.is_none() {
+            // The version has no key now. It may have been let through as a probe: it says nothing.
             let now = self.worker.clock.now();
             binding.finish(deployment, &assigned, None, &SharedData, now, &mut notes);
-            self.worker.tell(&router, n, std::mem::take(&mut notes));
-            if !stable_can {
-                self.start(n, binding.forced(deployment.stable), None, seen, None);
-                self.refuse(deployment, assigned.choice.version, seen);
-                return Action::Pause;
-            }
             assigned = binding.forced(deployment.stable);
+            key = self.key_for(deployment, &assigned, seen, &mut waits, &mut notes);
         }
+        let Some(key) = key else {
+            self.worker.tell(&router, n, notes);
+            self.start(n, assigned, None, seen, None);
+            host::refuse(waits.into_iter().min());
+            return Action::Pause;
+        };
         let Some(version) = deployment.versions.get(assigned.choice.version) else { return Action::Continue };
         let mut before = None;
         if assigned.choice.version != deployment.stable {
@@ -82,12 +84,13 @@ impl RouterStream {
             let may_fail_over = deployment.failover.is_some() && self.worker.has_keys_role();
             before = may_fail_over.then(|| Before::new(&router, version, &headers));
         }
-        let identity = assigned.choice.identity;
         self.start(n, assigned, version.pool, seen, before);
         host::set_request_header(&plan.cluster_header, version.cluster.as_bytes());
         dress(&router, version, headers.get(":path").as_deref(), &|name| headers.has(name));
-        if let Some(pool) = version.pool {
-            self.put_key(pool, identity, seen, &mut notes);
+        // Always, also where the `keys` role will see the attempts: whether it does cannot be known here (another listener may
+        // have no such role, or it may be about to be reloaded), and a request must never leave without its credential.
+        if let (Some(key), Some(serving)) = (key, &self.serving) {
+            serving.request.router_key.set(router.put_in(key, false));
         }
         if notes != Notes::default() {
             self.worker.tell(&router, n, notes);
@@ -95,17 +98,27 @@ impl RouterStream {
         Action::Continue
     }
 
-    /// No key of either version can be had: says so, and when to come again.
-    fn refuse(&self, deployment: &Deployment, version: usize, now: Micros) {
-        let wish = Wish { tried: &[], identity: None, random: 0, now };
-        let pools = [version, deployment.stable].map(|n| deployment.versions.get(n).and_then(|v| v.pool));
-        let picks =
-            pools.into_iter().flatten().filter_map(|n| self.router.pick(n, wish, &mut Notes::default()));
-        let waits = picks.filter_map(|pick| match pick {
-            Pick::Exhausted { returns_in } => returns_in,
-            Pick::Key(_) => None,
-        });
-        host::refuse(waits.min());
+    /// The key that a request to its version takes: `Some(None)` if the version needs none, `None` if none can be had (and then
+    /// in `waits` when one comes back).
+    fn key_for(
+        &self,
+        deployment: &Deployment,
+        assigned: &Assigned,
+        now: Micros,
+        waits: &mut Vec<Millis>,
+        notes: &mut Notes,
+    ) -> Option<Option<(usize, usize)>> {
+        let version = deployment.versions.get(assigned.choice.version)?;
+        let Some(pool) = version.pool else { return Some(None) };
+        let identity = assigned.choice.identity;
+        let wish = Wish { tried: &[], identity, random: self.worker.random(), now };
+        match self.router.pick(pool, wish, notes)? {
+            Pick::Key(key) => Some(Some((pool, key))),
+            Pick::Exhausted { returns_in } => {
+                waits.extend(returns_in);
+                None
+            }
+        }
     }
 
     /// A client chooses neither cluster nor version, except through rules.
@@ -136,7 +149,7 @@ impl RouterStream {
             router: Rc::clone(&self.router),
             deployment,
             assigned,
-            router_key: Cell::new(None),
+            router_key: Cell::default(),
             before,
             flight: RefCell::new(Flight::new(seen, pool.is_some(), impatient_after)),
         });
@@ -145,17 +158,6 @@ impl RouterStream {
             host::set_flight(id);
         }
         self.serving = Some(Serving { request, id });
-    }
-
-    /// Puts a key of the pool in. Always, also where the `keys` role will see the attempts: whether it does cannot be known
-    /// here (another listener may have no such role, or it may be about to be reloaded), and a request must never leave
-    /// without the credential that its version needs.
-    fn put_key(&self, n: usize, identity: Option<u64>, now: Micros, notes: &mut Notes) {
-        let wish = Wish { tried: &[], identity, random: self.worker.random(), now };
-        if let (Some(Pick::Key(key)), Some(serving)) = (self.router.pick(n, wish, notes), &self.serving) {
-            self.router.put_in((n, key));
-            serving.request.router_key.set(Some((n, key)));
-        }
     }
 
     fn answer(&self, serving: &Serving) {
@@ -173,7 +175,7 @@ impl RouterStream {
             && let Some(status) = host::response_status()
         {
             self.wait.set(host::rate_limit_wait(status, now.wall));
-            let carried = Carried { key: request.router_key.get(), to_stable: false };
+            let carried = request.router_key.get();
             let errors = &request.guard(deployment).errors;
             judged = flight.router_answer((status, host::via_upstream()), carried, now.mono, errors);
         }
@@ -200,7 +202,7 @@ impl RouterStream {
         let outcome = {
             let Ok(mut flight) = request.flight.try_borrow_mut() else { return };
             let ending = outcome::ending(flags, flight.reached());
-            let carried = Carried { key: request.router_key.get(), to_stable: false };
+            let carried = request.router_key.get();
             flight.finish(ending, carried, now.mono, &request.guard(deployment).errors, &mut judged)
         };
         self.worker.record(request, &judged, self.wait.get(), now);

@@ -11,7 +11,7 @@ use crate::codec::SCHEMA;
 use crate::config;
 use crate::engine::{Assigned, Binding, Engine, Notes, Transition};
 use crate::events::{self, EventLog};
-use crate::flight::{Flight, Judgement};
+use crate::flight::{Carried, Flight, Judgement};
 use crate::host::{self, Clock, SharedData};
 use crate::keyring::{Fault, Status};
 use crate::keys::Ring;
@@ -78,7 +78,7 @@ pub struct InFlight {
     pub assigned: Assigned,
     /// The key that the router role has put in. It goes with the first attempt; with `inject: attempt` the `keys` role, where
     /// there is one, puts in another for each further one.
-    pub router_key: Cell<Option<(usize, usize)>>,
+    pub router_key: Cell<Carried>,
     /// The client's own headers where the version has changed them, for a failover to stable.
     pub before: Option<Before>,
     /// Its attempts.
@@ -248,6 +248,10 @@ impl Worker {
         let (Some(fault), Some(pool)) = (fault_of(judgement, wait), router.plan.pools.get(n)) else { return };
         let (Ok(rings), Some(state)) = (router.rings.try_borrow(), router.pools.get(n)) else { return };
         let (Some(ring), Ok(mut state)) = (rings.get(n), state.try_borrow_mut()) else { return };
+        // The secret may have been rotated meanwhile: what the old one did is not the new one's fault.
+        if ring.fingerprint(key) != judgement.carried.fingerprint {
+            return;
+        }
         let times = (judgement.began, now.mono);
         let moved = state.report(pool, ring, key, fault, times, &SharedData, notes);
         for moved in &moved {
@@ -272,7 +276,10 @@ impl Worker {
             && let Some(deployment) = request.deployment()
             && let Some(binding) = request.router.bindings.get(request.deployment)
         {
+            // What stable made of it after a failover says nothing about the canary.
+            let by_stable = request.served_by() != request.version();
             let good = match outcome {
+                _ if by_stable => None,
                 Outcome::Good => Some(true),
                 Outcome::Bad => Some(false),
                 _ => None,
@@ -357,6 +364,7 @@ fn fault_of(judgement: &Judgement, wait: Option<Millis>) -> Option<Fault> {
         (_, Event::Answered { outcome, .. }) => match outcome {
             Outcome::Good | Outcome::CallerError => Some(Fault::None),
             Outcome::Bad => Some(Fault::Failing),
+            Outcome::Cancelled => Some(Fault::Nothing),
             _ => None,
         },
         (_, Event::Completed) => None,
@@ -404,22 +412,14 @@ impl Router {
         self.rings.try_borrow().is_ok_and(|rings| rings.get(n).is_some_and(|ring| state.usable(ring, now)))
     }
 
-    /// Whether a version has a usable key, or needs none.
-    pub fn can_serve(&self, deployment: &Deployment, version: usize, now: Micros, notes: &mut Notes) -> bool {
-        let Some(n) = deployment.versions.get(version).and_then(|version| version.pool) else { return true };
-        let Some(Ok(mut state)) = self.pools.get(n).map(|state| state.try_borrow_mut()) else { return false };
-        state.refresh(&SharedData, now, notes);
-        self.pool_usable(&state, n, now)
-    }
-
-    /// Puts a key's value into the pool's header.
-    pub fn put_in(&self, (n, key): (usize, usize)) {
-        let Ok(rings) = self.rings.try_borrow() else { return };
-        if let (Some(pool), Some(value)) =
-            (self.plan.pools.get(n), rings.get(n).and_then(|ring| ring.value(key)))
-        {
-            host::set_request_header(&pool.header, value.expose().as_bytes());
-        }
+    /// Puts a key's value into the pool's header, and says what the request carries now.
+    pub fn put_in(&self, (n, key): (usize, usize), to_stable: bool) -> Carried {
+        let carried = Carried { to_stable, ..Carried::default() };
+        let Ok(rings) = self.rings.try_borrow() else { return carried };
+        let (Some(pool), Some(ring)) = (self.plan.pools.get(n), rings.get(n)) else { return carried };
+        let Some(value) = ring.value(key) else { return carried };
+        host::set_request_header(&pool.header, value.expose().as_bytes());
+        Carried { key: Some((n, key)), fingerprint: ring.fingerprint(key), to_stable }
     }
 }
 

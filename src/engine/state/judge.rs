@@ -62,10 +62,13 @@ impl State {
         // What an older plan has seen is merged; what it means is for the newest to say.
         let decides = self.decides(scene.generation);
         for (version, _) in slots.iter().enumerate() {
-            if version == deployment.stable || !decides {
+            if version == deployment.stable {
                 continue;
             }
             let blame = self.compare(scene, version, notes);
+            if !decides {
+                continue;
+            }
             match merged.iter().find(|(merged, _)| *merged == version) {
                 Some((_, snapshot)) => self.judge(scene, version, snapshot, stable.as_ref(), blame, notes),
                 None if blame.is_some() => self.look_at(scene, version, blame, notes),
