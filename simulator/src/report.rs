@@ -74,16 +74,6 @@ impl Bound {
             holds: count <= allowed,
         }
     }
-
-    /// Not once.
-    pub fn never(what: &str, count: u64, trials: u64) -> Bound {
-        Bound {
-            what: what.to_owned(),
-            measured: format!("{count} of {trials}"),
-            allowed: "0".to_owned(),
-            holds: count == 0,
-        }
-    }
 }
 
 /// What a table's code returns.
@@ -144,7 +134,6 @@ mod tests {
         assert!(Bound::rare("", 1, 1000).holds && !Bound::rare("", 2, 1000).holds);
         assert!(Bound::rare("", 2, 2500).holds && !Bound::rare("", 3, 2500).holds);
         assert!(Bound::rare("", 1, 60).holds && !Bound::rare("", 2, 60).holds);
-        assert!(Bound::never("", 0, 60).holds && !Bound::never("", 1, 60).holds);
     }
 
     #[test]
