@@ -10,6 +10,26 @@ pub const SCHEMA: u8 = 1;
 /// A value that says "dropped": shared data has no deletion.
 pub const TOMBSTONE: &[u8] = &[0];
 
+/// What a reader found under a key.
+pub enum Found<T> {
+    /// Never written, or dropped.
+    Nothing,
+    /// A value.
+    Value(T),
+    /// Bytes that this build cannot read.
+    Undecodable,
+}
+
+impl<T> Found<T> {
+    /// Reads a value that may be missing or dropped.
+    pub fn read(bytes: Option<&[u8]>, decode: impl FnOnce(&[u8]) -> Option<T>) -> Found<T> {
+        match bytes {
+            None | Some(TOMBSTONE) => Found::Nothing,
+            Some(bytes) => decode(bytes).map_or(Found::Undecodable, Found::Value),
+        }
+    }
+}
+
 /// Builds a value.
 pub struct Writer(Vec<u8>);
 

@@ -1,11 +1,11 @@
 //! The comparison as the workers share it: for each canary one record with a [`Share`] a signal, and what this worker holds
 //! back for it.
 
-use crate::codec::{Reader, TOMBSTONE, Writer};
+use crate::codec::{Found, Reader, Writer};
 use crate::outcome::Outcome;
 use crate::plan::Compare;
 use crate::share::{Arm, BOUNDED, Evidence, Odds, Share, ShareDelta};
-use crate::stats::{Event, Found};
+use crate::stats::Event;
 use crate::units::Micros;
 
 /// What is compared.
@@ -84,10 +84,7 @@ impl Comparison {
 
     /// From bytes; total.
     pub fn decode(bytes: Option<&[u8]>) -> Found<Comparison> {
-        match bytes {
-            None | Some(TOMBSTONE) => Found::Nothing,
-            Some(bytes) => read(bytes).map_or(Found::Undecodable, Found::Value),
-        }
+        Found::read(bytes, read)
     }
 }
 

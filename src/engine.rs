@@ -57,15 +57,13 @@ impl Engine {
                 let state =
                     self.states.entry(key).or_insert_with(|| Rc::new(RefCell::new(State::new(deployment))));
                 let state = Rc::clone(state);
-                let generation = match state.try_borrow_mut() {
-                    Ok(mut state) => state.newest(),
-                    Err(_) => Rc::default(),
-                };
-                let slots = match state.try_borrow_mut() {
+                let (generation, slots) = match state.try_borrow_mut() {
                     Ok(mut state) => {
-                        deployment.versions.iter().map(|v| state.slot(deployment, &v.id)).collect()
+                        let slots = deployment.versions.iter().map(|v| state.slot(deployment, &v.id));
+                        let slots = slots.collect();
+                        (state.newest(), slots)
                     }
-                    Err(_) => Vec::new(),
+                    Err(_) => Default::default(),
                 };
                 Binding { state, slots, in_effect: RefCell::default(), generation }
             })
@@ -97,7 +95,7 @@ pub struct Binding {
     /// The shares in effect, and the revision of the state that they were computed from.
     in_effect: RefCell<InEffect>,
     /// Of the plans that share the state the newest decides.
-    generation: Rc<u64>,
+    generation: Rc<()>,
 }
 
 #[derive(Default)]

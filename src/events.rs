@@ -4,10 +4,9 @@
 
 use std::fmt::Write as _;
 
-use crate::codec::{Reader, TOMBSTONE, Writer};
+use crate::codec::{Found, Reader, Writer};
 use crate::engine::Transition;
 use crate::pools::Moved;
-use crate::stats::Found;
 use crate::units::{Hundredths, Now, UnixMillis};
 use crate::verdict::interval;
 
@@ -125,10 +124,7 @@ impl EventLog {
 
     /// From bytes; total.
     pub fn decode(bytes: Option<&[u8]>) -> Found<EventLog> {
-        match bytes {
-            None | Some(TOMBSTONE) => Found::Nothing,
-            Some(bytes) => read(bytes).map_or(Found::Undecodable, Found::Value),
-        }
+        Found::read(bytes, read)
     }
 }
 

@@ -10,9 +10,8 @@
 //! The record in shared data names keys by fingerprint, never by position or value, and holds only those with something to
 //! remember: that of a healthy pool is empty.
 
-use crate::codec::{Reader, TOMBSTONE, Writer};
+use crate::codec::{Found, Reader, Writer};
 use crate::plan::KeyPool;
-use crate::stats::Found;
 use crate::units::{Micros, Millis};
 
 /// Most keys that a record may hold: those of a pool, and as many that an older plan knows.
@@ -230,10 +229,7 @@ impl Keyring {
 
     /// From bytes; total.
     pub fn decode(bytes: Option<&[u8]>) -> Found<Keyring> {
-        match bytes {
-            None | Some(TOMBSTONE) => Found::Nothing,
-            Some(bytes) => read(bytes).map_or(Found::Undecodable, Found::Value),
-        }
+        Found::read(bytes, read)
     }
 }
 

@@ -4,12 +4,12 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use crate::codec::Found;
 use crate::engine::{Dropped, Notes, REFRESH_AFTER};
 use crate::hash::hash;
 use crate::keyring::{Fault, Keyring, Memory, Status};
 use crate::keys::Ring;
 use crate::plan::KeyPool;
-use crate::stats::Found;
 use crate::store::{Change, Store, StoreError, update};
 use crate::units::{Micros, Millis};
 
@@ -201,7 +201,8 @@ impl PoolState {
         if matches!(fault, Fault::Limited(_)) {
             affected.extend((0..pool.keys.len()).filter(in_group));
         }
-        let worked = self.worked.clone();
+        // Out of the way of the change; nothing else asks for it meanwhile.
+        let worked = std::mem::take(&mut self.worked);
         let moved = self.change(store, notes, &mut |held| {
             let mut moved = Vec::new();
             for n in &affected {
@@ -217,6 +218,7 @@ impl PoolState {
             }
             moved
         });
+        self.worked = worked;
         moved.unwrap_or_default()
     }
 

@@ -10,6 +10,7 @@
 //! waiting, and of several the longest does: a key that comes back when the first of two is replenished fails again at once.
 //! What an upstream sends is not trusted: unreadable values say nothing, and the wait is clamped by the caller.
 
+use crate::config::timestamp;
 use crate::units::{Millis, UnixMillis};
 
 /// Longer waits than this (a day) are no rate limits; and nothing an upstream sends may overflow.
@@ -29,7 +30,7 @@ pub fn wait<'a>(
     for (name, value) in headers.clone() {
         let Some(text) = std::str::from_utf8(value).ok().map(str::trim) else { continue };
         match name {
-            "retry-after" => take(seconds(text).or_else(|| until(http_date(text)?, now))),
+            "retry-after" => take(seconds(text).or_else(|| http_date(text).map(|then| until(then, now)))),
             "retry-after-ms" => take(decimal(text, 1)),
             _ => {
                 let Some(dimension) = dimension_of(name) else { continue };
@@ -39,7 +40,7 @@ pub fn wait<'a>(
                 take(
                     go_duration(text)
                         .or_else(|| epoch_or_seconds(text, now))
-                        .or_else(|| until(rfc3339(text)?, now)),
+                        .or_else(|| timestamp(text).map(|then| until(then, now))),
                 );
             }
         }
@@ -89,8 +90,8 @@ fn epoch_or_seconds(text: &str, now: UnixMillis) -> Option<u64> {
     }
 }
 
-fn until(then: UnixMillis, now: UnixMillis) -> Option<u64> {
-    Some(then.0.saturating_sub(now.0))
+fn until(then: UnixMillis, now: UnixMillis) -> u64 {
+    then.0.saturating_sub(now.0)
 }
 
 /// A decimal number that is not negative, times `scale` (1 or 1000), cut to an integer; saturating. At most 20 digits on each
@@ -143,11 +144,7 @@ fn http_date(text: &str) -> Option<UnixMillis> {
     let mut parts = rest.split(' ');
     let (day, month, year, time) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let month = MONTHS.iter().position(|name| *name == month)?.checked_add(1)?;
-    rfc3339(&format!("{year}-{month:02}-{day:0>2}T{time}Z"))
-}
-
-fn rfc3339(text: &str) -> Option<UnixMillis> {
-    crate::config::timestamp(text)
+    timestamp(&format!("{year}-{month:02}-{day:0>2}T{time}Z"))
 }
 
 #[cfg(test)]

@@ -1,9 +1,8 @@
 //! The shared record of one release: the standings of its versions and its place in the ramp.
 
-use crate::codec::{Reader, TOMBSTONE, Writer};
+use crate::codec::{Found, Reader, Writer};
 use crate::ramp::Position;
 use crate::rollout::{Cause, Lease, Phase, Standing};
-use crate::stats::Found;
 use crate::units::{Micros, UnixMillis};
 
 /// Longest reason kept, in bytes.
@@ -59,10 +58,7 @@ impl Standings {
 
     /// From bytes; total.
     pub fn decode(bytes: Option<&[u8]>) -> Found<Standings> {
-        match bytes {
-            None | Some(TOMBSTONE) => Found::Nothing,
-            Some(bytes) => read(bytes).map_or(Found::Undecodable, Found::Value),
-        }
+        Found::read(bytes, read)
     }
 }
 
@@ -147,6 +143,7 @@ fn read_cause(r: &mut Reader<'_>) -> Option<Cause> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec::TOMBSTONE;
 
     fn cause(text: &str) -> Cause {
         Cause {

@@ -6,7 +6,7 @@
 //! twice over: answers in a row that failed (broken by a good answer's headers) and streams in a row that broke (broken by
 //! a stream's good end); either may reach the limit.
 
-use crate::codec::{Reader, TOMBSTONE, Writer};
+use crate::codec::{Found, Reader, Writer};
 use crate::histogram::{CELLS, Histogram};
 use crate::outcome::Outcome;
 use crate::units::{Micros, Millis};
@@ -118,16 +118,6 @@ pub struct Stats {
     pub window: Window,
 }
 
-/// What a reader found under a key.
-pub enum Found<T> {
-    /// Never written, or dropped.
-    Nothing,
-    /// A value.
-    Value(T),
-    /// Bytes that this build cannot read.
-    Undecodable,
-}
-
 impl Stats {
     /// A fresh record.
     pub fn new(epoch: u32, window: Millis) -> Stats {
@@ -194,10 +184,7 @@ impl Stats {
 
     /// From bytes; total.
     pub fn decode(bytes: Option<&[u8]>) -> Found<Stats> {
-        match bytes {
-            None | Some(TOMBSTONE) => Found::Nothing,
-            Some(bytes) => read_stats(bytes).map_or(Found::Undecodable, Found::Value),
-        }
+        Found::read(bytes, read_stats)
     }
 }
 
@@ -241,6 +228,7 @@ pub struct Snapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec::TOMBSTONE;
 
     const WINDOW: Millis = Millis(30_000);
     const GOOD: Event = Event::Answered { outcome: Outcome::Good, latency: Some(Micros(9_000)) };

@@ -69,11 +69,6 @@ impl Limit {
             Limit::LatencyP99 => "latency_p99",
         }
     }
-
-    /// The limit with this label.
-    pub fn from_label(label: &str) -> Option<Limit> {
-        Limit::ALL.into_iter().find(|limit| limit.label() == label)
-    }
 }
 
 /// What the numbers say.

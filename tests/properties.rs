@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use bellwether::codec::Found;
 use bellwether::compare::Comparison;
 use bellwether::config::compile;
 use bellwether::events::EventLog;
@@ -19,7 +20,7 @@ use bellwether::route::{Access, Headers, RequestFacts, address_without_port, cho
 use bellwether::share::{Arm, Odds, Share, ShareDelta};
 use bellwether::split::Split;
 use bellwether::standings::Standings;
-use bellwether::stats::{Delta, Event, Found, Stats};
+use bellwether::stats::{Delta, Event, Stats};
 use bellwether::units::{Bps, Micros, Millis, Point, UnixMillis};
 use bellwether::window::{Tally, Window};
 use proptest::collection::vec;

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 
 use super::{Assigned, Dropped, IDLE_AFTER, MERGE_AFTER, Notes, REFRESH_AFTER};
-use crate::codec::TOMBSTONE;
+use crate::codec::{Found, TOMBSTONE};
 use crate::compare::{Observed, Pending};
 use crate::outcome::Outcome;
 use crate::plan::Deployment;
@@ -17,7 +17,7 @@ use crate::rollout::{Phase, Standing};
 use crate::route::Access;
 use crate::share::{Arm, Odds};
 use crate::standings::Standings;
-use crate::stats::{Delta, Event, Found};
+use crate::stats::{Delta, Event};
 use crate::store::{Change, Expected, Store, update};
 use crate::units::{Micros, Now};
 
@@ -29,7 +29,7 @@ const BAD_REQUESTS: usize = 5;
 pub(super) struct Scene<'a> {
     pub(super) deployment: &'a Deployment,
     pub(super) slots: &'a [usize],
-    pub(super) generation: &'a Rc<u64>,
+    pub(super) generation: &'a Rc<()>,
     pub(super) store: &'a dyn Store,
     pub(super) now: Now,
 }
@@ -54,7 +54,7 @@ pub(super) struct State {
     pub(super) superseded: bool,
     /// Of the plans bound to this state the one last bound, or last used for a new request. While it lives, only it judges and
     /// moves the ramp: one that only a stream still under way keeps has another idea of limits, recovery and stages.
-    newest: Weak<u64>,
+    newest: Weak<()>,
     /// Moves on with every change that may change the shares in effect.
     pub(super) revision: u64,
     /// Stable's last outcome on this worker was a failure.
@@ -133,21 +133,21 @@ impl State {
     }
 
     /// A plan is bound: the newest from now on.
-    pub(super) fn newest(&mut self) -> Rc<u64> {
-        let generation = Rc::new(self.newest.upgrade().map_or(0, |newest| newest.saturating_add(1)));
+    pub(super) fn newest(&mut self) -> Rc<()> {
+        let generation = Rc::new(());
         self.newest = Rc::downgrade(&generation);
         generation
     }
 
     /// A request was assigned under this plan: it is in service, and decides. Plans that only have streams left assign none.
-    pub(super) fn in_use(&mut self, generation: &Rc<u64>) {
+    pub(super) fn in_use(&mut self, generation: &Rc<()>) {
         if !std::ptr::eq(self.newest.as_ptr(), Rc::as_ptr(generation)) {
             self.newest = Rc::downgrade(generation);
         }
     }
 
     /// Whether this plan decides. When the newest is gone (a listener was removed), the next to ask takes its place.
-    fn decides(&mut self, generation: &Rc<u64>) -> bool {
+    fn decides(&mut self, generation: &Rc<()>) -> bool {
         match self.newest.upgrade() {
             Some(newest) => Rc::ptr_eq(&newest, generation),
             None => {

@@ -68,9 +68,7 @@ impl AttemptStream {
         if let Some(returns_in) = refused {
             // The pool has lost its last key since the router looked, to this very request perhaps. Nothing is attempted.
             drop(flight);
-            if notes != Notes::default() {
-                self.worker.tell(router, request.deployment, notes);
-            }
+            self.worker.tell(router, request.deployment, notes);
             host::refuse(returns_in);
             return Action::Pause;
         }
@@ -89,9 +87,7 @@ impl AttemptStream {
         if !judged.is_empty() {
             self.worker.record(&request, &judged, None, now);
         }
-        if notes != Notes::default() {
-            self.worker.tell(router, request.deployment, notes);
-        }
+        self.worker.tell(router, request.deployment, notes);
         Action::Continue
     }
 

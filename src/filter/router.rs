@@ -58,10 +58,6 @@ impl RouterStream {
         };
         let mut notes = Notes::default();
         let mut assigned = binding.assign(deployment, &facts, &SharedData, seen, &mut notes);
-        if notes != Notes::default() {
-            self.worker.tell(&self.router, n, notes);
-        }
-        let mut notes = Notes::default();
         let mut waits = Vec::new();
         let mut key = self.key_for(deployment, &assigned, seen, &mut waits, &mut notes);
         if key.is_none() {
@@ -92,9 +88,7 @@ impl RouterStream {
         if let (Some(key), Some(serving)) = (key, &self.serving) {
             serving.request.router_key.set(router.put_in(key, false));
         }
-        if notes != Notes::default() {
-            self.worker.tell(&router, n, notes);
-        }
+        self.worker.tell(&router, n, notes);
         Action::Continue
     }
 

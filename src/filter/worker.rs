@@ -7,7 +7,7 @@ use std::rc::{Rc, Weak};
 use super::alerts::Outbox;
 use super::dress::Before;
 use super::metrics::{DeploymentMetrics, Global, PoolMetrics};
-use crate::codec::SCHEMA;
+use crate::codec::{Found, SCHEMA};
 use crate::config;
 use crate::engine::{Assigned, Binding, Engine, Notes, Transition};
 use crate::events::{self, EventLog};
@@ -18,7 +18,7 @@ use crate::keys::Ring;
 use crate::outcome::Outcome;
 use crate::plan::{Deployment, Guard, Plan, Secret};
 use crate::pools::{Pick, PoolState, Pools, Wish};
-use crate::stats::{Event, Found};
+use crate::stats::Event;
 use crate::store::{Change, Store, update};
 use crate::units::{Micros, Millis, Now};
 

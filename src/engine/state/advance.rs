@@ -1,13 +1,14 @@
 //! Transitions: what a signal does to the shared record, probes and the ramp.
 
 use super::{Scene, State, VersionState};
+use crate::codec::Found;
 use crate::engine::{Assigned, Dropped, IDLE_AFTER, Notes, Transition};
 use crate::hash::hash;
 use crate::plan::Deployment;
 use crate::ramp::{Position, Sight};
 use crate::rollout::{Cause, LEASE, Lease, Phase, Rules, Signal, Standing};
 use crate::standings::{Standings, VERSIONS};
-use crate::stats::{Found, Snapshot, Stats};
+use crate::stats::{Snapshot, Stats};
 use crate::store::{Change, Store, StoreError, update};
 use crate::units::{Micros, Now};
 use crate::verdict;
@@ -45,7 +46,7 @@ impl State {
         if held.standing.on(&signal, rules).is_none() {
             return;
         }
-        let (id, known, total) = (held.id.clone(), held.standing.clone(), held.total);
+        let (id, total) = (held.id.clone(), held.total);
         let moved = self.transit(scene.deployment, scene.store, slot, &signal, rules, total);
         match moved {
             Ok(Moved::Won(standings, change)) => {
@@ -63,15 +64,16 @@ impl State {
                     _ => None,
                 };
                 let counts = |snapshot: &Snapshot| (snapshot.tally.judged, snapshot.tally.bad);
-                let bad = self.versions.get(slot).map(|held| &held.bad_requests);
-                let requests = bad.into_iter().flatten().map(|id| id.as_ref().to_owned()).collect();
-                let cause_is_known = cause.is_some();
+                // Where trouble has ended, nothing is to be proved.
+                let proof =
+                    self.versions.get(slot).filter(|_| cause.is_some()).map(|held| &held.bad_requests);
+                let requests = proof.into_iter().flatten().map(|id| id.as_ref().to_owned()).collect();
                 notes.transitions.push(Transition {
                     deployment: self.name.clone(),
                     release: self.release.clone(),
                     version: id,
                     epoch: after.epoch,
-                    from: known.phase.name(),
+                    from: before.phase.name(),
                     to: if would { "rolled_back" } else { after.phase.name() },
                     stage: self.stage(),
                     enforced: !would,
@@ -79,7 +81,7 @@ impl State {
                     canary: seen.map(|seen| counts(seen.canary)).unwrap_or_default(),
                     stable: seen.map(|seen| counts(seen.stable)).unwrap_or_default(),
                     score: seen.and_then(|seen| seen.score),
-                    requests: if cause_is_known { requests } else { Vec::new() },
+                    requests,
                 });
             }
             Ok(Moved::Lost(standings)) => self.adopt(&standings),

@@ -2,12 +2,13 @@
 
 use super::advance::Seen;
 use super::{Scene, State, VersionState};
+use crate::codec::Found;
 use crate::compare::{Comparison, Signal as Kind, YARDSTICK_MIN};
 use crate::engine::{Dropped, Notes};
 use crate::plan::GuardMode;
 use crate::rollout::{Cause, Signal};
 use crate::share::Evidence;
-use crate::stats::{Delta, Found, Snapshot, Stats};
+use crate::stats::{Delta, Snapshot, Stats};
 use crate::store::{Change, StoreError, update};
 use crate::units::{Hundredths, Millis};
 use crate::verdict::{self, Limit, Verdict};
