@@ -38,7 +38,7 @@ test-native: ## Unit, property and exhaustive tests, without Envoy
 test-envoy: build envoy ## Integration tests against a real Envoy with two workers
 	cargo test $(patsubst tests/%.rs,--test %,$(wildcard tests/envoy_*.rs))
 
-test-clients: build envoy ## The official OpenAI client against Envoy, streaming and not
+test-clients: build envoy ## The official OpenAI and Anthropic clients against Envoy, streaming and not
 	cargo build --quiet --package bellwether-harness
 	scripts/test-clients
 
