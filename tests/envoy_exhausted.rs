@@ -274,3 +274,28 @@ async fn secrets_rotate_under_load_without_a_failed_request_and_the_old_one_is_n
     assert!(failed.is_empty(), "of {}: {failed:?}", samples.len());
     assert_eq!((rig.status_of("one").await, rig.status_of("two").await), (0, 0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reset_and_a_refused_connection_take_the_next_key_streaming_or_not() {
+    let all = ["sk-a", "sk-b", "sk-c"];
+    for stream in [false, true] {
+        let rig = Rig::start(Route::Matcher, pooled(json!({"keys": keys(&all)}))).await;
+        rig.v1.set(Behaviour::failing(Fault::Reset));
+        let answer = rig.envoy.client().send(Request::chat(stream)).await.unwrap();
+        assert_eq!(answer.status, 503, "after as many attempts as the retry policy allows");
+        let tried = arrived(&rig.v1);
+        assert_eq!((tried.len(), BTreeSet::from_iter(tried).len()), (3, 3), "no key twice");
+
+        // Nobody listens any more: what was tried is known from the metrics only.
+        let Rig { envoy, v1, .. } = rig;
+        v1.stop().await;
+        assert_eq!(envoy.client().send(Request::chat(stream)).await.unwrap().status, 503);
+        eventually("each key twice", || async {
+            let page = envoy.prometheus().await.unwrap();
+            let of =
+                |key| sum_metric(&page, "bellwether_key_requests_total", &[("key", key), ("outcome", "bad")]);
+            ([of("a"), of("b"), of("c")] == [2.0; 3]).then_some(())
+        })
+        .await;
+    }
+}
