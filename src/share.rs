@@ -134,6 +134,18 @@ pub struct Counts {
     pub stable: u64,
 }
 
+impl Counts {
+    /// The same without so many failures of the canary.
+    fn without(self, failures: u64) -> Counts {
+        let (canary_bad, canary) = (self.canary_bad, self.canary);
+        Counts {
+            canary_bad: canary_bad.saturating_sub(failures),
+            canary: canary.saturating_sub(failures.min(canary_bad)),
+            ..self
+        }
+    }
+}
+
 /// One alternative's CUSUM.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct Cusum {
@@ -145,8 +157,8 @@ struct Cusum {
 
 impl Cusum {
     /// The score without so many of the canary's failures.
-    fn without(&self, failures: f64) -> f64 {
-        self.score - failures * self.added / self.since.canary_bad.max(1) as f64
+    fn without(&self, failures: u64) -> f64 {
+        self.score - failures as f64 * self.added / self.since.canary_bad.max(1) as f64
     }
 }
 
@@ -266,9 +278,13 @@ impl Share {
         }
     }
 
-    /// Of the client with most failures one is believed; the others may be its own fault.
-    fn doubtful(&self) -> f64 {
-        self.top.most().saturating_sub(1) as f64
+    /// The failures of the client with most of them, unless it has had just one: they may be its own fault, all of them. Believing
+    /// one would give the others a head start of a step each time a score leaves zero, and several false alarms for one.
+    fn doubtful(&self) -> u64 {
+        match self.top.most() {
+            0 | 1 => 0,
+            most => most,
+        }
     }
 
     /// Nothing is held against the canary: outcomes that are not bad need not be merged.
@@ -288,7 +304,9 @@ impl Share {
     pub fn verdict(&self, compare: &Compare) -> Option<Evidence> {
         let limit = threshold(compare);
         let doubtful = self.doubtful();
-        let stands = |cusum: &&Cusum| cusum.without(doubtful) >= limit && matters(&cusum.since, compare);
+        let stands = |cusum: &&Cusum| {
+            cusum.without(doubtful) >= limit && matters(&cusum.since.without(doubtful), compare)
+        };
         self.cusums.iter().filter(stands).max_by(|a, b| a.score.total_cmp(&b.score)).map(|cusum| Evidence {
             score: cusum.score,
             limit,
