@@ -130,6 +130,19 @@ impl Flight {
         self.attempts.len().saturating_sub(1)
     }
 
+    /// Envoy goes to stable with its first attempt: the canary's cluster has no endpoint to go to, which counts against it as it
+    /// does where Envoy answers so by itself.
+    pub fn passed_over(&mut self, now: Micros, errors: &BadOutcomes, judged: &mut Vec<Judgement>) {
+        self.attempts.push(Attempt {
+            began: now,
+            carried: Carried::default(),
+            answered: false,
+            state: State::Open,
+        });
+        let n = self.attempts.len().saturating_sub(1);
+        self.settle_open(n, now, Ending::Reset, errors, judged);
+    }
+
     /// Headers arrived for an attempt.
     pub fn answered(
         &mut self,
@@ -365,6 +378,24 @@ mod tests {
             let (outcome, judged) = finish(&mut f, ending, 9 * MS);
             assert_eq!((outcome, judged[0].event), (Outcome::Bad, Some(Event::Broke)), "{ending:?}");
         }
+    }
+
+    #[test]
+    fn a_canary_that_envoy_passes_over_has_failed_and_stable_has_served() {
+        let mut f = flight();
+        let mut judged = Vec::new();
+        f.passed_over(Micros(MS), &errors(), &mut judged);
+        assert_eq!(judged.len(), 1);
+        assert_eq!((judged[0].event, judged[0].outcome), (answered(Outcome::Bad, None), Some(Outcome::Bad)));
+        assert_eq!(judged[0].carried, Carried::default(), "no key had a part in it");
+        assert_eq!(f.attempts_on_assigned(), 1);
+        let stable = Carried { to_stable: true, ..key_of(1) };
+        let n = f.begin(Micros(MS), stable, &errors(), &mut judged);
+        assert_eq!(judged.len(), 1, "once");
+        let good = f.answered(n, 200, Micros(3 * MS), &errors()).unwrap();
+        assert_eq!((good.event, good.carried), (answered(Outcome::Good, Some(2 * MS)), stable));
+        assert!(f.served_by_stable());
+        assert_eq!(finish(&mut f, Ending::Complete, 4 * MS).0, Outcome::Good);
     }
 
     #[test]

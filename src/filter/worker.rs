@@ -81,6 +81,8 @@ pub struct InFlight {
     pub router_key: Cell<Carried>,
     /// The client's own headers where the version has changed them, for a failover to stable.
     pub before: Option<Before>,
+    /// An attempt has gone to an endpoint with a label: its cluster is an aggregate, and the label says which member it is of.
+    pub labelled: Cell<bool>,
     /// Its attempts.
     pub flight: RefCell<Flight>,
 }
