@@ -108,6 +108,11 @@ pub fn set_request_header(name: &str, value: &[u8]) {
     let _ = hostcalls::set_map_value_bytes(MapType::HttpRequestHeaders, name, Some(value));
 }
 
+/// Whether there is a request header of this name. Only in the request-headers callback.
+pub fn has_request_header(name: &str) -> bool {
+    hostcalls::get_map_value_bytes(MapType::HttpRequestHeaders, name).is_ok_and(|value| value.is_some())
+}
+
 /// Removes a request header. Only in the request-headers callback.
 pub fn remove_request_header(name: &str) {
     let _ = hostcalls::remove_map_value(MapType::HttpRequestHeaders, name);

@@ -89,7 +89,7 @@ impl AttemptStream {
         if next_to_stable
             && !to_stable
             && request.before.is_some()
-            && !request.labelled.get()
+            && router.route_keeps_header()
             && let Some(stable) = deployment.versions.get(deployment.stable)
         {
             // Read by the route only if this attempt fails and is retried.

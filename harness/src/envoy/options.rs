@@ -43,11 +43,18 @@ impl Route {
         }
     }
 
-    /// Whether the Envoy under test can do it. If not, says on stderr, past any capture, that `what` is skipped and why.
-    pub fn here(self, what: &str) -> bool {
-        let can = self.works();
-        if !can {
-            skipped(what, &format!("{self:?} needs Envoy {}.{}", self.since().0, self.since().1));
+    /// The path of the sample in the workspace.
+    pub fn sample(self) -> String {
+        format!("envoy/{}", self.file())
+    }
+
+    /// Those of `routes` that the Envoy under test can do. Each of the others is named on stderr, past any capture, as skipped in
+    /// the running test.
+    pub fn here(routes: &[Route]) -> Vec<Route> {
+        let (can, cannot): (Vec<Route>, Vec<Route>) = routes.iter().partition(|route| route.works());
+        for route in cannot {
+            let (major, minor) = route.since();
+            skipped(&format!("{route:?} needs Envoy {major}.{minor}"));
         }
         can
     }

@@ -57,11 +57,13 @@ fn version_in(told: &str) -> Option<(u32, u32)> {
     Some((numbers.next()??, numbers.next()??))
 }
 
-/// Says that a test, or a part of one, is not run on this Envoy. Straight to stderr: what a test that passes prints, the test
-/// runner keeps to itself.
-pub fn skipped(what: &str, why: &str) {
+/// Says that the running test, or a part of it, is skipped on this Envoy. Straight to stderr: what a test that passes prints,
+/// the test runner keeps to itself.
+pub fn skipped(why: &str) {
     let version = envoy_version().map_or("?".to_owned(), |(major, minor)| format!("{major}.{minor}"));
-    let _ = writeln!(io::stderr(), "SKIPPED on Envoy {version}: {what}: {why}");
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("?");
+    let _ = writeln!(io::stderr(), "SKIPPED on Envoy {version}: {test}: {why}");
 }
 
 #[cfg(test)]
