@@ -217,6 +217,9 @@ impl Flight {
         judged: &mut Vec<Judgement>,
     ) -> Outcome {
         let status = self.answer.filter(|(_, reached)| *reached).map(|(status, _)| status);
+        if ending == Ending::Overflow {
+            self.attempts.pop_if(|last| last.state == State::Open);
+        }
         if self.attempts.is_empty() {
             // Nobody saw an attempt: either none was made, or there is no `keys` role and no upstream answered.
             let outcome = classify(errors, status, ending, self.own_key);
@@ -490,6 +493,20 @@ mod tests {
         let mut f = flight();
         f.router_answer((403, false), Carried::default(), Micros(MS), &errors());
         assert_eq!(finish(&mut f, Ending::Local, MS), (Outcome::Local, vec![]));
+    }
+
+    #[test]
+    fn an_attempt_that_the_circuit_breaker_forbids_was_none() {
+        let mut f = flight();
+        begin(&mut f, 0, 0);
+        f.router_answer((503, false), Carried::default(), Micros(MS), &errors());
+        assert_eq!(finish(&mut f, Ending::Overflow, MS), (Outcome::Local, vec![]));
+
+        let mut f = flight();
+        let (first, _) = begin(&mut f, 0, 0);
+        f.answered(first, 503, Micros(MS), &errors());
+        begin(&mut f, 2 * MS, 1);
+        assert_eq!(finish(&mut f, Ending::Overflow, 2 * MS), (Outcome::Bad, vec![]), "what was made counts");
     }
 
     #[test]
