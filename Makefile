@@ -49,7 +49,7 @@ test-oldest: build ## Failover on the oldest Envoy
 test-matrix: build ## The integration tests on every supported Envoy (ENVOYS="1.38.3" for some), 25 minutes
 	scripts/test-matrix $(ENVOYS)
 
-test-clients: build envoy ## The official OpenAI client against Envoy, streaming and not
+test-clients: build envoy ## The official OpenAI and Anthropic clients against Envoy, streaming and not
 	cargo build --quiet --package bellwether-harness
 	scripts/test-clients
 

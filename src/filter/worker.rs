@@ -85,6 +85,8 @@ pub struct InFlight {
     pub before: Option<Before>,
     /// An attempt has gone to an endpoint with a label: its cluster is an aggregate, and the label says which member it is of.
     pub labelled: Cell<bool>,
+    /// The canary it was assigned to has no key left for another attempt: the next one goes to stable, if the route can.
+    pub out_of_keys: Cell<bool>,
     /// Its attempts.
     pub flight: RefCell<Flight>,
 }
@@ -420,6 +422,14 @@ impl Router {
         let rings = self.rings.try_borrow().ok()?;
         let mut state = self.pools.get(n)?.try_borrow_mut().ok()?;
         Some(state.pick(pool, rings.get(n)?, wish, &SharedData, notes))
+    }
+
+    /// Whether a request could have a key of this pool now, and else when the first one comes back by itself, if one does.
+    pub fn outlook(&self, n: usize, now: Micros) -> Result<(), Option<Millis>> {
+        let rings = self.rings.try_borrow().map_err(|_| None)?;
+        let (ring, state) = (rings.get(n).ok_or(None)?, self.pools.get(n).ok_or(None)?);
+        let state = state.try_borrow().map_err(|_| None)?;
+        if state.usable(ring, now) { Ok(()) } else { Err(state.returns_in(ring, now)) }
     }
 
     fn pool_usable(&self, state: &PoolState, n: usize, now: Micros) -> bool {
