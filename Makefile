@@ -7,7 +7,11 @@ INLINE   := -C llvm-args=-inline-threshold=40
 WASM_MAX := 400000
 SOURCES := $(shell find src -name '*.rs') Cargo.toml Cargo.lock
 
-.PHONY: help build envoy prometheus demo test test-native test-envoy test-clients test-observe sim lint clean
+# The Envoys that `make test-matrix` runs on: one release of each minor version. The first one is also that of
+# `make test-oldest`.
+ENVOYS  := 1.36.4 1.37.0 1.38.3 1.39.3 $(shell cat envoy/VERSION)
+
+.PHONY: help build envoy prometheus demo test test-native test-envoy test-oldest test-matrix test-clients test-observe sim lint clean
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -32,7 +36,7 @@ prometheus: ## Fetch Prometheus and promtool into .prometheus/ (unless PROMETHEU
 demo: build envoy ## Watch a rollback: Envoy, the filter, two mock providers (KEEP=1 leaves them running)
 	cargo run --quiet --package bellwether-harness -- demo $(if $(KEEP),--keep)
 
-test: lint test-native test-envoy test-clients test-observe ## Everything CI needs
+test: lint test-native test-envoy test-oldest test-clients test-observe ## Everything CI needs
 
 test-native: ## Unit, property and exhaustive tests, without Envoy
 	cargo test --workspace --lib --bins
@@ -40,6 +44,13 @@ test-native: ## Unit, property and exhaustive tests, without Envoy
 
 test-envoy: build envoy ## Integration tests against a real Envoy with two workers
 	cargo test $(patsubst tests/%.rs,--test %,$(wildcard tests/envoy_*.rs))
+
+test-oldest: build ## Failover on the oldest Envoy
+	scripts/fetch-envoy $(firstword $(ENVOYS))
+	ENVOY= ENVOY_VERSION=$(firstword $(ENVOYS)) cargo test --test envoy_failover
+
+test-matrix: build ## The integration tests on every supported Envoy (ENVOYS="1.38.3" for some), 25 minutes
+	scripts/test-matrix $(ENVOYS)
 
 test-clients: build envoy ## The official OpenAI and Anthropic clients against Envoy, streaming and not
 	cargo build --quiet --package bellwether-harness

@@ -136,6 +136,19 @@ impl Flight {
         self.attempts.len().saturating_sub(1)
     }
 
+    /// Envoy goes to stable with its first attempt: the canary's cluster has no endpoint to go to, which counts against it as it
+    /// does where Envoy answers so by itself.
+    pub fn passed_over(&mut self, now: Micros, errors: &BadOutcomes, judged: &mut Vec<Judgement>) {
+        self.attempts.push(Attempt {
+            began: now,
+            carried: Carried::default(),
+            answered: false,
+            state: State::Open,
+        });
+        let n = self.attempts.len().saturating_sub(1);
+        self.settle_open(n, now, Ending::Reset, errors, judged);
+    }
+
     /// Headers arrived for an attempt.
     pub fn answered(
         &mut self,
@@ -209,6 +222,9 @@ impl Flight {
         judged: &mut Vec<Judgement>,
     ) -> Outcome {
         let status = self.answer.filter(|(_, reached)| *reached).map(|(status, _)| status);
+        if ending == Ending::Overflow {
+            self.attempts.pop_if(|last| last.state == State::Open);
+        }
         if self.attempts.is_empty() {
             // Nobody saw an attempt: either none was made, or there is no `keys` role and no upstream answered.
             let outcome = classify(errors, status, ending, carried.own_key());
@@ -372,6 +388,24 @@ mod tests {
     }
 
     #[test]
+    fn a_canary_that_envoy_passes_over_has_failed_and_stable_has_served() {
+        let mut f = flight();
+        let mut judged = Vec::new();
+        f.passed_over(Micros(MS), &errors(), &mut judged);
+        assert_eq!(judged.len(), 1);
+        assert_eq!((judged[0].event, judged[0].outcome), (answered(Outcome::Bad, None), Some(Outcome::Bad)));
+        assert_eq!(judged[0].carried, Carried::default(), "no key had a part in it");
+        assert_eq!(f.attempts_on_assigned(), 1);
+        let stable = Carried { to_stable: true, ..key_of(1) };
+        let n = f.begin(Micros(MS), stable, &errors(), &mut judged);
+        assert_eq!(judged.len(), 1, "once");
+        let good = f.answered(n, 200, Micros(3 * MS), &errors()).unwrap();
+        assert_eq!((good.event, good.carried), (answered(Outcome::Good, Some(2 * MS)), stable));
+        assert!(f.served_by_stable());
+        assert_eq!(finish(&mut f, Ending::Complete, 4 * MS).0, Outcome::Good);
+    }
+
+    #[test]
     fn a_client_that_leaves_a_stream_judges_nobody() {
         let mut f = flight();
         let (n, _) = begin(&mut f, 0, 0);
@@ -463,6 +497,20 @@ mod tests {
         let mut f = flight();
         f.router_answer((403, false), Carried::default(), Micros(MS), &errors());
         assert_eq!(finish(&mut f, Ending::Local, MS), (Outcome::Local, vec![]));
+    }
+
+    #[test]
+    fn an_attempt_that_the_circuit_breaker_forbids_was_none() {
+        let mut f = flight();
+        begin(&mut f, 0, 0);
+        f.router_answer((503, false), Carried::default(), Micros(MS), &errors());
+        assert_eq!(finish(&mut f, Ending::Overflow, MS), (Outcome::Local, vec![]));
+
+        let mut f = flight();
+        let (first, _) = begin(&mut f, 0, 0);
+        f.answered(first, 503, Micros(MS), &errors());
+        begin(&mut f, 2 * MS, 1);
+        assert_eq!(finish(&mut f, Ending::Overflow, 2 * MS), (Outcome::Bad, vec![]), "what was made counts");
     }
 
     #[test]

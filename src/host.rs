@@ -108,6 +108,11 @@ pub fn set_request_header(name: &str, value: &[u8]) {
     let _ = hostcalls::set_map_value_bytes(MapType::HttpRequestHeaders, name, Some(value));
 }
 
+/// Whether there is a request header of this name. Only in the request-headers callback.
+pub fn has_request_header(name: &str) -> bool {
+    hostcalls::get_map_value_bytes(MapType::HttpRequestHeaders, name).is_ok_and(|value| value.is_some())
+}
+
 /// Removes a request header. Only in the request-headers callback.
 pub fn remove_request_header(name: &str) {
     let _ = hostcalls::remove_map_value(MapType::HttpRequestHeaders, name);
@@ -148,14 +153,16 @@ pub fn source_address() -> Option<Vec<u8>> {
 /// The property under which a request's number travels to its attempts; it never leaves the process.
 const FLIGHT: &str = "bw.req";
 
-/// Ties the request to its attempts.
-pub fn set_flight(id: u64) {
-    let _ = hostcalls::set_property(vec![FLIGHT], Some(&id.to_le_bytes()));
+/// Ties the request to its attempts. `home`: the cluster that a canary's key is for; empty on stable.
+pub fn set_flight(id: u64, home: &[u8]) {
+    let _ = hostcalls::set_property(vec![FLIGHT], Some(&[&id.to_le_bytes(), home].concat()));
 }
 
-/// The number of the request that this attempt belongs to.
-pub fn flight() -> Option<u64> {
-    property(&[FLIGHT]).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes)
+/// The number of the request that this attempt belongs to, and its home.
+pub fn flight() -> Option<(u64, Vec<u8>)> {
+    let bytes = property(&[FLIGHT])?;
+    let (id, home) = bytes.split_first_chunk()?;
+    Some((u64::from_le_bytes(*id), home.to_vec()))
 }
 
 /// Where the route reads, between two attempts, which cluster the next one goes to: an attempt that has begun cannot change
@@ -202,6 +209,12 @@ pub fn rate_limit_wait(status: u16, now: UnixMillis) -> Option<Millis> {
 /// The cluster that an attempt goes to. Only in an upstream context.
 pub fn attempt_cluster() -> Option<Vec<u8>> {
     property(&["xds", "cluster_name"])
+}
+
+/// The label of the endpoint that an attempt goes to: the member of an aggregate cluster, by the name that a version gives to
+/// its cluster. Only in an upstream context. Cheap where there is none.
+pub fn attempt_label() -> Option<Vec<u8>> {
+    property(&["xds", "upstream_host_metadata", "filter_metadata", "bellwether", "cluster"])
 }
 
 /// Posts a JSON body from a root context; the call's number, or `None` if Envoy would not (no such cluster).

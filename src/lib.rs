@@ -21,7 +21,7 @@
 //!
 //! * what is configured: [`json`], [`config`], [`plan`], [`error`], [`units`]
 //! * where a request goes: [`hash`], [`split`], [`route`]
-//! * with which key: [`keys`], [`reset`], [`keyring`], [`pools`]
+//! * with which key: [`keys`], [`reset`], [`keyring`], [`pools`], [`member`] (of an aggregate cluster)
 //! * what became of it: [`outcome`], [`flight`]
 //! * what that says: [`histogram`], [`window`], [`stats`], [`verdict`] (limits), [`share`], [`compare`] (the comparison)
 //! * what follows: [`rollout`] (phases), [`ramp`], [`standings`], [`events`]
@@ -54,6 +54,7 @@ pub mod histogram;
 pub mod json;
 pub mod keyring;
 pub mod keys;
+pub mod member;
 pub mod outcome;
 pub mod plan;
 pub mod pools;

@@ -67,6 +67,9 @@ pub enum Ending {
     Cancelled,
     /// Envoy answered by itself, before an attempt.
     Local,
+    /// The same, by its circuit breaker: the attempt that was about to begin was not made, although the `keys` role of an Envoy
+    /// before 1.40 has seen it.
+    Overflow,
 }
 
 /// Response flags of Envoy (`response.flags`), as observed on 1.36 to 1.40.
@@ -83,6 +86,8 @@ pub mod flags {
     pub const CONNECTION_FAILURE: u64 = 0x20;
     /// UC: upstream connection termination.
     pub const CONNECTION_TERMINATION: u64 = 0x40;
+    /// UO: upstream overflow, of Envoy's own circuit breaker.
+    pub const OVERFLOW: u64 = 0x80;
     /// DC: downstream connection termination.
     pub const DOWNSTREAM_CONNECTION: u64 = 0x4000;
     /// SI: stream idle time-out.
@@ -121,7 +126,10 @@ pub fn ending(response_flags: u64, reached: bool) -> Ending {
     } else if response_flags & flags::RESET != 0 {
         Ending::Reset
     } else if reached {
+        // Also with UO: then it was a retry of this answer that was not made.
         Ending::Complete
+    } else if response_flags & flags::OVERFLOW != 0 {
+        Ending::Overflow
     } else {
         Ending::Local
     }
@@ -134,7 +142,7 @@ pub fn ending(response_flags: u64, reached: bool) -> Ending {
 /// pool key's 401 and 403 to the key. A fault without an answer is also what the client sees of it: 503, or 504 for a
 /// time-out. Ties: a bad status wins over a client that went away after it.
 pub fn classify(errors: &BadOutcomes, status: Option<u16>, ending: Ending, own_key: bool) -> Outcome {
-    if ending == Ending::Local {
+    if matches!(ending, Ending::Local | Ending::Overflow) {
         return Outcome::Local;
     }
     if let Some(status) = status {
@@ -145,7 +153,7 @@ pub fn classify(errors: &BadOutcomes, status: Option<u16>, ending: Ending, own_k
     }
     let listed = |code: u16| status.is_none() && classify_status(errors, code, own_key) == Outcome::Bad;
     let bad = match ending {
-        Ending::Complete | Ending::Local => false,
+        Ending::Complete | Ending::Local | Ending::Overflow => false,
         Ending::Cancelled => return Outcome::Cancelled,
         Ending::Reset => errors.reset || listed(503),
         Ending::Timeout => errors.timeout || listed(504),
@@ -262,14 +270,22 @@ mod tests {
 
     #[test]
     fn envoy_overflow_and_rate_limiting_are_local() {
-        // UO, RL, UAEX
-        for flag in [0x80, 0x800, 0x1000] {
+        // RL, UAEX
+        for flag in [0x800, 0x1000] {
             assert_eq!(ending(flag, false), Ending::Local, "flag {flag:#x}");
         }
+        assert_eq!(ending(flags::OVERFLOW, false), Ending::Overflow);
+        assert_eq!(ending(flags::OVERFLOW | flags::CONNECTION_FAILURE, false), Ending::Reset);
+        assert_eq!(classify(&defaults(), None, Ending::Overflow, true), Outcome::Local);
     }
 
     #[test]
     fn an_exhausted_retry_budget_keeps_the_upstreams_answer() {
         assert_eq!(ending(0x8000, true), Ending::Complete);
+        assert_eq!(
+            ending(flags::OVERFLOW, true),
+            Ending::Complete,
+            "no retry because of the circuit breaker"
+        );
     }
 }

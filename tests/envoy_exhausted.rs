@@ -45,6 +45,9 @@ fn arrived(provider: &Provider) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_canary_keeps_its_attempts_until_failover_after_unless_it_runs_out_of_keys() {
+    if Route::here(&[Route::Matcher]).is_empty() {
+        return;
+    }
     // Three attempts in all. What the canary answers; how often it is tried before stable serves.
     for (status, after, values, tries) in [
         (503, 2, &["sk-one"][..], 2),
@@ -68,7 +71,7 @@ async fn a_canary_keeps_its_attempts_until_failover_after_unless_it_runs_out_of_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_no_version_has_a_key_left_the_client_is_told_when_the_first_one_returns() {
-    let rig = Rig::start(Route::Matcher, forced_canary(5, Some("stable"), keys(&["sk-canary"]))).await;
+    let rig = Rig::start(Route::default(), forced_canary(5, Some("stable"), keys(&["sk-canary"]))).await;
     rig.v1.set(Behaviour::default().key("sk-stable", 429, &[("retry-after", "40")]));
     rig.v2.set(Behaviour::default().key("sk-canary", 429, &[("retry-after", "90")]));
     let client = rig.envoy.client();
@@ -92,6 +95,9 @@ async fn where_no_version_has_a_key_left_the_client_is_told_when_the_first_one_r
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_of_the_clients_own_key_by_stable_is_the_callers_fault_also_after_a_failover() {
+    if Route::here(&[Route::Matcher]).is_empty() {
+        return;
+    }
     let rig = Rig::start(Route::Matcher, forced_canary(1, None, keys(&["sk-canary"]))).await;
     rig.v1.set(Behaviour::status(401));
     rig.v2.set(Behaviour::status(503));
@@ -115,7 +121,7 @@ async fn a_refusal_of_the_clients_own_key_by_stable_is_the_callers_fault_also_af
 #[tokio::test(flavor = "multi_thread")]
 async fn a_whole_pool_that_was_limited_comes_back_by_single_trials_within_a_second() {
     let all = ["sk-a", "sk-b", "sk-c"];
-    let rig = Rig::start(Route::Matcher, pooled(json!({"keys": keys(&all)}))).await;
+    let rig = Rig::start(Route::default(), pooled(json!({"keys": keys(&all)}))).await;
     rig.v1.set(Behaviour::failing(Fault::status(429, &[("retry-after", "3")])));
     let load = Load::start(&rig.lanes, 200.0, |_| Request::chat(false));
     eventually("all keys are out", || async {
@@ -149,7 +155,7 @@ async fn a_whole_pool_that_was_limited_comes_back_by_single_trials_within_a_seco
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limited_key_is_used_by_no_worker_once_the_news_is_out() {
-    let rig = Rig::start(Route::Matcher, pooled(json!({"keys": keys(&["sk-a", "sk-b"])}))).await;
+    let rig = Rig::start(Route::default(), pooled(json!({"keys": keys(&["sk-a", "sk-b"])}))).await;
     for round in 0..5 {
         // Another key each time, so that each round begins with a pool in which nothing has happened.
         let (bad, good) = (format!("sk-bad-{round}"), format!("sk-good-{round}"));
@@ -182,7 +188,7 @@ async fn keys_of_a_quota_group_go_and_come_back_together_and_a_key_of_weight_0_i
     let listed = json!([
         {"id": "a1", "value": "sk-a1", "quota_group": "a"}, {"id": "a2", "value": "sk-a2", "quota_group": "a"},
         {"id": "b1", "value": "sk-b1", "quota_group": "b"}, {"id": "none", "value": "sk-none", "weight": 0}]);
-    let rig = Rig::start(Route::Matcher, pooled(json!({"keys": listed}))).await;
+    let rig = Rig::start(Route::default(), pooled(json!({"keys": listed}))).await;
     rig.v1.set(Behaviour::default().key("sk-a1", 429, &[("retry-after", "2")]));
     let load = Load::start(&rig.lanes, 200.0, |_| Request::chat(false));
     eventually("the group is out", || async {
@@ -205,7 +211,7 @@ async fn keys_of_a_quota_group_go_and_come_back_together_and_a_key_of_weight_0_i
 async fn an_identity_keeps_its_key_and_only_those_whose_key_is_out_move() {
     let mut config = pooled(json!({"keys": keys(&["sk-a", "sk-b", "sk-c"]), "sticky": true}));
     config["deployments"][0]["sticky"] = json!({"on": [{"header": "x-user-id"}]});
-    let rig = Rig::start(Route::Matcher, config).await;
+    let rig = Rig::start(Route::default(), config).await;
     let key_of_each = async || {
         let mut of: BTreeMap<u64, BTreeSet<String>> = BTreeMap::new();
         rig.v1.clear();
@@ -279,7 +285,7 @@ async fn secrets_rotate_under_load_without_a_failed_request_and_the_old_one_is_n
 async fn a_reset_and_a_refused_connection_take_the_next_key_streaming_or_not() {
     let all = ["sk-a", "sk-b", "sk-c"];
     for stream in [false, true] {
-        let rig = Rig::start(Route::Matcher, pooled(json!({"keys": keys(&all)}))).await;
+        let rig = Rig::start(Route::default(), pooled(json!({"keys": keys(&all)}))).await;
         rig.v1.set(Behaviour::failing(Fault::Reset));
         let answer = rig.envoy.client().send(Request::chat(stream)).await.unwrap();
         assert_eq!(answer.status, 503, "after as many attempts as the retry policy allows");

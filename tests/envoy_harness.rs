@@ -31,7 +31,7 @@ fn all_to(cluster: &str) -> Value {
 
 #[tokio::test]
 async fn clusters_and_environment_are_the_tests_own() {
-    for route in [Route::Matcher, Route::ClusterHeader] {
+    for route in Route::here(&Route::ALL) {
         let provider = Provider::start("canary").await.unwrap();
         let mut config = all_to("other");
         config["deployments"][0]["versions"][0]["key_pool"] = json!("pool");

@@ -20,9 +20,11 @@ use pools::{Rig, keys, pooled};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_bad_keys_of_five_cost_no_request_and_are_out_after_a_handful_of_attempts() {
-    let rig =
-        Rig::start(Route::Matcher, pooled(json!({"keys": keys(&["sk-a", "sk-b", "sk-c", "sk-d", "sk-e"])})))
-            .await;
+    let rig = Rig::start(
+        Route::default(),
+        pooled(json!({"keys": keys(&["sk-a", "sk-b", "sk-c", "sk-d", "sk-e"])})),
+    )
+    .await;
     rig.v1.set(Behaviour::default().key("sk-a", 401, &[]).key("sk-b", 429, &[("retry-after", "60")]));
     let load = Load::start(&rig.lanes, 400.0, |n| Request::chat(n % 4 == 0));
     eventually("a thousand answers", || async { (rig.v1.count() >= 1000).then_some(()) }).await;
@@ -44,7 +46,7 @@ async fn two_bad_keys_of_five_cost_no_request_and_are_out_after_a_handful_of_att
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limited_pool_says_when_to_come_again_and_resumes_by_one_trial() {
-    let rig = Rig::start(Route::Matcher, pooled(json!({"keys": keys(&["sk-a"])}))).await;
+    let rig = Rig::start(Route::default(), pooled(json!({"keys": keys(&["sk-a"])}))).await;
     rig.v1.set(Behaviour::default().key("sk-a", 429, &[("retry-after", "2")]));
     let client = rig.envoy.client();
     let began = Instant::now();
@@ -78,7 +80,7 @@ async fn a_limited_pool_says_when_to_come_again_and_resumes_by_one_trial() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_prompts_and_an_outage_of_the_provider_take_no_key_out() {
-    let rig = Rig::start(Route::Matcher, pooled(json!({"keys": keys(&["sk-a", "sk-b", "sk-c"])}))).await;
+    let rig = Rig::start(Route::default(), pooled(json!({"keys": keys(&["sk-a", "sk-b", "sk-c"])}))).await;
     for status in [400, 422, 500, 503] {
         rig.v1.set(Behaviour::status(status));
         let load = Load::start(&rig.lanes, 200.0, |_| Request::chat(false));
@@ -107,7 +109,7 @@ fn two_versions() -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_fails_on_a_canary_is_served_by_stable_and_nothing_of_the_canary_goes_there() {
-    let rig = Rig::start(Route::Matcher, two_versions()).await;
+    let rig = Rig::start(Route::default(), two_versions()).await;
     // The 429 comes last: it puts the only key of the canary out.
     for fault in [Fault::status(503, &[]), Fault::Reset, Fault::status(429, &[])] {
         rig.v1.clear();
@@ -176,7 +178,7 @@ async fn where_a_retry_cannot_change_cluster_stables_key_stays_at_home() {
 #[tokio::test(flavor = "multi_thread")]
 async fn states_survive_a_reload_that_reorders_the_pool_and_leave_with_their_key() {
     let pool = |values: &[&str]| pooled(json!({"keys": keys(values)}));
-    let rig = Rig::start(Route::Matcher, pool(&["sk-a", "sk-b"])).await;
+    let rig = Rig::start(Route::default(), pool(&["sk-a", "sk-b"])).await;
     rig.v1.set(Behaviour::default().key("sk-a", 401, &[]));
     let client = rig.envoy.client();
     eventually("the refusal", || async {

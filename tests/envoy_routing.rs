@@ -24,13 +24,13 @@ fn names(received: &Received) -> Vec<&str> {
 // Weights
 
 #[tokio::test(flavor = "multi_thread")]
-async fn weights_are_split_as_configured_on_both_samples() {
+async fn weights_are_split_as_configured_on_all_samples() {
     const REQUESTS: usize = 2000;
     let weights = [("v1", 70.0), ("v2", 20.0), ("v3", 9.5), ("v4", 0.5), ("v5", 0.0)];
     let versions: Vec<Value> = weights
         .map(|(id, weight)| json!({"id": id, "weight": weight, "cluster": format!("to-{id}")}))
         .to_vec();
-    for route in [Route::Matcher, Route::ClusterHeader] {
+    for route in Route::here(&Route::ALL) {
         let mut options = EnvoyOptions { route, ..EnvoyOptions::default() };
         let mut providers = Vec::new();
         for (id, _) in weights {
@@ -272,7 +272,7 @@ async fn what_matches_nothing_passes_untouched() {
     config["deployments"][0]["versions"][0]["key_pool"] = json!("pool");
     config["deployments"][0]["versions"][0]["set_headers"] = json!({"x-tier": "gold"});
     config["key_pools"] = json!([{"name": "pool", "keys": [{"id": "one", "value": "sk-one"}]}]);
-    for route in [Route::Matcher, Route::ClusterHeader] {
+    for route in Route::here(&Route::ALL) {
         let options = EnvoyOptions { route, ..EnvoyOptions::default() }.router_config(config.clone());
         let rig = Rig::start(options).await;
         let own = [
@@ -312,11 +312,8 @@ async fn a_client_chooses_neither_cluster_nor_version() {
         config
     };
     let names_of = [("x-bellwether-cluster", "x-bellwether-version"), ("x-llm-target", "x-served-by")];
-    for (route, (cluster, version)) in
-        [(Route::Matcher, names_of[0]), (Route::ClusterHeader, names_of[0]), (Route::Matcher, names_of[1])]
-            .into_iter()
-            .chain([(Route::ClusterHeader, names_of[1])])
-    {
+    let both_names = |route| names_of.map(|names| (route, names));
+    for (route, (cluster, version)) in Route::here(&Route::ALL).into_iter().flat_map(both_names) {
         let rename = move |bootstrap: &mut Value| {
             *bootstrap =
                 serde_json::from_str(&bootstrap.to_string().replace("x-bellwether-cluster", cluster))

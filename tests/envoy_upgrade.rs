@@ -15,7 +15,7 @@ use bellwether_harness::provider::{Behaviour, Provider};
 use serde_json::json;
 
 use load::{Lanes, Load, eventually};
-use rig::rewrite_resource;
+use rig::{another_vm, rewrite_resource};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rollback_and_every_key_survive_a_new_vm_on_every_worker() {
@@ -47,6 +47,8 @@ async fn a_rollback_and_every_key_survive_a_new_vm_on_every_worker() {
         for role in [first, second] {
             rewrite_resource(&envoy, role, "new-vm", |config| {
                 config["vm_config"]["environment_variables"]["host_env_keys"] = json!(["ANOTHER_NAME"]);
+                // Before 1.39 the environment alone makes none.
+                config["vm_config"]["configuration"] = another_vm();
             });
             eventually("the new resource is in force", || async {
                 let version = envoy.text_stat(&role.stat("version_text")).await.unwrap()?;

@@ -22,7 +22,7 @@ use tempfile::TempDir;
 use tokio::time::sleep;
 
 pub use options::{Edit, EnvoyOptions, Role, Route};
-pub use paths::{envoy_path, wasm_path};
+pub use paths::{envoy_path, envoy_version, skipped, wasm_path};
 pub use prometheus::sum_metric;
 pub use sample::router_config;
 pub use update::ConfigUpdate;

@@ -13,6 +13,7 @@ use super::worker::{InFlight, Router, Worker};
 use crate::engine::Notes;
 use crate::flight::{Carried, Flight};
 use crate::host;
+use crate::member::{Side, Ways};
 use crate::outcome::flags;
 use crate::plan::{Deployment, Inject, Version};
 use crate::pools::{Pick, Wish};
@@ -33,9 +34,8 @@ impl AttemptStream {
 
     fn begin(&mut self) -> Action {
         // Requests that no deployment took carry no number, and neither do mirrored ones.
-        let Some(request) = host::flight().and_then(|id| self.worker.in_flight(id)) else {
-            return Action::Continue;
-        };
+        let Some((id, home)) = host::flight() else { return Action::Continue };
+        let Some(request) = self.worker.in_flight(id) else { return self.stranger(&home) };
         let Some(deployment) = request.deployment() else { return Action::Continue };
         let now = self.worker.clock.now();
         let router = &request.router;
@@ -43,12 +43,18 @@ impl AttemptStream {
         let mut notes = Notes::default();
         let Ok(mut flight) = request.flight.try_borrow_mut() else { return Action::Continue };
         let Some((version, to_stable)) = self.version_for(&request, deployment, &flight) else {
-            return Action::Continue;
+            return self.nobodys();
         };
         // The first attempt goes with the key that the router has put in.
         let first = !flight.seen_by_keys();
         let mut carried = Carried { to_stable, ..Carried::default() };
-        if !to_stable {
+        if to_stable != flight.served_by_stable() {
+            // Envoy has gone over to the other version since the last attempt, or before the first.
+            if let Some(before) = &request.before {
+                before.restore();
+                dress(router, version, before.path(), &|_| true);
+            }
+        } else if !to_stable {
             carried = request.router_key.get();
         }
         let mut refused = None;
@@ -74,13 +80,18 @@ impl AttemptStream {
             host::refuse(returns_in);
             return Action::Pause;
         }
-        let attempt = flight.begin(now.mono, carried, &request.guard(deployment).errors, &mut judged);
+        let errors = &request.guard(deployment).errors;
+        if first && to_stable {
+            flight.passed_over(now.mono, errors, &mut judged);
+        }
+        let attempt = flight.begin(now.mono, carried, errors, &mut judged);
         let next_to_stable = deployment.failover.is_some_and(|after| flight.attempts_on_assigned() >= after);
         drop(flight);
         self.attempt = Some((Rc::clone(&request), attempt));
         if next_to_stable
             && !to_stable
             && request.before.is_some()
+            && router.route_keeps_header()
             && let Some(stable) = deployment.versions.get(deployment.stable)
         {
             // Read by the route only if this attempt fails and is retried.
@@ -93,8 +104,8 @@ impl AttemptStream {
         Action::Continue
     }
 
-    /// The version that this attempt goes to. After enough failures of a canary, and if Envoy has really come to stable's
-    /// cluster with this attempt, it is stable, and the request is made what stable expects.
+    /// The version whose provider this attempt goes to, and whether that is stable instead of the canary that the request was
+    /// assigned to; `None` if that cannot be told. Envoy chooses, by the route or by the member of an aggregate cluster.
     fn version_for<'a>(
         &self,
         request: &InFlight,
@@ -102,17 +113,40 @@ impl AttemptStream {
         flight: &Flight,
     ) -> Option<(&'a Version, bool)> {
         let assigned = deployment.versions.get(request.version())?;
-        let stable = deployment.versions.get(deployment.stable)?;
-        let due = request.out_of_keys.get()
-            || deployment.failover.is_some_and(|after| flight.attempts_on_assigned() >= after);
-        let Some(before) = request.before.as_ref().filter(|_| due) else { return Some((assigned, false)) };
-        // With a plain `cluster_header` route a retry stays where it is, and stable's key must not go there.
-        if host::attempt_cluster().as_deref() != Some(stable.cluster.as_bytes()) {
+        if request.before.is_none() {
             return Some((assigned, false));
         }
-        before.restore();
-        dress(&request.router, stable, before.path(), &|_| true);
-        Some((stable, true))
+        let stable = deployment.versions.get(deployment.stable)?;
+        let label = host::attempt_label();
+        let ways = Ways {
+            assigned: &assigned.cluster,
+            stable: &stable.cluster,
+            due: request.out_of_keys.get()
+                || deployment.failover.is_some_and(|after| flight.attempts_on_assigned() >= after),
+            labelled: request.labelled.get(),
+        };
+        let side = ways.side(label.as_deref(), &host::attempt_cluster);
+        request.labelled.set(ways.labelled || label.is_some());
+        match side {
+            Side::Assigned => Some((assigned, false)),
+            Side::Stable => Some((stable, true)),
+            Side::Unknown => None,
+        }
+    }
+
+    /// An attempt of a request that another VM knows: this one is new, the request is older. It goes as the former attempt went,
+    /// or as the router has made it, but only to where that was meant to go.
+    fn stranger(&self, home: &[u8]) -> Action {
+        let at_home =
+            || host::attempt_label().or_else(host::attempt_cluster).is_none_or(|cluster| cluster == home);
+        if home.is_empty() || at_home() { Action::Continue } else { self.nobodys() }
+    }
+
+    /// Nobody knows whose key this attempt may carry, so it is not made.
+    fn nobodys(&self) -> Action {
+        self.worker.metrics.dropped_label("attempt", 1);
+        host::refuse(None);
+        Action::Pause
     }
 
     fn answer(&mut self) {
@@ -145,7 +179,8 @@ impl AttemptStream {
         };
         let has_keys =
             |version: &Version| version.pool.is_none_or(|n| request.router.outlook(n, now).is_ok());
-        if request.before.is_some() && !has_keys(version) && has_keys(stable) {
+        let may_fail_over = deployment.failover.is_some() && request.before.is_some();
+        if may_fail_over && !has_keys(version) && has_keys(stable) {
             request.out_of_keys.set(true);
             host::set_next_cluster(&stable.cluster);
         }

@@ -6,18 +6,25 @@ use crate::keys::CLIENT_CREDENTIALS;
 use crate::plan::Version;
 use crate::route::{self, Headers};
 
-/// The client's headers, as they were where a version changes them.
+/// The client's headers, as they were where the version or stable changes them.
 pub struct Before(Vec<(String, Option<Vec<u8>>)>);
 
 impl Before {
-    /// Remembers what this version will change.
-    pub fn new(router: &Router, version: &Version, headers: &Headers) -> Before {
-        let own = version.set_headers.iter().map(|(name, _)| name.as_str());
-        let pool = version.pool.and_then(|pool| router.plan.pools.get(pool)).map(|pool| pool.header.as_str());
-        let names = [":authority", ":path"].into_iter().chain(CLIENT_CREDENTIALS).chain(pool).chain(own);
-        Before(
-            names.map(|name| (name.to_owned(), headers.get(name).map(|value| value.into_owned()))).collect(),
-        )
+    /// Remembers what these versions will change.
+    pub fn new(router: &Router, versions: [&Version; 2], headers: &Headers) -> Before {
+        let mut names = vec![":authority", ":path"];
+        names.extend(CLIENT_CREDENTIALS);
+        for version in versions {
+            let pool = version.pool.and_then(|pool| router.plan.pools.get(pool));
+            let own = version.set_headers.iter().map(|(name, _)| name.as_str());
+            for name in pool.map(|pool| pool.header.as_str()).into_iter().chain(own) {
+                if !names.contains(&name) {
+                    names.push(name);
+                }
+            }
+        }
+        let held = |name: &str| (name.to_owned(), headers.get(name).map(|value| value.into_owned()));
+        Before(names.into_iter().map(held).collect())
     }
 
     /// Puts everything back.

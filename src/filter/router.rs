@@ -77,8 +77,12 @@ impl RouterStream {
         let mut before = None;
         if assigned.choice.version != deployment.stable {
             assigned.request_id = headers.get("x-request-id").map(|id| String::from_utf8_lossy(&id).into());
-            let may_fail_over = deployment.failover.is_some() && self.worker.has_keys_role();
-            before = may_fail_over.then(|| Before::new(&router, version, &headers));
+            // Also without `failover`: where the cluster is an aggregate, Envoy decides.
+            before = deployment
+                .versions
+                .get(deployment.stable)
+                .filter(|_| self.worker.has_keys_role())
+                .map(|stable| Before::new(&router, [version, stable], &headers));
         }
         self.start(n, assigned, seen, before);
         host::set_request_header(&plan.cluster_header, version.cluster.as_bytes());
@@ -138,12 +142,16 @@ impl RouterStream {
             assigned,
             router_key: Cell::default(),
             before,
+            labelled: Cell::new(false),
             out_of_keys: Cell::new(false),
             flight: RefCell::new(Flight::new(seen, impatient_after)),
         });
         let id = self.worker.has_keys_role().then(|| self.worker.launch(&request));
         if let Some(id) = id {
-            host::set_flight(id);
+            // Where a canary's key belongs, should another VM have to tell.
+            let canary = taken_by.filter(|d| request.version() != d.stable);
+            let home = canary.and_then(|d| d.versions.get(request.version())).map(|v| v.cluster.as_bytes());
+            host::set_flight(id, home.unwrap_or_default());
         }
         self.serving = Some(Serving { request, id });
     }

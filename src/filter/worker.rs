@@ -66,6 +66,8 @@ pub struct Router {
     pub pools: Vec<Rc<RefCell<PoolState>>>,
     /// It has served, or ticked: this is not the throw-away VM that checks a configuration.
     pub served: Cell<bool>,
+    /// An attempt has found the cluster header: the route leaves it there, to read it again before a retry.
+    header_kept: Cell<bool>,
 }
 
 /// A request between its headers and its log entry.
@@ -81,6 +83,8 @@ pub struct InFlight {
     pub router_key: Cell<Carried>,
     /// The client's own headers where the version has changed them, for a failover to stable.
     pub before: Option<Before>,
+    /// An attempt has gone to an endpoint with a label: its cluster is an aggregate, and the label says which member it is of.
+    pub labelled: Cell<bool>,
     /// The canary it was assigned to has no key left for another attempt: the next one goes to stable, if the route can.
     pub out_of_keys: Cell<bool>,
     /// Its attempts.
@@ -132,6 +136,7 @@ impl Worker {
                 .map(|mut pools| plan.pools.iter().map(|pool| pools.attach(&pool.name)).collect())
                 .unwrap_or_default(),
             served: Cell::new(false),
+            header_kept: Cell::new(false),
             plan,
         });
         self.fill_rings(&router);
@@ -400,6 +405,15 @@ impl Router {
                 status.show(state.memory(ring, n).status.gauge());
             }
         }
+    }
+
+    /// Whether the route reads the cluster header again before a retry. One that does not has removed it, and a provider need
+    /// not see it. Asks the host until it is there once.
+    pub fn route_keeps_header(&self) -> bool {
+        if !self.header_kept.get() {
+            self.header_kept.set(host::has_request_header(&self.plan.cluster_header));
+        }
+        self.header_kept.get()
     }
 
     /// A key of a pool for an attempt.

@@ -189,6 +189,11 @@ pub fn rewrite_resource(envoy: &EnvoyProcess, role: Role, version: &str, change:
     fs::rename(&new, directory.join(name)).unwrap();
 }
 
+/// A configuration of the VM, which the filter does not read, but which makes Envoy build another one for it.
+pub fn another_vm() -> Value {
+    json!({"@type": "type.googleapis.com/google.protobuf.StringValue", "value": "another"})
+}
+
 /// Fails if anything has crashed the VM of any worker so far. A worker notices with its next request.
 pub async fn assert_no_trap(envoy: &EnvoyProcess, after: &str) {
     const SIGNS: [&str; 5] = ["[critical]", "panicked", "Uncaught", "RuntimeError", "wasm_fail_stream"];

@@ -5,22 +5,70 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
+use super::paths::{envoy_version, skipped};
+
 /// How a version's cluster reaches the route.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Route {
     /// `bootstrap.yaml`: a retry may go to another cluster. Envoy 1.39 or newer.
-    #[default]
     Matcher,
+    /// `bootstrap-aggregate.yaml`: a retry may go to stable's endpoints within the canary's cluster. Any Envoy.
+    Aggregate,
     /// `bootstrap-cluster-header.yaml`: a retry stays in its cluster. Any Envoy.
     ClusterHeader,
 }
 
 impl Route {
+    /// All of them.
+    pub const ALL: [Route; 3] = [Route::Matcher, Route::Aggregate, Route::ClusterHeader];
+
+    /// Those in which a retry may go from a canary to stable.
+    pub const WITH_FAILOVER: [Route; 2] = [Route::Matcher, Route::Aggregate];
+
     pub(super) fn file(self) -> &'static str {
         match self {
             Route::Matcher => "bootstrap.yaml",
+            Route::Aggregate => "bootstrap-aggregate.yaml",
             Route::ClusterHeader => "bootstrap-cluster-header.yaml",
         }
+    }
+
+    /// The oldest Envoy that can do it, major and minor version.
+    fn since(self) -> (u32, u32) {
+        match self {
+            // `refresh_cluster_on_retry`
+            Route::Matcher => (1, 39),
+            // The oldest that is tested.
+            Route::Aggregate | Route::ClusterHeader => (1, 36),
+        }
+    }
+
+    /// The path of the sample in the workspace.
+    pub fn sample(self) -> String {
+        format!("envoy/{}", self.file())
+    }
+
+    /// Those of `routes` that the Envoy under test can do. Each of the others is named on stderr, past any capture, as skipped in
+    /// the running test.
+    pub fn here(routes: &[Route]) -> Vec<Route> {
+        let (can, cannot): (Vec<Route>, Vec<Route>) = routes.iter().partition(|route| route.works());
+        for route in cannot {
+            let (major, minor) = route.since();
+            skipped(&format!("{route:?} needs Envoy {major}.{minor}"));
+        }
+        can
+    }
+
+    fn works(self) -> bool {
+        // Whoever cannot be asked for its version is taken for a new one: it will say itself what it cannot do.
+        envoy_version().is_none_or(|version| version >= self.since())
+    }
+}
+
+impl Default for Route {
+    /// What the Envoy under test does best: a test that does not care runs with failover.
+    fn default() -> Self {
+        if Route::Matcher.works() { Route::Matcher } else { Route::Aggregate }
     }
 }
 
@@ -56,7 +104,7 @@ pub type Edit = Box<dyn FnOnce(&mut Value) + Send>;
 
 /// What an Envoy is started with; the default is the sample as it stands, with example keys and no providers.
 pub struct EnvoyOptions {
-    /// Which of the two samples.
+    /// Which of the samples; default the one with failover that the Envoy under test can do.
     pub route: Route,
     /// Whether the keys role is there; default true.
     pub keys_role: bool,

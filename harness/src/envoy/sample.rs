@@ -126,24 +126,29 @@ fn move_ecds(bootstrap: &mut Value, ecds: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Gives the bootstrap these clusters and lets its routes reach them.
+/// Gives the bootstrap these clusters and lets its routes reach them. The first is stable's.
 fn set_clusters(bootstrap: &mut Value, wanted: &[(String, u16)]) -> Result<()> {
     let clusters =
         bootstrap["static_resources"]["clusters"].as_array_mut().context("the sample has no clusters")?;
     let template = clusters.first().cloned().context("the sample has no clusters")?;
+    let aggregate = clusters.iter().find(|cluster| cluster.get("cluster_type").is_some()).cloned();
     clusters.iter_mut().for_each(|cluster| set_port(cluster, DEAD_PORT));
+    let (stable, _) = wanted.first().context("no clusters")?;
     for (name, port) in wanted {
-        if !clusters.iter().any(|cluster| cluster["name"] == json!(name)) {
-            let mut cluster = template.clone();
-            cluster["name"] = json!(name);
-            cluster["load_assignment"]["cluster_name"] = json!(name);
-            clusters.push(cluster);
-        }
-        let cluster = clusters.iter_mut().find(|cluster| cluster["name"] == json!(name));
-        set_port(cluster.context("it was just added")?, *port);
+        let mut endpoints = template.clone();
+        set_label(&mut endpoints, name);
+        set_port(&mut endpoints, *port);
+        let Some(aggregate) = aggregate.as_ref().filter(|_| name != stable) else {
+            put_cluster(clusters, name, endpoints);
+            continue;
+        };
+        let only = format!("{name}-only");
+        let mut both = aggregate.clone();
+        both["cluster_type"]["typed_config"]["clusters"] = json!([only, stable]);
+        put_cluster(clusters, name, both);
+        put_cluster(clusters, &only, endpoints);
     }
 
-    let (stable, _) = wanted.first().context("no clusters")?;
     each_object(bootstrap, &mut |object| {
         // The matcher route: one entry per cluster, made from any that is there.
         if let Some(map) = object.get_mut("exact_match_map").and_then(|value| value["map"].as_object_mut())
@@ -161,6 +166,27 @@ fn set_clusters(bootstrap: &mut Value, wanted: &[(String, u16)]) -> Result<()> {
         }
     });
     Ok(())
+}
+
+/// Puts a cluster in the place of the one of this name, or behind the others.
+fn put_cluster(clusters: &mut Vec<Value>, name: &str, mut cluster: Value) {
+    cluster["name"] = json!(name);
+    if let Some(assignment) = cluster.get_mut("load_assignment") {
+        assignment["cluster_name"] = json!(name);
+    }
+    match clusters.iter_mut().find(|cluster| cluster["name"] == json!(name)) {
+        Some(there) => *there = cluster,
+        None => clusters.push(cluster),
+    }
+}
+
+/// Labels the endpoints with a cluster's name, where the sample has labels.
+fn set_label(cluster: &mut Value, name: &str) {
+    each_object(cluster, &mut |object| {
+        if let Some(label) = object.get_mut("bellwether") {
+            *label = json!({"cluster": name});
+        }
+    });
 }
 
 fn set_port(cluster: &mut Value, port: u16) {

@@ -1,0 +1,118 @@
+//! Which version's provider does an attempt of a canary's request really go to?
+//!
+//! A retry may have been moved to stable in two ways. With a route that reads the cluster header again, Envoy has gone to
+//! stable's cluster and says so. With an aggregate cluster (the canary's endpoints first, then stable's) Envoy knows the
+//! cluster by the canary's name throughout, and only a label on the endpoint tells its members apart. Envoy's choice is the
+//! truth, whatever the filter expected: a key must go to its own provider.
+
+/// What is known before an attempt.
+#[derive(Debug, Clone, Copy)]
+pub struct Ways<'a> {
+    /// The cluster of the canary that the request was assigned to.
+    pub assigned: &'a str,
+    /// Stable's cluster.
+    pub stable: &'a str,
+    /// The canary has had its attempts: the route was told to go to stable with this one.
+    pub due: bool,
+    /// An earlier attempt of this request went to an endpoint with a label.
+    pub labelled: bool,
+}
+
+/// Where an attempt goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// To the version that the request was assigned to.
+    Assigned,
+    /// To stable.
+    Stable,
+    /// Nobody can tell: the endpoint is labelled with neither's cluster, or has no label although its cluster has labels.
+    Unknown,
+}
+
+impl Ways<'_> {
+    /// Which of them. `label`: of the endpoint; `cluster`: what Envoy calls the cluster, asked for only where it matters.
+    ///
+    /// The label wins over the cluster's name. Two versions on one cluster are told apart by whose turn it is.
+    pub fn side(&self, label: Option<&[u8]>, cluster: &dyn Fn() -> Option<Vec<u8>>) -> Side {
+        let by_turn = if self.due { Side::Stable } else { Side::Assigned };
+        let one_cluster = self.assigned == self.stable;
+        match label {
+            Some(label) if label == self.stable.as_bytes() => {
+                if one_cluster {
+                    by_turn
+                } else {
+                    Side::Stable
+                }
+            }
+            Some(label) if label == self.assigned.as_bytes() => Side::Assigned,
+            Some(_) => Side::Unknown,
+            None if self.due || self.labelled => match cluster() {
+                Some(cluster) if cluster == self.stable.as_bytes() => {
+                    if one_cluster {
+                        by_turn
+                    } else {
+                        Side::Stable
+                    }
+                }
+                _ if self.labelled => Side::Unknown,
+                // With a plain `cluster_header` route a retry stays where it is, and stable's key must not go there.
+                _ => Side::Assigned,
+            },
+            None => Side::Assigned,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEW: Ways<'static> = Ways { assigned: "relay", stable: "openai", due: false, labelled: false };
+
+    fn side(ways: Ways<'_>, label: Option<&str>, cluster: &str) -> Side {
+        ways.side(label.map(str::as_bytes), &|| Some(cluster.as_bytes().to_vec()))
+    }
+
+    #[test]
+    fn a_label_wins_whatever_was_expected() {
+        for (due, labelled) in [(false, false), (false, true), (true, false), (true, true)] {
+            let ways = Ways { due, labelled, ..NEW };
+            for cluster in ["relay", "openai"] {
+                assert_eq!(side(ways, Some("relay"), cluster), Side::Assigned, "{ways:?} in {cluster}");
+                assert_eq!(side(ways, Some("openai"), cluster), Side::Stable, "{ways:?} in {cluster}");
+                for foreign in ["third", "", "relay-only", "openai2"] {
+                    assert_eq!(side(ways, Some(foreign), cluster), Side::Unknown, "{ways:?}, {foreign}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn without_a_label_the_cluster_tells_once_the_route_may_have_changed_it() {
+        let due = Ways { due: true, ..NEW };
+        assert_eq!(side(due, None, "openai"), Side::Stable);
+        assert_eq!(side(due, None, "relay"), Side::Assigned, "a retry that could not change cluster");
+        assert_eq!(due.side(None, &|| None), Side::Assigned);
+        let not_asked = || -> Option<Vec<u8>> { panic!("asked on the common path") };
+        assert_eq!(NEW.side(None, &not_asked), Side::Assigned);
+    }
+
+    #[test]
+    fn an_endpoint_without_a_label_among_labelled_ones_is_nobodys_unless_the_cluster_is_stables() {
+        for due in [false, true] {
+            let ways = Ways { due, labelled: true, ..NEW };
+            assert_eq!(side(ways, None, "relay"), Side::Unknown);
+            assert_eq!(ways.side(None, &|| None), Side::Unknown);
+            assert_eq!(side(ways, None, "openai"), Side::Stable, "the route has changed it");
+        }
+    }
+
+    #[test]
+    fn two_versions_on_one_cluster_take_turns() {
+        let one = Ways { assigned: "openai", ..NEW };
+        for label in [None, Some("openai")] {
+            assert_eq!(side(one, label, "openai"), Side::Assigned, "{label:?}");
+            assert_eq!(side(Ways { due: true, ..one }, label, "openai"), Side::Stable, "{label:?}");
+        }
+    }
+}
