@@ -7,8 +7,8 @@ INLINE   := -C llvm-args=-inline-threshold=40
 WASM_MAX := 400000
 SOURCES := $(shell find src -name '*.rs') Cargo.toml Cargo.lock
 
-.PHONY: help build envoy prometheus demo test test-native test-envoy test-clients test-observe test-image sim lint clean
-.PHONY: image compose-up compose-down compose-test compose-engine
+.PHONY: help build envoy prometheus demo test test-native test-envoy test-clients test-observe test-image test-kubernetes sim lint clean
+.PHONY: image engine compose-up compose-down compose-test compose-engine
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -55,16 +55,22 @@ image: build ## The filter as an OCI image, for Istio and Envoy Gateway: target/
 test-image: build ## The same, read as those who fetch it do
 	cargo test --test image
 
-compose-up: build ## The same in containers, with Prometheus (and Grafana where its image can be had): shows a rollback, keeps running
+test-kubernetes: ## The Kubernetes samples against generated types: builds a hundred crates, no part of `make test`
+	cargo test --manifest-path tests/kubernetes-types/Cargo.toml --target-dir target/kubernetes-types
+
+compose-up: engine build ## The same in containers, with Prometheus (and Grafana where its image can be had): shows a rollback, keeps running
 	scripts/compose-images
 	scripts/compose-files target/compose/envoy
 	scripts/compose up --detach --remove-orphans
 	cargo run --quiet --package bellwether-harness -- compose-demo
 
+engine:
+	@scripts/compose version >/dev/null
+
 compose-down: ## End what compose-up has started
 	scripts/compose down --remove-orphans --volumes --timeout 2
 
-compose-test: build ## Scenarios in containers; needs a Docker engine, and is no part of `make test`
+compose-test: engine build ## Scenarios in containers; needs a Docker engine, and is no part of `make test`
 	scripts/compose-images
 	cargo test --test compose -- --ignored --test-threads 1
 
