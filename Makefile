@@ -11,7 +11,8 @@ SOURCES := $(shell find src -name '*.rs') Cargo.toml Cargo.lock
 # `make test-oldest`.
 ENVOYS  := 1.36.4 1.37.0 1.38.3 1.39.3 $(shell cat envoy/VERSION)
 
-.PHONY: help build envoy prometheus demo test test-native test-envoy test-oldest test-matrix test-clients test-observe sim lint clean
+# Every rule but that of the module itself.
+.PHONY: $(shell grep -oE '^[a-z-]+:' $(firstword $(MAKEFILE_LIST)) | tr -d :)
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -36,11 +37,11 @@ prometheus: ## Fetch Prometheus and promtool into .prometheus/ (unless PROMETHEU
 demo: build envoy ## Watch a rollback: Envoy, the filter, two mock providers (KEEP=1 leaves them running)
 	cargo run --quiet --package bellwether-harness -- demo $(if $(KEEP),--keep)
 
-test: lint test-native test-envoy test-oldest test-clients test-observe ## Everything CI needs
+test: lint test-native test-envoy test-oldest test-clients test-observe test-image ## Everything CI needs
 
 test-native: ## Unit, property and exhaustive tests, without Envoy
 	cargo test --workspace --lib --bins
-	cargo test --test config --test properties --test samples
+	cargo test --test config --test properties --test samples --test kubernetes
 
 test-envoy: build envoy ## Integration tests against a real Envoy with two workers
 	cargo test $(patsubst tests/%.rs,--test %,$(wildcard tests/envoy_*.rs))
@@ -58,6 +59,34 @@ test-clients: build envoy ## The official OpenAI and Anthropic clients against E
 
 test-observe: build envoy prometheus ## Dashboard and alerts: a real Prometheus scrapes a real Envoy
 	cargo test --test observe
+
+image: build ## The filter as an OCI image, for Istio and Envoy Gateway: target/image, no Docker needed
+	scripts/image
+
+test-image: build ## The same, read as those who fetch it do
+	cargo test --test image
+
+test-kubernetes: ## The Kubernetes samples against generated types: builds a hundred crates, no part of `make test`
+	cargo test --manifest-path tests/kubernetes-types/Cargo.toml --target-dir target/kubernetes-types
+
+compose-up: engine build ## The same in containers, with Prometheus (and Grafana where its image can be had): shows a rollback, keeps running
+	scripts/compose-images
+	scripts/compose-files target/compose/envoy
+	scripts/compose up --detach --remove-orphans
+	cargo run --quiet --package bellwether-harness -- compose-demo
+
+engine:
+	@scripts/compose version >/dev/null
+
+compose-down: ## End what compose-up has started
+	scripts/compose down --remove-orphans --volumes --timeout 2
+
+compose-test: engine build ## Scenarios in containers; needs a Docker engine, and is no part of `make test`
+	scripts/compose-images
+	cargo test --test compose -- --ignored --test-threads 1
+
+compose-engine: ## Install and start Debian's Docker engine and docker-compose, as root
+	scripts/compose-engine
 
 sim: ## The simulator: docs/SIMULATION.md anew, ten minutes (SIM="--quick --seed 2" for a look)
 	cargo run --release --quiet --package bellwether-simulator -- $(or $(SIM),--trials 1000 --out docs/SIMULATION.md)

@@ -11,6 +11,8 @@ mod screen;
 mod stage;
 mod traffic;
 
+pub use traffic::Traffic;
+
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -23,7 +25,6 @@ use cost::{Cost, Moment};
 use log::Transition;
 use screen::Screen;
 use stage::{CANARY, CANARY_PERCENT, STABLE, Stage};
-use traffic::Traffic;
 
 /// Requests a second: a hundred in each line, and enough failures of the canary for a verdict in a blink.
 const RATE: f64 = 200.0;

@@ -1,5 +1,6 @@
 //! The harness on the command line.
 
+mod compose;
 mod demo;
 mod stand;
 
@@ -49,6 +50,22 @@ enum Command {
         #[arg(long)]
         router_config: Option<String>,
     },
+    /// Send chat completions to a port of 127.0.0.1, every second one streamed, until interrupted.
+    Traffic {
+        /// The port.
+        #[arg(long)]
+        port: u16,
+        /// Requests a second.
+        #[arg(long, default_value_t = 20.0, value_parser = rate)]
+        rate: f64,
+    },
+    /// Show a rollback in the containers of `envoy/compose.yaml`, which are running; fails if there is none.
+    ComposeDemo(compose::Ports),
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    if (0.01..=10_000.0).contains(&rate) { Ok(rate) } else { Err("must be in 0.01..=10000".to_owned()) }
 }
 
 #[tokio::main]
@@ -63,6 +80,16 @@ async fn main() -> ExitCode {
     }
 }
 
+/// Waits for an interrupt or to be told to end; both because the first process of a container ignores what it does not
+/// handle.
+async fn interrupted() -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted,
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
 async fn run() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Provider { name, port, address } => {
@@ -70,17 +97,14 @@ async fn run() -> anyhow::Result<()> {
             let provider =
                 Provider::start_on(&name, address).await.with_context(|| format!("listen on {address}"))?;
             println!("provider {name} on http://{}:{}", address.ip(), provider.port());
-            // Both are awaited because the first process of a container ignores what it does not handle.
-            let mut terminate = signal(SignalKind::terminate())?;
-            tokio::select! {
-                interrupted = tokio::signal::ctrl_c() => interrupted?,
-                _ = terminate.recv() => {}
-            }
+            interrupted().await?;
             provider.stop().await;
         }
         // Not in tasks: Envoy ends with the thread that started it, and this one stays.
         Command::Demo { keep } => demo::run(keep).await?,
         Command::Stand { router_config } => stand::run(router_config.as_deref()).await?,
+        Command::Traffic { port, rate } => compose::traffic(port, rate).await?,
+        Command::ComposeDemo(ports) => compose::demo(&ports).await?,
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ mod load;
 
 mod buckets;
 mod dashboard;
+mod relabel;
 mod rules;
 mod scenario;
 mod shipped;
