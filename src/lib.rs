@@ -42,6 +42,7 @@
 //! 8. Nothing panics: no unwrap, no index, no unchecked arithmetic (the lints deny them).
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 
+pub mod admin;
 pub mod codec;
 pub mod compare;
 pub mod config;
@@ -67,6 +68,7 @@ pub mod standings;
 pub mod stats;
 pub mod store;
 pub mod units;
+pub mod usage;
 pub mod verdict;
 pub mod window;
 

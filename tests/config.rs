@@ -5,7 +5,7 @@
 
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
-use bellwether::config::{compile, document, empty_object, secrets};
+use bellwether::config::{admin, compile, document, secrets};
 use bellwether::error::Problems;
 use bellwether::plan::*;
 use bellwether::units::{Bps, Millis, UnixMillis};
@@ -792,7 +792,7 @@ fn every_wrapping_of_envoy_is_unwrapped() {
     }
     let named = secrets(&field(0x0a, &field(0x1a, br#"{"secrets": {"a": "sk-SECRET"}}"#)));
     assert_eq!(named.ok().map(|named| named.len()), Some(1));
-    assert!(empty_object(&field(0x0a, &field(0x1a, b"{}"))).is_ok());
+    assert!(admin(&field(0x0a, &field(0x1a, b"{}"))).is_ok());
 }
 
 #[test]
@@ -835,10 +835,10 @@ fn a_wrong_secrets_document_is_refused_without_showing_a_value() {
 
 #[test]
 fn the_admin_role_takes_an_empty_object_or_nothing() {
-    assert!(empty_object(b"").is_ok() && empty_object(b"{}").is_ok() && empty_object(b" { } ").is_ok());
-    let problems = empty_object(br#"{"secrets": {"a": "sk-SECRET"}}"#).unwrap_err();
+    assert!(admin(b"").is_ok() && admin(b"{}").is_ok() && admin(b" { } ").is_ok());
+    let problems = admin(br#"{"secrets": {"a": "sk-SECRET"}}"#).unwrap_err();
     assert_eq!(lines(&problems), ["secrets: unknown field, expected none"]);
-    assert!(empty_object(b"[]").is_err());
+    assert!(admin(b"[]").is_err());
 }
 
 /// What no problem may show; every value of a key in these tests has it.
@@ -915,7 +915,7 @@ fn is_sound<T>(outcome: &Result<T, Problems>) -> bool {
 fn all_sound(bytes: &[u8]) -> bool {
     is_sound(&compile(bytes, &env))
         && is_sound(&secrets(bytes))
-        && is_sound(&empty_object(bytes))
+        && is_sound(&admin(bytes))
         && is_sound(&document(bytes))
 }
 

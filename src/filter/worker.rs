@@ -7,9 +7,10 @@ use std::rc::{Rc, Weak};
 use super::alerts::Outbox;
 use super::dress::Before;
 use super::metrics::{DeploymentMetrics, Global, PoolMetrics};
+use crate::admin::status::KeyView;
 use crate::codec::{Found, SCHEMA};
 use crate::config;
-use crate::engine::{Assigned, Binding, Engine, Notes, Transition};
+use crate::engine::{Assigned, Binding, Dropped, Engine, Notes, Transition};
 use crate::events::{self, EventLog};
 use crate::flight::{Carried, Flight, Judgement};
 use crate::host::{self, Clock, SharedData};
@@ -21,6 +22,7 @@ use crate::pools::{Pick, PoolState, Pools, Wish};
 use crate::stats::Event;
 use crate::store::{Change, Store, update};
 use crate::units::{Micros, Millis, Now};
+use crate::usage::Usage;
 
 /// Shared key of the secrets document.
 const SECRETS: &str = "bellwether/1/secrets";
@@ -46,6 +48,8 @@ pub struct Worker {
     /// Contexts of the `keys` role that are configured on this worker.
     keys_roles: Cell<u32>,
     pools: RefCell<Pools>,
+    /// Use of keys by the pool's name: it outlives reloads.
+    usages: RefCell<BTreeMap<String, Rc<RefCell<Usage>>>>,
     /// Alerts to be posted.
     pub outbox: RefCell<Outbox>,
 }
@@ -64,6 +68,12 @@ pub struct Router {
     pub rings: RefCell<Vec<Ring>>,
     /// Per pool: its keys' states.
     pub pools: Vec<Rc<RefCell<PoolState>>>,
+    /// Per pool: how much its keys are used.
+    usages: Vec<Rc<RefCell<Usage>>>,
+    /// Name of the filter that it was configured for.
+    plugin: Vec<u8>,
+    /// Its context has ended; only streams still under way keep it.
+    retired: Cell<bool>,
     /// It has served, or ticked: this is not the throw-away VM that checks a configuration.
     pub served: Cell<bool>,
 }
@@ -102,6 +112,7 @@ impl Worker {
             routers: RefCell::default(),
             keys_roles: Cell::new(0),
             pools: RefCell::default(),
+            usages: RefCell::default(),
             outbox: RefCell::default(),
         }
     }
@@ -129,6 +140,9 @@ impl Worker {
                 .try_borrow_mut()
                 .map(|mut pools| plan.pools.iter().map(|pool| pools.attach(&pool.name)).collect())
                 .unwrap_or_default(),
+            usages: self.usages(&plan),
+            plugin: host::property(&["plugin_name"]).unwrap_or_default(),
+            retired: Cell::new(false),
             served: Cell::new(false),
             plan,
         });
@@ -142,9 +156,42 @@ impl Worker {
         router
     }
 
+    fn usages(&self, plan: &Plan) -> Vec<Rc<RefCell<Usage>>> {
+        let Ok(mut held) = self.usages.try_borrow_mut() else { return Vec::new() };
+        held.retain(|name, usage| {
+            Rc::strong_count(usage) > 1 || plan.pools.iter().any(|pool| pool.name == *name)
+        });
+        let of = |name: &String| {
+            let new = || Rc::new(RefCell::new(Usage::new(name)));
+            Rc::clone(held.entry(name.clone()).or_insert_with(new))
+        };
+        plan.pools.iter().map(|pool| &pool.name).map(of).collect()
+    }
+
+    /// The plans in service on this worker, the one that was configured last before the others; of several for one filter only
+    /// that one, for the others are about to be replaced by it.
+    pub fn routers_in_service(&self) -> Vec<Rc<Router>> {
+        let Ok(all) = self.routers.try_borrow() else { return Vec::new() };
+        let mut found: Vec<Rc<Router>> = Vec::new();
+        for router in all.iter().rev().filter_map(Weak::upgrade) {
+            if !router.retired.get() && !found.iter().any(|newer| newer.plugin == router.plugin) {
+                found.push(router);
+            }
+        }
+        found
+    }
+
+    /// Counts what was dropped.
+    pub fn count(&self, dropped: Vec<(Dropped, u64)>) {
+        for (what, count) in dropped {
+            self.metrics.dropped(what, count);
+        }
+    }
+
     /// Drops the states that only this plan bound.
     pub fn retire(&self, router: Rc<Router>) {
         let served = router.served.get();
+        router.retired.set(true);
         drop(router);
         if let Ok(mut engine) = self.engine.try_borrow_mut() {
             engine.sweep(&SharedData, served);
@@ -244,6 +291,11 @@ impl Worker {
             (judgement.outcome, metrics.and_then(|m| m.keys.get(key)))
         {
             requests.count(outcome);
+            if let (Some(fingerprint), Some(Ok(mut usage))) =
+                (judgement.carried.fingerprint, router.usages.get(n).map(|usage| usage.try_borrow_mut()))
+            {
+                usage.count(fingerprint, outcome, now.wall);
+            }
         }
         let (Some(fault), Some(pool)) = (fault_of(judgement, wait), router.plan.pools.get(n)) else { return };
         let (Ok(rings), Some(state)) = (router.rings.try_borrow(), router.pools.get(n)) else { return };
@@ -292,9 +344,7 @@ impl Worker {
 
     /// Logs and counts what the engine reports.
     pub fn tell(&self, router: &Router, deployment: usize, notes: Notes) {
-        for (what, count) in notes.dropped {
-            self.metrics.dropped(what, count);
-        }
+        self.count(notes.dropped);
         let moved = !notes.transitions.is_empty();
         for transition in notes.transitions {
             self.publish(router, &transition);
@@ -337,6 +387,16 @@ impl Worker {
         {
             self.metrics.dropped_label("alert", 1);
         }
+    }
+}
+
+/// The last events of the process, oldest first; `None` if they cannot be read.
+pub fn kept_events() -> Option<Vec<String>> {
+    let found = SharedData.get(EVENTS).ok()?;
+    match EventLog::decode(found.as_ref().map(|found| found.bytes.as_slice())) {
+        Found::Nothing => Some(Vec::new()),
+        Found::Value(log) => Some(log.lines),
+        Found::Undecodable => None,
     }
 }
 
@@ -398,6 +458,40 @@ impl Router {
                 status.show(state.memory(ring, n).status.gauge());
             }
         }
+    }
+
+    /// Merges how much the keys were used, if that is due.
+    pub fn merge_usage(&self, now: Micros, notes: &mut Notes) {
+        for usage in &self.usages {
+            if let Ok(mut usage) = usage.try_borrow_mut() {
+                usage.merge(&SharedData, now, notes);
+            }
+        }
+    }
+
+    /// What there is to show of the keys of a pool, in the plan's order.
+    pub fn key_views(&self, n: usize, now: Micros, notes: &mut Notes) -> Vec<KeyView> {
+        let (Some(pool), Ok(rings)) = (self.plan.pools.get(n), self.rings.try_borrow()) else {
+            return Vec::new();
+        };
+        let (Some(ring), Some(Ok(mut state))) =
+            (rings.get(n), self.pools.get(n).map(|state| state.try_borrow_mut()))
+        else {
+            return Vec::new();
+        };
+        state.refresh(&SharedData, now, notes);
+        let used = self.usages.get(n).and_then(|usage| usage.try_borrow().ok()?.read(&SharedData));
+        if used.is_none() {
+            notes.note(Dropped::Undecodable);
+        }
+        let view = |key: usize| KeyView {
+            mask: ring.mask(key, &pool.prefix),
+            memory: state.memory(ring, key),
+            used: used.as_ref().map(|used| {
+                ring.fingerprint(key).map(|fingerprint| used.get(fingerprint)).unwrap_or_default()
+            }),
+        };
+        (0..pool.keys.len()).map(view).collect()
     }
 
     /// A key of a pool for an attempt.
