@@ -17,12 +17,12 @@ use crate::rollout::{Cause, OPERATOR};
 use crate::route::Headers;
 use crate::units::Now;
 
-/// Longest body of a POST, in bytes: a reason is a sentence.
-pub const BODY_BYTES: usize = 8 * 1024;
 /// Longest reason kept, in bytes.
 const REASON_BYTES: usize = 300;
 /// When an operator gives none.
 const NO_REASON: &str = "no reason given";
+/// When one is given on a listener without the filter that reads bodies. The order matters more than its reason.
+const UNREAD: &str = "the reason could not be read: the listener has no filter that reads bodies";
 
 /// What somebody asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,11 +55,6 @@ impl Refusal {
 
     fn method(allow: &'static str) -> Refusal {
         Refusal { allow: Some(allow), ..Refusal::new(405, "the path does not take this method") }
-    }
-
-    /// A body that is larger than [`BODY_BYTES`].
-    pub fn too_large() -> Refusal {
-        Refusal::new(413, "the body is too large: a reason is a sentence")
     }
 
     /// No plan on this worker.
@@ -153,14 +148,24 @@ fn may_be_asked(host: &str, hosts: &[String]) -> bool {
     is_address || name == "localhost" || hosts.iter().any(|known| known == host || known == name)
 }
 
+/// The body of a POST.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Body {
+    /// As it was sent; empty if there is none.
+    Read(Vec<u8>),
+    /// There is one, and it cannot be had.
+    Unread,
+}
+
 /// Reads the body of a POST: nothing, or `{"reason": "…"}`.
 ///
 /// # Errors
 /// The answer, if it is something else.
-pub fn cause(body: &[u8], now: Now) -> Result<Cause, Refusal> {
+pub fn cause(body: &Body, now: Now) -> Result<Cause, Refusal> {
     let reason = match body {
-        [] => None,
-        body => reason(body).map_err(|problems| {
+        Body::Unread => Some(UNREAD.to_owned()),
+        Body::Read(body) if body.is_empty() => None,
+        Body::Read(body) => reason(body).map_err(|problems| {
             let problem = problems.0.first();
             let path = problem.map_or("", |problem| problem.path.as_str());
             let rule = problem.map_or("", |problem| problem.rule.as_str());
@@ -275,7 +280,7 @@ mod tests {
 
     fn text(body: &[u8]) -> Result<String, String> {
         let now = Now { mono: Micros(7), wall: UnixMillis(8) };
-        cause(body, now).map(|cause| cause.text).map_err(|refusal| {
+        cause(&Body::Read(body.to_vec()), now).map(|cause| cause.text).map_err(|refusal| {
             assert_eq!(refusal.status, 400);
             refusal.error
         })

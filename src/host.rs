@@ -195,9 +195,9 @@ pub fn answer(status: u32, kind: &str, policy: &str, allow: Option<&str>, body: 
     let _ = hostcalls::send_http_response(status, headers, Some(body.as_bytes()));
 }
 
-/// The body of the request, as much of it as is held. Only in the request-body callback.
-pub fn request_body(size: usize) -> Vec<u8> {
-    hostcalls::get_buffer(BufferType::HttpRequestBody, 0, size).ok().flatten().unwrap_or_default()
+/// The body of a request to the admin listener, where the filter before this one has put it.
+pub fn buffered_body() -> Option<Vec<u8>> {
+    property(&["metadata", "filter_metadata", "bellwether", "body"])
 }
 
 /// What the response says of a rate limit, if it is one. Only in the response-headers callback.

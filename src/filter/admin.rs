@@ -1,5 +1,5 @@
 //! The `admin` role: one context a request on the private listener. Everything it says comes from shared data and from the
-//! plan in this VM; it waits for nothing but the body of a POST.
+//! plan in this VM; it waits for nothing.
 
 use std::rc::Rc;
 
@@ -8,7 +8,7 @@ use proxy_wasm::types::Action;
 
 use super::worker::{Router, Worker, kept_events};
 use crate::admin::status;
-use crate::admin::{self, Ask, BODY_BYTES, Refusal, page};
+use crate::admin::{self, Ask, Body, Refusal, page};
 use crate::engine::{Binding, Notes, Order};
 use crate::host::{self, SharedData};
 use crate::plan::Deployment;
@@ -21,32 +21,34 @@ const HTML: &str = "text/html; charset=utf-8";
 pub struct AdminStream {
     worker: Rc<Worker>,
     hosts: Rc<[String]>,
-    /// Waits for its body.
-    order: Option<(String, Order)>,
 }
 
 impl AdminStream {
     /// A request that may be asked for by these hosts.
     pub fn new(worker: Rc<Worker>, hosts: Rc<[String]>) -> AdminStream {
-        AdminStream { worker, hosts, order: None }
+        AdminStream { worker, hosts }
     }
 
-    fn answer(&mut self, body_follows: bool) -> Result<(&'static str, String), Refusal> {
+    fn answer(&self, body_follows: bool) -> Result<(&'static str, String), Refusal> {
         let now = self.worker.clock.now();
-        match admin::ask(&host::request_headers(), &self.hosts)? {
-            Ask::Page => Ok((HTML, String::new())),
-            Ask::Status => Ok((JSON, self.status(now)?)),
+        let body = match admin::ask(&host::request_headers(), &self.hosts)? {
+            Ask::Page => return Ok((HTML, String::new())),
+            Ask::Status => self.status(now)?,
             Ask::Events => {
                 let lines = kept_events().ok_or_else(Refusal::events)?;
                 let newest_first: Vec<&str> = lines.iter().rev().map(String::as_str).collect();
-                Ok((JSON, [r#"{"events":["#, &newest_first.join(","), "]}"].concat()))
+                [r#"{"events":["#, &newest_first.join(","), "]}"].concat()
             }
-            Ask::Order(name, order) if body_follows => {
-                self.order = Some((name, order));
-                Ok((JSON, String::new()))
+            Ask::Order(name, order) => {
+                let body = match host::buffered_body() {
+                    Some(body) => Body::Read(body),
+                    None if body_follows => Body::Unread,
+                    None => Body::Read(Vec::new()),
+                };
+                self.carry_out(&name, order, &body, now)?
             }
-            Ask::Order(name, order) => Ok((JSON, self.carry_out(&name, order, &[])?)),
-        }
+        };
+        Ok((JSON, body))
     }
 
     fn status(&self, now: Now) -> Result<String, Refusal> {
@@ -82,8 +84,7 @@ impl AdminStream {
     }
 
     /// The deployment of a name: in the plan that was configured last, if several have one.
-    fn carry_out(&self, name: &str, order: Order, body: &[u8]) -> Result<String, Refusal> {
-        let now = self.worker.clock.now();
+    fn carry_out(&self, name: &str, order: Order, body: &Body, now: Now) -> Result<String, Refusal> {
         let routers = self.routers()?;
         let found = routers.iter().find_map(|router| {
             let n = router.plan.deployments.iter().position(|deployment| deployment.name == name)?;
@@ -122,22 +123,7 @@ impl Context for AdminStream {}
 
 impl HttpContext for AdminStream {
     fn on_http_request_headers(&mut self, _: usize, end_of_stream: bool) -> Action {
-        let answer = self.answer(!end_of_stream);
-        if answer.is_err() || self.order.is_none() {
-            self.send(answer);
-        }
-        Action::Pause
-    }
-
-    fn on_http_request_body(&mut self, size: usize, end_of_stream: bool) -> Action {
-        // `size` is that of everything so far: while a body is held, it is held whole.
-        if size > BODY_BYTES {
-            self.order = None;
-            self.send(Err(Refusal::too_large()));
-        } else if end_of_stream && let Some((name, order)) = self.order.take() {
-            let body = host::request_body(size);
-            self.send(self.carry_out(&name, order, &body).map(|body| (JSON, body)));
-        }
+        self.send(self.answer(!end_of_stream));
         Action::Pause
     }
 }
