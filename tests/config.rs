@@ -834,11 +834,23 @@ fn a_wrong_secrets_document_is_refused_without_showing_a_value() {
 }
 
 #[test]
-fn the_admin_role_takes_an_empty_object_or_nothing() {
-    assert!(admin(b"").is_ok() && admin(b"{}").is_ok() && admin(b" { } ").is_ok());
-    let problems = admin(br#"{"secrets": {"a": "sk-SECRET"}}"#).unwrap_err();
-    assert_eq!(lines(&problems), ["secrets: unknown field, expected none"]);
-    assert!(admin(b"[]").is_err());
+fn the_admin_role_takes_an_empty_object_or_nothing_or_hosts() {
+    for text in ["", "{}", " { } ", r#"{"hosts": []}"#] {
+        assert_eq!(admin(text.as_bytes()), Ok(Vec::new()), "{text}");
+    }
+    let hosts = admin(br#"{"hosts": ["Ops.example.com", "b:8080"]}"#);
+    assert_eq!(hosts, Ok(vec!["ops.example.com".to_owned(), "b:8080".to_owned()]));
+    for (text, expected) in [
+        (r#"{"secrets": {"a": "sk-SECRET"}}"#, "secrets: unknown field, expected hosts"),
+        (r#"{"hosts": "sk-SECRET"}"#, "hosts: must be an array, got a string"),
+        (r#"{"hosts": ["*.SECRET"]}"#, "hosts[0]: must be a host, with a port or without, got a string"),
+        (
+            "[]",
+            "configuration: must be a JSON object, given as StringValue, Struct, or GenericSecret with secret.inline_string",
+        ),
+    ] {
+        assert_eq!(lines(&admin(text.as_bytes()).unwrap_err()), [expected], "{text}");
+    }
 }
 
 /// What no problem may show; every value of a key in these tests has it.

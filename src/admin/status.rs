@@ -280,3 +280,176 @@ fn wall(now: Now, at: Micros) -> UnixMillis {
     let (ahead, ago) = (at.since(now.mono) / 1000, now.mono.since(at) / 1000);
     UnixMillis(now.wall.0.saturating_add(ahead).saturating_sub(ago))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::VersionView;
+    use crate::keyring::Fault;
+    use crate::plan::{Plan, Probe};
+    use crate::rollout::{OPERATOR, Standing};
+    use crate::testing;
+    use crate::units::Millis;
+    use serde_json::{Value, json};
+
+    const NOW: Now = Now { mono: Micros(100_000_000), wall: UnixMillis(1_795_168_800_000) };
+
+    fn seen(phase: Phase, share: u16) -> VersionView {
+        let standing = Standing { phase, ..Standing::NEW };
+        VersionView { standing, share, tally: Tally::default(), totals: (0, 0), evidence: 0 }
+    }
+
+    fn cause(label: &str, text: &str) -> Cause {
+        Cause {
+            label: label.to_owned(),
+            text: text.to_owned(),
+            since: Micros(0),
+            wall: UnixMillis(1_795_168_790_000),
+        }
+    }
+
+    fn shown(plan: &Plan, view: &View) -> Value {
+        serde_json::from_str(&one(&plan.deployments[0], view, NOW)).unwrap()
+    }
+
+    #[test]
+    fn a_deployment_at_rest() {
+        let mut stable = seen(Phase::Active, 9000);
+        (stable.tally.judged, stable.tally.bad) = (3, 1);
+        (1..=3).for_each(|n| stable.tally.latency.record(Micros(n * 1_500)));
+        stable.totals = (70, 2);
+        let view = View { ramp: None, versions: vec![stable, seen(Phase::Active, 1000)], unreadable: false };
+        let value = shown(&testing::deployment_plan(""), &view);
+        assert_eq!(
+            value,
+            json!({
+                "name": "d", "release": "1", "phase": "active", "stage": null,
+                "versions": [
+                    {"id": "v1", "stable": true, "weight": 90.0, "effective_weight": 90.0, "requests": 3, "errors": 1,
+                     "error_rate": 33.33, "latency_ms": {"avg": 3.0, "p50": 3, "p95": 4, "p99": 4}, "cluster": "a",
+                     "phase": null, "evidence": 0, "epoch": 0, "requests_total": 70, "errors_total": 2},
+                    {"id": "v2", "stable": false, "weight": 10.0, "effective_weight": 10.0, "requests": 0, "errors": 0,
+                     "error_rate": 0.0, "latency_ms": {"avg": null, "p50": null, "p95": null, "p99": null}, "cluster": "b",
+                     "phase": "active", "evidence": 0, "epoch": 0, "requests_total": 0, "errors_total": 0},
+                ],
+                "reason": null, "since": null, "evidence": 0, "mode": "enforce", "recovery": null, "window": "30s",
+                "ramp": null,
+            })
+        );
+    }
+
+    #[test]
+    fn a_phase_says_why_since_when_and_how_it_ends() {
+        let probe =
+            Recovery::Probe(Probe { after: Millis(1), max_after: Millis(1), max_in_flight: 1, successes: 3 });
+        let out = |label: &str, probe_at: Option<u64>| Phase::RolledBack {
+            cause: cause(label, "7 of 9 \"failed\""),
+            failed_rounds: 0,
+            probe_at: probe_at.map(Micros),
+        };
+        let probing =
+            Phase::Probing { cause: cause("errors", "bad"), failed_rounds: 0, passed: 2, leases: Vec::new() };
+        let stays = "stays out until somebody resumes it or its release changes";
+        let at = "will be probed at 2026-11-20T10:00:05.000Z";
+        for (phase, recovery, name, reason, ends) in [
+            (out("errors", None), Recovery::Hold, "rolled_back", "7 of 9 \"failed\"", stays),
+            (out("errors", Some(105_000_000)), probe, "rolled_back", "7 of 9 \"failed\"", at),
+            (out(OPERATOR, None), probe, "rolled_back", "by hand: 7 of 9 \"failed\"", stays),
+            (probing, probe, "probing", "bad", "being probed: 2 of 3 went well"),
+            (
+                Phase::Holding(cause("errors", "both")),
+                probe,
+                "holding",
+                "both",
+                "ends after a window without trouble; until then the ramp stands still",
+            ),
+        ] {
+            let mut plan = testing::deployment_plan("");
+            plan.deployments[0].recovery = recovery;
+            let versions = vec![seen(Phase::Active, 10_000), seen(phase, 0)];
+            let value = shown(&plan, &View { ramp: None, versions, unreadable: false });
+            assert_eq!(
+                (&value["phase"], &value["reason"], &value["recovery"], &value["since"]),
+                (&json!(name), &json!(reason), &json!(ends), &json!("2026-11-20T09:59:50.000Z"))
+            );
+        }
+    }
+
+    #[test]
+    fn of_several_canaries_the_worst_gives_the_phase() {
+        let plan = testing::plan(
+            r#"{"deployments": [{"name": "d", "stable": "v2", "versions": [
+            {"id": "v1", "weight": 10, "cluster": "a"}, {"id": "v2", "weight": 80, "cluster": "b"},
+            {"id": "v3", "weight": 10, "cluster": "c"}]}]}"#,
+        );
+        let out = Phase::RolledBack { cause: cause("errors", "v3's"), failed_rounds: 0, probe_at: None };
+        let versions = vec![
+            seen(Phase::Holding(cause("errors", "v1's")), 1000),
+            seen(Phase::Active, 9000),
+            seen(out, 0),
+        ];
+        let value = shown(&plan, &View { ramp: None, versions, unreadable: false });
+        assert_eq!((&value["phase"], &value["reason"]), (&json!("rolled_back"), &json!("v3's")));
+        assert_eq!(value["versions"][0]["phase"], "holding");
+    }
+
+    #[test]
+    fn a_state_that_cannot_be_read_is_not_shown_as_health() {
+        let versions = vec![seen(Phase::Active, 10_000), seen(Phase::Active, 0)];
+        let value = shown(&testing::deployment_plan(""), &View { ramp: None, versions, unreadable: true });
+        assert!(value["reason"].as_str().unwrap().contains("cannot be read"), "{value}");
+    }
+
+    #[test]
+    fn a_ramp_shows_its_stages_and_when_the_next_begins() {
+        let stages =
+            r#""stages": [{"weight": 5, "for": "10s", "min_requests": 3}, {"weight": 25, "for": "1h"}]"#;
+        let plan = |more: &str| testing::ramp_plan(&[stages, more].concat());
+        let position = |stage, elapsed| Position { stage, elapsed, outcomes_before: 0, looked_at: NOW.mono };
+        let start = r#", "start": "2026-11-20T11:00:00Z""#;
+        for (more, position, weight, next) in [
+            ("", position(Some(0), 4_000_000), 5.0, json!("2026-11-20T10:00:06.000Z")),
+            ("", position(Some(0), 99_000_000), 5.0, json!("2026-11-20T10:00:00.000Z")),
+            (r#", "paused": true"#, position(Some(0), 4_000_000), 5.0, json!(null)),
+            ("", position(Some(1), 4_000_000), 25.0, json!(null)),
+            (start, position(None, 0), 0.0, json!("2026-11-20T11:00:00.000Z")),
+        ] {
+            let plan = plan(more);
+            let versions = vec![seen(Phase::Active, 9500), seen(Phase::Active, 500)];
+            let value = shown(&plan, &View { ramp: Some(position), versions, unreadable: false });
+            assert_eq!(value["stage"], json!(position.stage));
+            assert_eq!(
+                (&value["versions"][0]["weight"], &value["versions"][1]["weight"]),
+                (&json!(100.0 - weight), &json!(weight))
+            );
+            assert_eq!(value["ramp"]["next_stage_at"], next, "{more} {position:?}");
+            assert_eq!(value["ramp"]["stages"][0], json!({"weight": 5.0, "for": "10s", "min_requests": 3}));
+        }
+    }
+
+    #[test]
+    fn a_pool_shows_no_more_of_a_key_than_its_mask() {
+        let plan = testing::pool(&[("a", 3), ("b", 0)]);
+        let limited =
+            Memory::default().after(Fault::Limited(Some(Millis(60_000))), NOW.mono, NOW.mono, true, &plan);
+        let used = Used { requests: 9, errors: 4, last: UnixMillis(1_795_168_799_000) };
+        let keys = [
+            KeyView { mask: Some("…6789".to_owned()), memory: limited, used: Some(used) },
+            KeyView { mask: None, memory: Memory::WITHOUT_VALUE, used: Some(Used::default()) },
+        ];
+        let mut out = begin(NOW);
+        pools(&mut out);
+        pool(&mut out, &plan, keys.into_iter(), NOW);
+        end(&mut out);
+        let value: Value = serde_json::from_str(&out.finish()).unwrap();
+        assert_eq!(
+            value,
+            json!({"now": "2026-11-20T10:00:00.000Z", "deployments": [], "key_pools": [{"name": "p", "keys": [
+                {"id": "a", "mask": "…6789", "status": "rate_limited", "weight": 3, "errors": 4, "requests": 9,
+                 "last_used": "2026-11-20T09:59:59.000Z", "until": "2026-11-20T10:01:00.000Z", "has_value": true},
+                {"id": "b", "mask": "", "status": "disabled", "weight": 0, "errors": 0, "requests": 0,
+                 "last_used": null, "until": null, "has_value": false},
+            ]}]})
+        );
+    }
+}

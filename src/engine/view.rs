@@ -30,7 +30,7 @@ pub struct VersionView {
     pub standing: Standing,
     /// Share of the traffic that it gets now, in basis points.
     pub share: u16,
-    /// Outcomes of all workers within the guard's window, in the present epoch.
+    /// Outcomes of all workers within the guard's window; those of the present epoch, or while it is out the last ones.
     pub tally: Tally,
     /// Judged and bad outcomes since the release was first seen.
     pub totals: (u64, u64),
@@ -75,8 +75,11 @@ impl Binding {
         let standing = state.version(slot).map_or(Standing::NEW, |held| held.standing.clone());
         let stats = state.shared_stats(scene, slot);
         let totals = stats.as_ref().map_or((0, 0), |stats| (stats.total, stats.total_bad));
-        let seen = stats.filter(|stats| stats.epoch == standing.epoch);
-        let seen = seen.map_or_else(Snapshot::default, |s| s.snapshot(scene.now.mono, guard.window));
+        let of_now = stats.as_ref().is_some_and(|stats| stats.epoch == standing.epoch);
+        // While it is out, what has put it out is shown for as long as it is in the window.
+        let in_service = matches!(standing.phase, Phase::Active | Phase::Holding(_));
+        let shown = stats.filter(|_| of_now || !in_service);
+        let seen = shown.map_or_else(Snapshot::default, |s| s.snapshot(scene.now.mono, guard.window));
         let evidence = match &standing.phase {
             _ if n == scene.deployment.stable => 0,
             Phase::RolledBack { .. } => 100,
@@ -85,7 +88,8 @@ impl Binding {
                     let comparison = state.shared_comparison(scene, slot)?;
                     (comparison.epoch == standing.epoch).then(|| comparison.percent(compare))
                 });
-                verdict::evidence(guard, &seen).max(compared.unwrap_or(0))
+                let limits = if of_now { verdict::evidence(guard, &seen) } else { 0 };
+                limits.max(compared.unwrap_or(0))
             }
         };
         VersionView { standing, share, tally: seen.tally, totals, evidence }
