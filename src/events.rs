@@ -102,7 +102,12 @@ pub fn key_line(pool: &str, key: &str, moved: &Moved, now: Now) -> String {
 
 /// That a pool has no usable key left, as one line of JSON.
 pub fn pool_line(pool: &str, now: Now) -> String {
-    format!(r#"{{"bellwether":"pool_exhausted","time":"{}","pool":{}}}"#, now.wall, quoted(pool))
+    let text = quoted(&["pool ", pool, " has no usable key left"].concat());
+    format!(
+        r#"{{"bellwether":"pool_exhausted","time":"{}","pool":{},"text":{text}}}"#,
+        now.wall,
+        quoted(pool)
+    )
 }
 
 /// Counts, the rate in percent, and the interval in which the true rate lies.
@@ -157,6 +162,21 @@ impl EventLog {
         Found::read(bytes, read)
     }
 }
+
+/// The events of several logs, newest first: each has its time, whose text sorts as it does.
+pub fn newest_first(logs: Vec<EventLog>) -> Vec<String> {
+    fn time(line: &str) -> &str {
+        let begins = line.find(TIME).map(|at| at.saturating_add(TIME.len()));
+        begins.and_then(|at| line.get(at..)?.split('"').next()).unwrap_or_default()
+    }
+    let mut lines: Vec<String> = logs.into_iter().flat_map(|log| log.lines.into_iter().rev()).collect();
+    // Stable: what one log has of the same millisecond stays in its order.
+    lines.sort_by(|a, b| time(b).cmp(time(a)));
+    lines
+}
+
+/// Before the time of an event.
+const TIME: &str = "\"time\":\"";
 
 fn read(bytes: &[u8]) -> Option<EventLog> {
     let mut r = Reader::new(bytes)?;
@@ -241,6 +261,21 @@ mod tests {
         is("active", "active", true, None, "the ramp goes on with v2, stage 1");
         is("active", "rolled_back", true, Some(by_hand.clone()), "rolled back v2 by hand: wrong tone");
         is("rolled_back", "active", true, Some(by_hand), "resumed v2 by hand: wrong tone");
+    }
+
+    #[test]
+    fn the_events_of_two_logs_come_newest_first() {
+        let (mut one, mut other) = (EventLog::default(), EventLog::default());
+        let at = |millis| Now { mono: Micros(0), wall: UnixMillis(millis) };
+        for (n, version) in ["first", "second", "third"].iter().enumerate() {
+            let t = Transition { version: (*version).to_owned(), ..transition() };
+            one.push(&line(&t, UnixMillis(1_795_168_800_000 + 1000 * (n as u64 / 2))));
+        }
+        other.push(&pool_line("between", at(1_795_168_800_500)));
+        let lines = newest_first(vec![one, other]);
+        let names = ["\"third\"", "\"between\"", "\"second\"", "\"first\""];
+        assert!(lines.iter().zip(names).all(|(line, name)| line.contains(name)), "{lines:#?}");
+        assert_eq!(lines.len(), 4);
     }
 
     #[test]

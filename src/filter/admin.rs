@@ -36,8 +36,7 @@ impl AdminStream {
             Ask::Status => self.status(now)?,
             Ask::Events => {
                 let lines = kept_events().ok_or_else(Refusal::events)?;
-                let newest_first: Vec<&str> = lines.iter().rev().map(String::as_str).collect();
-                [r#"{"events":["#, &newest_first.join(","), "]}"].concat()
+                [r#"{"events":["#, &lines.join(","), "]}"].concat()
             }
             Ask::Order(name, order) => {
                 let body = match host::buffered_body() {

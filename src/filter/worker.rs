@@ -10,7 +10,7 @@ use super::metrics::{DeploymentMetrics, Global, PoolMetrics};
 use crate::admin::status::KeyView;
 use crate::codec::{Found, SCHEMA};
 use crate::config;
-use crate::engine::{Assigned, Binding, Dropped, Engine, Notes, Transition};
+use crate::engine::{Assigned, Binding, Dropped, Engine, Notes};
 use crate::events::{self, EventLog};
 use crate::flight::{Carried, Flight, Judgement};
 use crate::host::{self, Clock, SharedData};
@@ -26,8 +26,10 @@ use crate::usage::Usage;
 
 /// Shared key of the secrets document.
 const SECRETS: &str = "bellwether/1/secrets";
-/// Shared key of the last events of the process.
+/// Shared key of the last transitions of the process.
 const EVENTS: &str = "bellwether/1/events";
+/// Shared key of the last events of pools: apart, so that an exhausted pool does not push out why a canary was rolled back.
+const POOL_EVENTS: &str = "bellwether/1/pool-events";
 
 thread_local! {
     static WORKER: Rc<Worker> = Rc::new(Worker::new());
@@ -313,8 +315,7 @@ impl Worker {
         drop(rings);
         let lost_one = moved.iter().any(|moved| moved.from == Status::Active);
         if lost_one && !router.pool_usable(&state, n, now.mono) {
-            host::warn(&events::pool_line(&pool.name, now));
-            self.alert(router, events::pool_line(&pool.name, now));
+            self.publish(router, POOL_EVENTS, events::pool_line(&pool.name, now));
         }
     }
 
@@ -347,7 +348,7 @@ impl Worker {
         self.count(notes.dropped);
         let moved = !notes.transitions.is_empty();
         for transition in notes.transitions {
-            self.publish(router, &transition);
+            self.publish(router, EVENTS, events::line(&transition, self.clock.now().wall));
             let rolled_back = transition.enforced && transition.to == "rolled_back";
             if let (true, Some(cause)) = (rolled_back, &transition.cause)
                 && let Some(plan) = router.plan.deployments.get(deployment)
@@ -364,10 +365,9 @@ impl Worker {
 
     /// Logs an event, keeps it in shared data and, with `alerts`, has it posted. Only the worker that made a transition gets
     /// here with it, so each is published once.
-    fn publish(&self, router: &Router, transition: &Transition) {
-        let line = events::line(transition, self.clock.now().wall);
+    fn publish(&self, router: &Router, log: &str, line: String) {
         host::warn(&line);
-        let kept = update(&SharedData, EVENTS, &mut |bytes| match EventLog::decode(bytes) {
+        let kept = update(&SharedData, log, &mut |bytes| match EventLog::decode(bytes) {
             Found::Undecodable => Change::Keep(false),
             found => {
                 let mut log = if let Found::Value(log) = found { log } else { EventLog::default() };
@@ -390,14 +390,18 @@ impl Worker {
     }
 }
 
-/// The last events of the process, oldest first; `None` if they cannot be read.
+/// The last events of the process, newest first; `None` if they cannot be read.
 pub fn kept_events() -> Option<Vec<String>> {
-    let found = SharedData.get(EVENTS).ok()?;
-    match EventLog::decode(found.as_ref().map(|found| found.bytes.as_slice())) {
-        Found::Nothing => Some(Vec::new()),
-        Found::Value(log) => Some(log.lines),
-        Found::Undecodable => None,
+    let mut logs = Vec::new();
+    for key in [EVENTS, POOL_EVENTS] {
+        let found = SharedData.get(key).ok()?;
+        match EventLog::decode(found.as_ref().map(|found| found.bytes.as_slice())) {
+            Found::Nothing => {}
+            Found::Value(log) => logs.push(log),
+            Found::Undecodable => return None,
+        }
     }
+    Some(events::newest_first(logs))
 }
 
 /// Keeps the secrets document in shared data, which no page of Envoy shows, for a VM that has to be built anew.
