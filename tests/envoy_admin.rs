@@ -820,7 +820,7 @@ async fn an_order_that_was_carried_out_changes_and_says_nothing_more() {
 
 #[tokio::test]
 async fn names_bodies_and_reasons_that_somebody_made_up_do_no_harm() {
-    for route in [Route::Matcher, Route::ClusterHeader] {
+    for route in [Route::default(), Route::ClusterHeader] {
         let options = EnvoyOptions { route, ..EnvoyOptions::default() };
         let rig = Rig::start(options.router_config(canary_at(50.0))).await;
         let admin = Admin::of(&rig.envoy);
