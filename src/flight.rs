@@ -21,6 +21,13 @@ pub struct Carried {
     pub to_stable: bool,
 }
 
+impl Carried {
+    /// Whether it was a key of a pool: only then is a refusal the key's fault and not the caller's.
+    fn own_key(&self) -> bool {
+        self.key.is_some()
+    }
+}
+
 /// One try at an upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Attempt {
@@ -60,7 +67,6 @@ pub struct Judgement {
 #[derive(Debug)]
 pub struct Flight {
     seen: Micros,
-    own_key: bool,
     /// A client that leaves after this long has left because of the latency.
     impatient_after: Option<Millis>,
     attempts: Vec<Attempt>,
@@ -71,9 +77,9 @@ pub struct Flight {
 }
 
 impl Flight {
-    /// A request seen at `seen`. `own_key`: it carries a key of a pool. `impatient_after`: the smallest latency limit.
-    pub fn new(seen: Micros, own_key: bool, impatient_after: Option<Millis>) -> Flight {
-        Flight { seen, own_key, impatient_after, attempts: Vec::new(), answer: None, seen_by_keys: false }
+    /// A request seen at `seen`. `impatient_after`: the smallest latency limit.
+    pub fn new(seen: Micros, impatient_after: Option<Millis>) -> Flight {
+        Flight { seen, impatient_after, attempts: Vec::new(), answer: None, seen_by_keys: false }
     }
 
     /// When the request was seen.
@@ -138,10 +144,9 @@ impl Flight {
         now: Micros,
         errors: &BadOutcomes,
     ) -> Option<Judgement> {
-        let own_key = self.own_key;
         let began = self.began(attempt);
         let held = self.attempts.get_mut(attempt).filter(|held| held.state == State::Open)?;
-        let outcome = classify(errors, Some(status), Ending::Complete, own_key);
+        let outcome = classify(errors, Some(status), Ending::Complete, held.carried.own_key());
         let good = outcome == Outcome::Good;
         held.answered = true;
         held.state = if good { State::Good } else { State::Settled(outcome) };
@@ -187,7 +192,7 @@ impl Flight {
             return None;
         }
         self.attempts.push(Attempt { began: self.seen, carried, answered: false, state: State::Open });
-        if classify(errors, Some(status), Ending::Complete, self.own_key) == Outcome::Good {
+        if classify(errors, Some(status), Ending::Complete, carried.own_key()) == Outcome::Good {
             return self.answered(0, status, now, errors);
         }
         None
@@ -206,7 +211,7 @@ impl Flight {
         let status = self.answer.filter(|(_, reached)| *reached).map(|(status, _)| status);
         if self.attempts.is_empty() {
             // Nobody saw an attempt: either none was made, or there is no `keys` role and no upstream answered.
-            let outcome = classify(errors, status, ending, self.own_key);
+            let outcome = classify(errors, status, ending, carried.own_key());
             if outcome != Outcome::Local {
                 let latency = self.latency(self.seen, outcome, ending, now);
                 let event = Some(Event::Answered { outcome, latency });
@@ -255,9 +260,8 @@ impl Flight {
         judged: &mut Vec<Judgement>,
     ) {
         let began = self.began(n);
-        let own_key = self.own_key;
         let Some(held) = self.attempts.get_mut(n).filter(|held| held.state == State::Open) else { return };
-        let outcome = classify(errors, None, ending, own_key);
+        let outcome = classify(errors, None, ending, held.carried.own_key());
         held.state = State::Settled(outcome);
         let carried = held.carried;
         let event = Some(Event::Answered { outcome, latency: self.latency(began, outcome, ending, now) });
@@ -266,10 +270,10 @@ impl Flight {
 
     /// The end of an attempt with good headers.
     fn settle_good(&mut self, n: usize, ending: Ending, errors: &BadOutcomes, judged: &mut Vec<Judgement>) {
-        let (own_key, began) = (self.own_key, self.began(n));
+        let began = self.began(n);
         let Some(held) = self.attempts.get_mut(n).filter(|held| held.state == State::Good) else { return };
         // A status that let it pass as good does so again: only the ending matters.
-        let outcome = classify(errors, Some(200), ending, own_key);
+        let outcome = classify(errors, Some(200), ending, held.carried.own_key());
         let event = match outcome {
             Outcome::Bad => Some(Event::Broke),
             Outcome::Good => Some(Event::Completed),
@@ -303,7 +307,7 @@ mod tests {
     }
 
     fn flight() -> Flight {
-        Flight::new(Micros(0), true, Some(Millis(1000)))
+        Flight::new(Micros(0), Some(Millis(1000)))
     }
 
     fn answered(outcome: Outcome, latency: Option<u64>) -> Option<Event> {

@@ -158,6 +158,15 @@ pub fn flight() -> Option<u64> {
     property(&[FLIGHT]).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes)
 }
 
+/// Where the route reads, between two attempts, which cluster the next one goes to: an attempt that has begun cannot change
+/// request headers any more. Envoy knows it as the filter state `wasm.bw.cluster`.
+const NEXT_CLUSTER: &str = "bw.cluster";
+
+/// Has the route choose this cluster for the request's next attempt, if there is one.
+pub fn set_next_cluster(cluster: &str) {
+    let _ = hostcalls::set_property(vec![NEXT_CLUSTER], Some(cluster.as_bytes()));
+}
+
 /// The plugin's configuration as the host holds it.
 pub fn plugin_configuration() -> Vec<u8> {
     hostcalls::get_buffer(BufferType::PluginConfiguration, 0, usize::MAX).ok().flatten().unwrap_or_default()

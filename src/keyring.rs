@@ -18,6 +18,9 @@ use crate::units::{Micros, Millis};
 const KEYS: usize = 512;
 /// A trial that has not reported after this is given up: its worker may have died.
 const TRIAL: Millis = Millis(60_000);
+/// A worker may go on using a key for so long after it went out: its copy of the record is up to 10 ms old, and the record is
+/// written a moment after the time that stands in it.
+const UNAWARE: Millis = Millis(20);
 /// A limit lasts at least this long, whatever the provider says: "0" would make every request a trial.
 const SHORTEST: Millis = Millis(1000);
 
@@ -131,8 +134,10 @@ impl Memory {
         others_work: bool,
         pool: &KeyPool,
     ) -> Memory {
-        // Began before the key went out: it tells nothing new about the state, but a limit may be longer.
-        let stale = !self.is_active() && began < self.since;
+        // No trial, but begun before its worker could know that the key was out: it tells nothing new about the state, except that
+        // a limit may be longer.
+        let known_at = self.since.plus(UNAWARE).min(self.until);
+        let stale = !self.is_active() && began < known_at;
         match fault {
             Fault::None | Fault::Nothing if stale => self,
             Fault::Nothing => Memory { trial_until: Micros(0), ..self },
@@ -305,6 +310,17 @@ mod tests {
         assert_eq!(shorter.until, s(130), "a shorter one does not shorten");
         let later = fault(fault(burst, Fault::Limited(None), 161), Fault::None, 400);
         assert_eq!(later, Memory::default());
+    }
+
+    #[test]
+    fn a_worker_that_did_not_know_yet_fails_no_trial_and_lifts_nothing() {
+        let (m, p) = (fault(Memory::default(), Fault::Limited(None), 100), pool(&[("a", 1)]));
+        let (began, now) = (Micros(s(100).0 + 9_000), Micros(s(100).0 + 300_000));
+        let burst = (0..20).fold(m, |m, _| m.after(Fault::Limited(None), began, now, true, &p));
+        assert_eq!(burst.until, now.plus(Millis(60_000)), "the cooldown is not doubled");
+        assert_eq!(m.after(Fault::None, began, now, true, &p), m);
+        let trial = fault(burst.tried(burst.until), Fault::Limited(None), 161);
+        assert_eq!(trial.until, s(161 + 120), "the first trial that fails doubles it, once");
     }
 
     #[test]

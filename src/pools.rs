@@ -148,7 +148,7 @@ impl PoolState {
     }
 
     /// When the first key comes back from a rate limit or a cooldown.
-    fn returns_in(&self, ring: &Ring, now: Micros) -> Option<Millis> {
+    pub fn returns_in(&self, ring: &Ring, now: Micros) -> Option<Millis> {
         let waits = ring.candidates().filter_map(|key| {
             let memory = self.memory(ring, key);
             let by_itself = matches!(memory.status, Status::RateLimited | Status::CoolingDown);

@@ -1,5 +1,8 @@
 //! Pools on two workers with one store.
 
+use proptest::collection::vec;
+use proptest::prelude::*;
+
 use super::*;
 use crate::testing::{MemoryStore, pool};
 
@@ -149,4 +152,38 @@ fn a_reordered_pool_keeps_its_states() {
     a.report(&store, SECOND, 1, WAIT);
     let mut reordered = Worker::new(&[("b", 1), ("c", 1), ("a", 1)]);
     assert_eq!(reordered.in_use(&store, SECOND), [1, 2]);
+}
+
+proptest! {
+    #[test]
+    fn a_pool_with_a_healthy_key_is_never_exhausted(
+        steps in vec((0usize..2, 0usize..3, 0u8..5, proptest::option::of(0u64..700_000), 0u64..60, any::<u64>()), 1..80),
+        healthy in 0usize..3,
+    ) {
+        let store = MemoryStore::default();
+        let mut workers = [Worker::new(&THREE), Worker::new(&THREE)];
+        let mut now = SECOND;
+        for (worker, key, fault, wait, seconds, random) in steps {
+            now += seconds * SECOND + 20_000;
+            let fault = match fault {
+                0 => Fault::None,
+                1 => Fault::Limited(wait.map(Millis)),
+                2 => Fault::Rejected,
+                3 => Fault::Nothing,
+                _ => Fault::Failing,
+            };
+            // One key works whatever happens to the others.
+            let fault = if key == healthy { Fault::None } else { fault };
+            workers[worker].report(&store, now, key, fault);
+            for worker in &mut workers {
+                let tried: Vec<usize> = (0..3).filter(|n| random >> n & 1 == 1).collect();
+                let picked = worker.pick(&store, now + 10_000, random, &tried);
+                prop_assert!(matches!(picked, Pick::Key(_)), "{picked:?}");
+                let untried = worker.pick(&store, now + 10_000, random, &[]);
+                prop_assert!(matches!(untried, Pick::Key(_)), "{untried:?}");
+            }
+        }
+        let memory = workers[0].state.memory(&workers[0].ring, healthy);
+        prop_assert!(memory.is_active());
+    }
 }

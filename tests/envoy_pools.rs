@@ -5,68 +5,18 @@
 
 #[path = "common/load.rs"]
 mod load;
+#[path = "common/pools.rs"]
+mod pools;
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bellwether_harness::client::Request;
-use bellwether_harness::envoy::{EnvoyOptions, EnvoyProcess, Route, sum_metric};
-use bellwether_harness::provider::{Behaviour, Fault, Provider};
+use bellwether_harness::envoy::{Route, sum_metric};
+use bellwether_harness::provider::{Behaviour, Fault};
 use serde_json::{Value, json};
 
-use load::{Lanes, Load, SOON, eventually};
-
-struct Rig {
-    envoy: EnvoyProcess,
-    lanes: Lanes,
-    /// Stable's provider, and the canary's.
-    v1: Provider,
-    v2: Provider,
-}
-
-impl Rig {
-    async fn start(route: Route, config: Value) -> Rig {
-        let (v1, v2) = (Provider::start("v1").await.unwrap(), Provider::start("v2").await.unwrap());
-        let options = EnvoyOptions { route, ..EnvoyOptions::default() }
-            .cluster("v1", v1.port())
-            .cluster("v2", v2.port())
-            .router_config(config);
-        let envoy = EnvoyProcess::start(options).await.unwrap();
-        let lanes = Lanes::open(&envoy).await;
-        v1.clear();
-        v2.clear();
-        Rig { envoy, lanes, v1, v2 }
-    }
-
-    /// How often each key has arrived at a provider.
-    fn keys(provider: &Provider) -> BTreeMap<String, usize> {
-        let mut counts = BTreeMap::new();
-        for request in provider.requests() {
-            *counts.entry(request.key.unwrap_or_default()).or_default() += 1;
-        }
-        counts
-    }
-
-    async fn status_of(&self, key: &str) -> u64 {
-        let page = self.envoy.prometheus().await.unwrap();
-        sum_metric(&page, "bellwether_key_status", &[("key", key)]) as u64
-    }
-}
-
-fn keys(values: &[&str]) -> Value {
-    let key = |value: &&str| json!({"id": value.trim_start_matches("sk-"), "value": value});
-    json!(values.iter().map(key).collect::<Vec<Value>>())
-}
-
-/// One version on one pool.
-fn pooled(mut pool: Value) -> Value {
-    pool["name"] = json!("pool");
-    json!({
-        "deployments": [{"name": "d", "stable": "v1", "versions": [
-            {"id": "v1", "weight": 100, "cluster": "v1", "key_pool": "pool"}]}],
-        "key_pools": [pool],
-    })
-}
+use load::{Load, SOON, eventually};
+use pools::{Rig, keys, pooled};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_bad_keys_of_five_cost_no_request_and_are_out_after_a_handful_of_attempts() {

@@ -417,7 +417,7 @@ proptest! {
     fn a_flight_settles_each_attempt_once_whatever_the_order(
         errors in bad_outcomes(), steps in vec((0u8..6, 0usize..4, 100u16..600), 0..20), end in 0usize..5,
     ) {
-        let mut flight = Flight::new(Micros(0), true, Some(Millis(5)));
+        let mut flight = Flight::new(Micros(0), Some(Millis(5)));
         let (mut judged, mut attempts, mut now): (Vec<Judgement>, usize, u64) = (Vec::new(), 0, 0);
         for (step, n, status) in steps {
             now += 1000;
@@ -488,7 +488,7 @@ proptest! {
             prop_assert!(after.is_active() || after.tried(after.until).trial_due(Micros(after.until.0 + 60_000_000)));
             memory = after;
         }
-        prop_assert_eq!(memory.after(Fault::None, Micros(now + 1), Micros(now + 1), true, &plan.pools[0]), Memory::default());
+        prop_assert_eq!(memory.after(Fault::None, Micros(now + 1_000_000), Micros(now + 1_000_000), true, &plan.pools[0]), Memory::default());
     }
 
     #[test]

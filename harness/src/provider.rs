@@ -1,13 +1,14 @@
-//! A mock OpenAI-compatible provider over HTTP/1.1.
+//! A mock provider of an OpenAI-compatible API, and of Anthropic's messages, over HTTP/1.1.
 //!
-//! Any path that ends in `/chat/completions` is a chat completion, so rewritten prefixes work; its content names the
-//! provider, so a test sees who served. `GET /v1/models` and `GET /health` answer too (the latter always with 200), and
+//! Any path that ends in `/chat/completions` is a chat completion and any in `/messages` a message, so rewritten prefixes work;
+//! the content names the provider, so a test sees who served. `GET /v1/models` and `GET /health` answer too (the latter always with 200), and
 //! any other path is echoed as JSON. What goes wrong is a [`Behaviour`], set in-process or with `PUT /_mock/behaviour`.
 //!
 //! Written on hyper's connection rather than on a web framework because faults live below HTTP: a reset has to take the
 //! socket away from the server in the middle of an answer.
 
 mod answer;
+mod anthropic;
 mod behaviour;
 mod body;
 mod control;

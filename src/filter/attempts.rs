@@ -9,13 +9,14 @@ use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
 use super::dress::dress;
-use super::worker::{InFlight, Worker};
+use super::worker::{InFlight, Router, Worker};
 use crate::engine::Notes;
 use crate::flight::{Carried, Flight};
 use crate::host;
 use crate::outcome::flags;
 use crate::plan::{Deployment, Inject, Version};
 use crate::pools::{Pick, Wish};
+use crate::units::{Micros, Millis};
 
 /// One attempt.
 pub struct AttemptStream {
@@ -61,8 +62,9 @@ impl AttemptStream {
                 Some(Pick::Key(key)) => {
                     carried = router.put_in((n, key), to_stable);
                 }
-                Some(Pick::Exhausted { returns_in }) => refused = Some(returns_in),
-                None => refused = Some(None),
+                Some(Pick::Exhausted { .. }) | None => {
+                    refused = Some(first_return(router, deployment, version, now.mono))
+                }
             }
         }
         if let Some(returns_in) = refused {
@@ -101,7 +103,8 @@ impl AttemptStream {
     ) -> Option<(&'a Version, bool)> {
         let assigned = deployment.versions.get(request.version())?;
         let stable = deployment.versions.get(deployment.stable)?;
-        let due = deployment.failover.is_some_and(|after| flight.attempts_on_assigned() >= after);
+        let due = request.out_of_keys.get()
+            || deployment.failover.is_some_and(|after| flight.attempts_on_assigned() >= after);
         let Some(before) = request.before.as_ref().filter(|_| due) else { return Some((assigned, false)) };
         // With a plain `cluster_header` route a retry stays where it is, and stable's key must not go there.
         if host::attempt_cluster().as_deref() != Some(stable.cluster.as_bytes()) {
@@ -126,6 +129,25 @@ impl AttemptStream {
         };
         if let Some(judged) = judged {
             self.worker.record(request, &[judged], wait, now);
+            if judged.outcome.is_some() {
+                self.see_to_the_next(request, deployment, now.mono);
+            }
+        }
+    }
+
+    /// This attempt has failed and Envoy may try again. Where the canary has no key left for that, perhaps because this very
+    /// attempt was its last key's, stable serves without waiting for `failover.after`.
+    fn see_to_the_next(&self, request: &InFlight, deployment: &Deployment, now: Micros) {
+        let (Some(version), Some(stable)) =
+            (deployment.versions.get(request.version()), deployment.versions.get(deployment.stable))
+        else {
+            return;
+        };
+        let has_keys =
+            |version: &Version| version.pool.is_none_or(|n| request.router.outlook(n, now).is_ok());
+        if request.before.is_some() && !has_keys(version) && has_keys(stable) {
+            request.out_of_keys.set(true);
+            host::set_next_cluster(&stable.cluster);
         }
     }
 
@@ -142,8 +164,16 @@ impl AttemptStream {
         };
         if let Some(judged) = judged {
             self.worker.record(request, &[judged], None, now);
+            self.see_to_the_next(request, deployment, now.mono);
         }
     }
+}
+
+/// When the first key comes back from a rate limit that this version or stable could use.
+fn first_return(router: &Router, deployment: &Deployment, version: &Version, now: Micros) -> Option<Millis> {
+    let stable = deployment.versions.get(deployment.stable).and_then(|stable| stable.pool);
+    let pools = [version.pool, stable].into_iter().flatten();
+    pools.filter_map(|n| router.outlook(n, now).err().flatten()).min()
 }
 
 impl Context for AttemptStream {

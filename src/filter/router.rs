@@ -69,7 +69,7 @@ impl RouterStream {
         }
         let Some(key) = key else {
             self.worker.tell(&router, n, notes);
-            self.start(n, assigned, None, seen, None);
+            self.start(n, assigned, seen, None);
             host::refuse(waits.into_iter().min());
             return Action::Pause;
         };
@@ -80,7 +80,7 @@ impl RouterStream {
             let may_fail_over = deployment.failover.is_some() && self.worker.has_keys_role();
             before = may_fail_over.then(|| Before::new(&router, version, &headers));
         }
-        self.start(n, assigned, version.pool, seen, before);
+        self.start(n, assigned, seen, before);
         host::set_request_header(&plan.cluster_header, version.cluster.as_bytes());
         dress(&router, version, headers.get(":path").as_deref(), &|name| headers.has(name));
         // Always, also where the `keys` role will see the attempts: whether it does cannot be known here (another listener may
@@ -129,14 +129,7 @@ impl RouterStream {
     }
 
     /// Opens the request's ledger and, where there is a `keys` role, ties its attempts to it.
-    fn start(
-        &mut self,
-        deployment: usize,
-        assigned: Assigned,
-        pool: Option<usize>,
-        seen: Micros,
-        before: Option<Before>,
-    ) {
+    fn start(&mut self, deployment: usize, assigned: Assigned, seen: Micros, before: Option<Before>) {
         let taken_by = self.router.plan.deployments.get(deployment);
         let impatient_after = taken_by.and_then(|d| impatience(d.guard_at(assigned.stage)));
         let request = Rc::new(InFlight {
@@ -145,7 +138,8 @@ impl RouterStream {
             assigned,
             router_key: Cell::default(),
             before,
-            flight: RefCell::new(Flight::new(seen, pool.is_some(), impatient_after)),
+            out_of_keys: Cell::new(false),
+            flight: RefCell::new(Flight::new(seen, impatient_after)),
         });
         let id = self.worker.has_keys_role().then(|| self.worker.launch(&request));
         if let Some(id) = id {

@@ -93,6 +93,8 @@ pub struct InFlight {
     pub router_key: Cell<Carried>,
     /// The client's own headers where the version has changed them, for a failover to stable.
     pub before: Option<Before>,
+    /// The canary it was assigned to has no key left for another attempt: the next one goes to stable, if the route can.
+    pub out_of_keys: Cell<bool>,
     /// Its attempts.
     pub flight: RefCell<Flight>,
 }
@@ -431,6 +433,14 @@ impl Router {
         let rings = self.rings.try_borrow().ok()?;
         let mut state = self.pools.get(n)?.try_borrow_mut().ok()?;
         Some(state.pick(pool, rings.get(n)?, wish, &SharedData, notes))
+    }
+
+    /// Whether a request could have a key of this pool now, and else when the first one comes back by itself, if one does.
+    pub fn outlook(&self, n: usize, now: Micros) -> Result<(), Option<Millis>> {
+        let rings = self.rings.try_borrow().map_err(|_| None)?;
+        let (ring, state) = (rings.get(n).ok_or(None)?, self.pools.get(n).ok_or(None)?);
+        let state = state.try_borrow().map_err(|_| None)?;
+        if state.usable(ring, now) { Ok(()) } else { Err(state.returns_in(ring, now)) }
     }
 
     fn pool_usable(&self, state: &PoolState, n: usize, now: Micros) -> bool {

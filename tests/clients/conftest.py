@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from anthropic import Anthropic
 from openai import OpenAI
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -58,6 +59,12 @@ class Gateway:
     def client(self, **options: Any) -> OpenAI:
         """The official client, without retries of its own unless asked for."""
         return OpenAI(base_url=self.url, api_key=CLIENT_KEY, **{"max_retries": 0, "timeout": 20, **options})
+
+    def anthropic(self, **options: Any) -> Anthropic:
+        """The official Anthropic client, likewise."""
+        url = self.url.removesuffix("/v1")
+        credential = {} if "auth_token" in options else {"api_key": CLIENT_KEY}
+        return Anthropic(base_url=url, **{"max_retries": 0, "timeout": 20, **credential, **options})
 
 
 def config() -> dict[str, Any]:

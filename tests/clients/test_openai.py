@@ -109,6 +109,20 @@ def test_a_rate_limit_is_a_rate_limit_error_with_the_time_to_wait(gateway: Gatew
     assert 0 < int(raised.value.response.headers["retry-after"]) <= 7
 
 
+def test_the_clients_own_retry_waits_as_long_as_the_gateway_says(gateway: Gateway) -> None:
+    gateway.v1.fail(429, retry_after="3")
+    with pytest.raises(openai.RateLimitError):
+        gateway.client().chat.completions.create(**HELLO)
+    gateway.v1.behave()
+    refused = len(gateway.v1.requests())
+    began = time.monotonic()
+    answer = gateway.client(max_retries=1).chat.completions.create(**HELLO)
+    assert answer.choices[0].message.content.startswith("hello from v1")
+    # The gateway itself says how long, since the pool has no other key: without its header the client would wait half a second
+    # and give up on the second 429.
+    assert time.monotonic() - began > 1 and len(gateway.v1.requests()) == refused + 1
+
+
 def test_a_key_that_the_provider_rejects_is_replaced_by_another() -> None:
     two_keys = config()
     two_keys["key_pools"][0]["keys"] = [

@@ -1,4 +1,4 @@
-//! The answers themselves, in OpenAI's shapes.
+//! The answers themselves, in OpenAI's shapes unless the path is another API's.
 
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -11,6 +11,7 @@ use hyper::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
+use super::anthropic;
 use super::behaviour::{Behaviour, Chosen, Fate};
 use super::body::{Body, Step, scripted, whole};
 
@@ -24,7 +25,7 @@ pub(super) struct Asked<'a> {
 }
 
 /// What an answer would be if nothing went wrong.
-enum Answer {
+pub(super) enum Answer {
     Whole(Value),
     Stream(Vec<Bytes>),
 }
@@ -46,7 +47,13 @@ pub(super) async fn answer(asked: &Asked<'_>, chosen: Chosen, reset: Arc<Notify>
             match StatusCode::from_u16(status) {
                 Ok(StatusCode::OK) => None,
                 // An informational status is not an answer, and hyper panics on some.
-                Ok(status) if status.as_u16() >= 200 => return with(error(status, &[]), &headers),
+                Ok(status) if status.as_u16() >= 200 => {
+                    let error = match anthropic::is_messages(asked.path) {
+                        true => anthropic::error(status),
+                        false => error(status, &[]),
+                    };
+                    return with(error, &headers);
+                }
                 _ => return error(StatusCode::INTERNAL_SERVER_ERROR, &[]),
             }
         }
@@ -138,6 +145,9 @@ fn compose(asked: &Asked<'_>, behaviour: &Behaviour) -> Answer {
     if asked.method == Method::POST && asked.path.ends_with("/chat/completions") {
         return completion(provider, behaviour, asked.body);
     }
+    if asked.method == Method::POST && anthropic::is_messages(asked.path) {
+        return anthropic::message(provider, behaviour, asked.body);
+    }
     if asked.method == Method::GET && asked.path.ends_with("/v1/models") {
         let models = ["gpt-4o", "gpt-4o-mini"]
             .map(|id| json!({"id": id, "object": "model", "created": 1_700_000_000, "owned_by": provider}));
@@ -152,10 +162,7 @@ fn completion(provider: &str, behaviour: &Behaviour, body: &Bytes) -> Answer {
     let model = request["model"].as_str().unwrap_or("gpt-4o-mini");
     let id = format!("chatcmpl-{provider}");
     let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    // One word of the content per chunk, the first of which names the provider.
-    let words: Vec<String> = (0..behaviour.chunks)
-        .map(|index| if index == 0 { format!("hello from {provider}") } else { format!(" word{index}") })
-        .collect();
+    let words = behaviour.words(provider);
     let usage = json!({
         "prompt_tokens": 9,
         "completion_tokens": words.len(),

@@ -64,6 +64,12 @@ impl Behaviour {
         Behaviour { latency, ..Behaviour::default() }
     }
 
+    /// The content of an answer, one word a chunk; the first names the provider.
+    pub(super) fn words(&self, provider: &str) -> Vec<String> {
+        let word = |n| if n == 0 { format!("hello from {provider}") } else { format!(" word{n}") };
+        (0..self.chunks).map(word).collect()
+    }
+
     /// The same with `fault` happening to only this fraction of the requests.
     #[must_use]
     pub fn ratio(mut self, fault_ratio: f64) -> Behaviour {
