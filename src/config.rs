@@ -61,18 +61,26 @@ pub fn secrets(document: &[u8]) -> Result<BTreeMap<String, Secret>, Problems> {
     sink.finish(secrets)
 }
 
-/// Checks the `admin` role's plugin configuration: `{}`, or nothing at all.
+/// Reads the `admin` role's plugin configuration: `{}` or `{"hosts": ["ops.example.com"]}`, or nothing at all. Returns the
+/// hosts, in lower case, by which the admin listener may be asked besides IP addresses and `localhost`.
 ///
 /// # Errors
-/// It has fields, or is not an object.
-pub fn empty_object(document: &[u8]) -> Result<(), Problems> {
+/// Everything that is wrong with it, in document order, without any value: it may be another role's document.
+pub fn admin(document: &[u8]) -> Result<Vec<String>, Problems> {
     if document.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let root = json::parse(&envelope::document(document)?)?;
     let sink = Sink::default();
-    let empty = Cursor::root(&root, &sink).hidden().object(&[]).map(|_| ());
-    sink.finish(empty)
+    let hosts = admin_hosts(&Cursor::root(&root, &sink).hidden());
+    sink.finish(hosts)
+}
+
+fn admin_hosts(at: &Cursor<'_>) -> Read<Vec<String>> {
+    let object = at.object(&["hosts"])?;
+    let Some(at) = object.get("hosts").map(Cursor::hidden) else { return Ok(Vec::new()) };
+    let items = at.items(&bounds::ADMIN_HOSTS)?;
+    each(&items, |at| value::host(at).map(|host| host.to_ascii_lowercase()))
 }
 
 /// What a part of the document has to know of the others.

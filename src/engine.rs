@@ -10,13 +10,16 @@
 
 mod notes;
 mod state;
+mod view;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
 pub use self::notes::{Dropped, Notes, Transition};
+pub use self::state::{Order, Refused};
 use self::state::{Scene, State, VersionState};
+pub use self::view::{VersionView, View};
 use crate::plan::{Deployment, Plan};
 use crate::ramp;
 use crate::route::{self, Access, Choice, RequestFacts};

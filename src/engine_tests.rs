@@ -3,6 +3,7 @@
 use super::*;
 use crate::codec::TOMBSTONE;
 use crate::outcome::Outcome;
+use crate::rollout::{Cause, OPERATOR};
 use crate::route::Headers;
 use crate::testing::{MemoryStore, deployment_plan, ramp_plan};
 use crate::units::UnixMillis;
@@ -711,4 +712,170 @@ fn a_rollback_survives_a_new_module_whose_old_vms_bury_their_states() {
         0,
         "and was put back for the others"
     );
+}
+
+// Orders of an operator
+
+fn order(
+    worker: &Worker,
+    store: &MemoryStore,
+    at: u64,
+    order: Order,
+    text: &str,
+) -> (Result<(), Refused>, Notes) {
+    let now = now(at);
+    let cause = Cause { label: OPERATOR.to_owned(), text: text.to_owned(), since: now.mono, wall: now.wall };
+    let mut notes = Notes::default();
+    let done = worker.bindings[0].order(&worker.plan.deployments[0], order, &cause, store, now, &mut notes);
+    (done, notes)
+}
+
+fn view(worker: &Worker, store: &MemoryStore, at: u64) -> View {
+    worker.bindings[0].view(&worker.plan.deployments[0], store, now(at), &mut Notes::default())
+}
+
+#[test]
+fn an_order_is_in_force_on_every_worker_is_reported_once_and_holds() {
+    let store = MemoryStore::default();
+    let probing = r#""recovery": {"mode": "probe", "after": "1s"}, "guard": {"compare": false},"#;
+    let (a, b) = (Worker::new(probing), Worker::new(probing));
+    assert_eq!(b.goes_to(&store, 0, TO_CANARY), 1);
+    b.see(&store, 25 * MS, (1, 0), GOOD);
+    let (done, notes) = order(&a, &store, 30 * MS, Order::Rollback, "wrong tone");
+    assert_eq!((done, notes.transitions.len()), (Ok(()), 1));
+    let t = &notes.transitions[0];
+    assert_eq!(
+        (t.version.as_str(), t.from, t.to, t.epoch, t.canary),
+        ("v2", "active", "rolled_back", 1, (1, 0))
+    );
+    assert_eq!(
+        t.cause.as_ref().map(|cause| (cause.label.as_str(), cause.text.as_str())),
+        Some(("operator", "wrong tone"))
+    );
+    assert_eq!(a.goes_to(&store, 30 * MS, TO_CANARY), 0, "at once where it was given");
+    assert_eq!(b.goes_to(&store, 40 * MS, TO_CANARY), 0, "within 10 ms elsewhere");
+    for worker in [&a, &b] {
+        assert_eq!(order(worker, &store, 50 * MS, Order::Rollback, "again"), (Ok(()), Notes::default()));
+    }
+    // It would have been probed after a second.
+    assert_eq!(b.tick(&store, 5_000 * MS), Notes::default());
+    assert_eq!(b.goes_to(&store, 5_000 * MS, TO_CANARY), 0);
+    let (done, notes) = order(&b, &store, 6_000 * MS, Order::Resume, "");
+    assert_eq!((done, notes.transitions[0].to, notes.transitions[0].epoch), (Ok(()), "active", 2));
+    assert_eq!(a.goes_to(&store, 6_010 * MS, TO_CANARY), 1);
+    assert_eq!(order(&a, &store, 6_020 * MS, Order::Resume, ""), (Ok(()), Notes::default()));
+}
+
+#[test]
+fn what_led_to_a_rollback_is_not_held_against_a_canary_that_was_resumed() {
+    let store = MemoryStore::default();
+    let (a, b) =
+        (Worker::new(r#""guard": {"max_errors": 10},"#), Worker::new(r#""guard": {"max_errors": 10},"#));
+    let transitions: usize = (0..20).map(|at| a.see(&store, at, (1, 0), BAD).transitions.len()).sum();
+    assert_eq!(transitions, 1);
+    assert_eq!(view(&b, &store, 30).versions[1].evidence, 100);
+    assert_eq!(order(&b, &store, 50 * MS, Order::Resume, "").0, Ok(()));
+    let seen = view(&a, &store, 60 * MS);
+    assert_eq!((seen.versions[1].evidence, seen.versions[1].tally.judged), (0, 0));
+    // What the failures before have left behind is late.
+    assert_eq!(a.see(&store, 61 * MS, (1, 0), BAD).dropped, [(Dropped::LateResult, 1)]);
+    for at in 0..8 {
+        assert_eq!(
+            a.see(&store, 70 * MS + at, (1, 2), BAD).transitions,
+            [],
+            "eight new failures are not enough"
+        );
+    }
+    assert_eq!(view(&b, &store, 90 * MS).versions[1].tally.bad, 8);
+}
+
+#[test]
+fn an_operator_latches_what_a_guard_has_rolled_back() {
+    let store = MemoryStore::default();
+    let rest = r#""recovery": {"mode": "probe", "after": "1s"}, "guard": {"max_consecutive_errors": 3, "compare": false},"#;
+    let (a, b) = (Worker::new(rest), Worker::new(rest));
+    (1..=3).for_each(|at| drop(a.see(&store, at, (1, 0), BAD)));
+    assert_eq!(
+        order(&b, &store, 5 * MS, Order::Rollback, "leave it"),
+        (Ok(()), Notes::default()),
+        "no transition"
+    );
+    assert_eq!(a.tick(&store, 60_000 * MS), Notes::default(), "not probed");
+    let seen = view(&a, &store, 60_000 * MS);
+    let cause = seen.versions[1].standing.phase.cause().unwrap();
+    assert!(cause.by_operator() && cause.text.starts_with("leave it; it was out: 3 failed"), "{cause:?}");
+}
+
+#[test]
+fn all_canaries_go_with_one_write_and_stable_stays() {
+    let store = MemoryStore::default();
+    let document = r#"{"deployments": [{"name": "d", "stable": "v1", "versions": [
+        {"id": "v1", "weight": 50, "cluster": "a"}, {"id": "v2", "weight": 25, "cluster": "b"},
+        {"id": "v3", "weight": 25, "cluster": "c"}]}]}"#;
+    let (a, b) = (Worker::on(crate::testing::plan(document)), Worker::on(crate::testing::plan(document)));
+    let before = store.calls.get();
+    let (done, notes) = order(&a, &store, MS, Order::Rollback, "");
+    assert_eq!((done, notes.transitions.len()), (Ok(()), 2));
+    assert!(store.calls.get() - before < 12, "{} calls", store.calls.get() - before);
+    assert_eq!(view(&b, &store, MS).versions.iter().map(|v| v.share).collect::<Vec<_>>(), [10_000, 0, 0]);
+}
+
+#[test]
+fn an_order_that_cannot_be_carried_out_says_so_and_changes_nothing() {
+    let store = MemoryStore::default();
+    let a = Worker::new("");
+    a.goes_to(&store, 0, TO_CANARY);
+    store.interference.set(crate::store::TRIES);
+    assert_eq!(order(&a, &store, MS, Order::Rollback, ""), (Err(Refused::Contended), Notes::default()));
+    assert_eq!(a.goes_to(&store, 20 * MS, TO_CANARY), 1);
+    store.force("bellwether/1/standings/d/1", &[9, 9]);
+    assert_eq!(order(&a, &store, 30 * MS, Order::Rollback, "").0, Err(Refused::Unreadable));
+    assert!(view(&a, &store, 30 * MS).unreadable);
+    let alone = Worker::on(crate::testing::plan(
+        r#"{"deployments": [{"name": "d", "stable": "v1", "versions": [{"id": "v1", "weight": 100, "cluster": "a"}]}]}"#,
+    ));
+    assert_eq!(order(&alone, &MemoryStore::default(), MS, Order::Rollback, "").0, Err(Refused::NoCanary));
+    store.broken.set(true);
+    assert_eq!(order(&a, &store, 40 * MS, Order::Rollback, "").0, Err(Refused::Unreadable));
+}
+
+#[test]
+fn a_ramp_that_was_resumed_begins_its_stage_anew() {
+    let store = MemoryStore::default();
+    let stages = r#""stages": [{"weight": 5, "for": "5s"}, {"weight": 25, "for": "20s"}, {"weight": 50, "for": "1h"}]"#;
+    let (a, b) = (Worker::ramp(stages), Worker::ramp(stages));
+    let second = 1000 * MS;
+    let run = |from: u64, to: u64| (from..to).for_each(|at| drop(a.tick(&store, at * second)));
+    run(0, 20);
+    assert_eq!(view(&b, &store, 20 * second).ramp.unwrap().stage, Some(1));
+    assert_eq!(order(&b, &store, 20 * second, Order::Rollback, "").0, Ok(()));
+    run(20, 40);
+    assert_eq!(view(&b, &store, 40 * second).versions[1].share, 0);
+    assert_eq!(order(&b, &store, 40 * second, Order::Resume, "").0, Ok(()));
+    run(40, 55);
+    assert_eq!(
+        view(&b, &store, 55 * second).versions[1].share,
+        2500,
+        "the stage's twenty seconds are not over"
+    );
+    run(55, 65);
+    assert_eq!(view(&b, &store, 65 * second).versions[1].share, 5000);
+}
+
+#[test]
+fn a_worker_that_has_seen_nothing_shows_what_the_others_have() {
+    let store = MemoryStore::default();
+    let (a, b) =
+        (Worker::new(r#""guard": {"max_errors": 50},"#), Worker::new(r#""guard": {"max_errors": 50},"#));
+    for at in 0..40 {
+        a.see(&store, 100 * MS * at, (0, 0), GOOD);
+    }
+    (0..20).for_each(|at| drop(a.see(&store, 4_000 * MS + at, (1, 0), BAD)));
+    let seen = view(&b, &store, 4_100 * MS);
+    assert_eq!(
+        (seen.versions[1].tally.judged, seen.versions[1].tally.bad, seen.versions[1].totals),
+        (9, 9, (9, 9))
+    );
+    assert_eq!(seen.versions[0].tally.judged, 40);
+    assert_eq!(seen.worst(0).map(|(n, v)| (n, v.standing.phase.name())), Some((1, "rolled_back")));
 }

@@ -46,7 +46,7 @@ impl Problems {
     pub fn of_root_id(root_id: &[u8]) -> Problems {
         Problems(vec![Problem {
             path: "root_id".to_owned(),
-            rule: "must be one of router, keys".to_owned(),
+            rule: "must be one of router, keys, admin".to_owned(),
             got: Some(format!("{:?}", String::from_utf8_lossy(root_id))),
         }])
     }

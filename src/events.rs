@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use crate::codec::{Found, Reader, Writer};
 use crate::engine::Transition;
 use crate::pools::Moved;
+use crate::rollout::Cause;
 use crate::units::{Hundredths, Now, UnixMillis};
 use crate::verdict::interval;
 
@@ -57,8 +58,36 @@ pub fn line(transition: &Transition, now: UnixMillis) -> String {
         let comma = if n > 0 { "," } else { "" };
         let _ = write!(out, "{comma}{}", quoted(request));
     }
-    let _ = write!(out, r#"],"epoch":{},"id":{}}}"#, t.epoch, quoted(&id));
+    let by = if by_operator(t) { r#","by":"operator""# } else { "" };
+    let text = quoted(&sentence(t));
+    let _ = write!(out, r#"],"epoch":{}{by},"text":{text},"id":{}}}"#, t.epoch, quoted(&id));
     out
+}
+
+fn by_operator(t: &Transition) -> bool {
+    t.cause.as_ref().is_some_and(Cause::by_operator)
+}
+
+/// What happened, for somebody who reads nothing else.
+fn sentence(t: &Transition) -> String {
+    let by = if by_operator(t) { " by hand" } else { "" };
+    let stage = t.stage.unwrap_or(0).saturating_add(1).to_string();
+    let (before, after) = match (t.to, t.from) {
+        _ if !t.enforced => ("would have rolled back ", ""),
+        (to, from) if to == from => ("the ramp goes on with ", ", stage "),
+        ("rolled_back", _) => ("rolled back ", by),
+        ("holding", _) => ("holding ", ""),
+        ("probing", _) => ("probing ", " with single requests"),
+        _ if !by.is_empty() => ("resumed ", by),
+        (_, "holding") => ("no longer holding ", ": a window without trouble"),
+        _ => ("back to normal with ", ": its probes went well"),
+    };
+    let (colon, why) = match &t.cause {
+        _ if after == ", stage " => ("", stage.as_str()),
+        Some(cause) => (": ", cause.text.as_str()),
+        None => ("", ""),
+    };
+    [before, &t.version, after, colon, why].concat()
 }
 
 /// A key's change of status as one line of JSON.
@@ -73,7 +102,12 @@ pub fn key_line(pool: &str, key: &str, moved: &Moved, now: Now) -> String {
 
 /// That a pool has no usable key left, as one line of JSON.
 pub fn pool_line(pool: &str, now: Now) -> String {
-    format!(r#"{{"bellwether":"pool_exhausted","time":"{}","pool":{}}}"#, now.wall, quoted(pool))
+    let text = quoted(&["pool ", pool, " has no usable key left"].concat());
+    format!(
+        r#"{{"bellwether":"pool_exhausted","time":"{}","pool":{},"text":{text}}}"#,
+        now.wall,
+        quoted(pool)
+    )
 }
 
 /// Counts, the rate in percent, and the interval in which the true rate lies.
@@ -88,7 +122,8 @@ fn side(out: &mut String, name: &str, (judged, bad): (u64, u64)) {
     );
 }
 
-fn quoted(text: &str) -> String {
+/// A text as a JSON string.
+pub fn quoted(text: &str) -> String {
     // A string can always be serialized.
     serde_json::to_string(text).unwrap_or_else(|_| "null".to_owned())
 }
@@ -128,6 +163,21 @@ impl EventLog {
     }
 }
 
+/// The events of several logs, newest first: each has its time, whose text sorts as it does.
+pub fn newest_first(logs: Vec<EventLog>) -> Vec<String> {
+    fn time(line: &str) -> &str {
+        let begins = line.find(TIME).map(|at| at.saturating_add(TIME.len()));
+        begins.and_then(|at| line.get(at..)?.split('"').next()).unwrap_or_default()
+    }
+    let mut lines: Vec<String> = logs.into_iter().flat_map(|log| log.lines.into_iter().rev()).collect();
+    // Stable: what one log has of the same millisecond stays in its order.
+    lines.sort_by(|a, b| time(b).cmp(time(a)));
+    lines
+}
+
+/// Before the time of an event.
+const TIME: &str = "\"time\":\"";
+
 fn read(bytes: &[u8]) -> Option<EventLog> {
     let mut r = Reader::new(bytes)?;
     let (events, kept) = (r.number()?, r.count(KEPT)?);
@@ -142,8 +192,17 @@ fn read(bytes: &[u8]) -> Option<EventLog> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rollout::Cause;
+    use crate::rollout::OPERATOR;
     use crate::units::Micros;
+
+    fn cause() -> Cause {
+        Cause {
+            label: "worse_errors".to_owned(),
+            text: "7 of 9 failed \"hard\"".to_owned(),
+            since: Micros(0),
+            wall: UnixMillis(0),
+        }
+    }
 
     fn transition() -> Transition {
         Transition {
@@ -155,12 +214,7 @@ mod tests {
             to: "rolled_back",
             stage: Some(0),
             enforced: true,
-            cause: Some(Cause {
-                label: "worse_errors".to_owned(),
-                text: "7 of 9 failed \"hard\"".to_owned(),
-                since: Micros(0),
-                wall: UnixMillis(0),
-            }),
+            cause: Some(cause()),
             canary: (9, 7),
             stable: (180, 0),
             score: Some((16.88, 16.12)),
@@ -180,11 +234,48 @@ mod tests {
                 r#""canary":{"requests":9,"errors":7,"rate":77.78,"rate_between":[28.35,96.87]},"#,
                 r#""stable":{"requests":180,"errors":0,"rate":0.00,"rate_between":[0.00,5.67]},"#,
                 r#""score":16.88,"limit":16.12},"requests":["a1","b\n2"],"epoch":1,"#,
+                r#""text":"rolled back v2: 7 of 9 failed \"hard\"","#,
                 r#""id":"gpt4-upgrade/2026-11-20a/v2/1/rolled_back/0/1795168800123"}"#
             )
         );
         assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok());
         assert!(!text.contains('\n'));
+    }
+
+    #[test]
+    fn every_event_has_a_sentence() {
+        let by_hand = Cause { label: OPERATOR.to_owned(), text: "wrong tone".to_owned(), ..cause() };
+        let is = |from, to, enforced, cause: Option<Cause>, text: &str| {
+            let t = Transition { from, to, enforced, cause, ..transition() };
+            let line: serde_json::Value = serde_json::from_str(&line(&t, UnixMillis(0))).unwrap();
+            assert_eq!(line["text"], text);
+            assert_eq!(line.get("by").is_some(), text.contains("by hand"), "{line}");
+        };
+        let failed = || Some(cause());
+        is("active", "rolled_back", true, failed(), "rolled back v2: 7 of 9 failed \"hard\"");
+        is("active", "rolled_back", false, failed(), "would have rolled back v2: 7 of 9 failed \"hard\"");
+        is("active", "holding", true, failed(), "holding v2: 7 of 9 failed \"hard\"");
+        is("holding", "active", true, None, "no longer holding v2: a window without trouble");
+        is("rolled_back", "probing", true, None, "probing v2 with single requests");
+        is("probing", "active", true, None, "back to normal with v2: its probes went well");
+        is("active", "active", true, None, "the ramp goes on with v2, stage 1");
+        is("active", "rolled_back", true, Some(by_hand.clone()), "rolled back v2 by hand: wrong tone");
+        is("rolled_back", "active", true, Some(by_hand), "resumed v2 by hand: wrong tone");
+    }
+
+    #[test]
+    fn the_events_of_two_logs_come_newest_first() {
+        let (mut one, mut other) = (EventLog::default(), EventLog::default());
+        let at = |millis| Now { mono: Micros(0), wall: UnixMillis(millis) };
+        for (n, version) in ["first", "second", "third"].iter().enumerate() {
+            let t = Transition { version: (*version).to_owned(), ..transition() };
+            one.push(&line(&t, UnixMillis(1_795_168_800_000 + 1000 * (n as u64 / 2))));
+        }
+        other.push(&pool_line("between", at(1_795_168_800_500)));
+        let lines = newest_first(vec![one, other]);
+        let names = ["\"third\"", "\"between\"", "\"second\"", "\"first\""];
+        assert!(lines.iter().zip(names).all(|(line, name)| line.contains(name)), "{lines:#?}");
+        assert_eq!(lines.len(), 4);
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! The adapter: proxy-wasm contexts on one side, the engine on the other. It reads facts, asks, applies; it decides nothing.
 
+mod admin;
 mod alerts;
 mod attempts;
 mod dress;
 mod metrics;
+mod overview;
 mod router;
 mod worker;
 
@@ -13,6 +15,7 @@ use std::time::Duration;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::{ContextType, LogLevel};
 
+use self::admin::AdminStream;
 use self::attempts::AttemptStream;
 use self::router::RouterStream;
 use self::worker::{Router, Worker};
@@ -59,6 +62,10 @@ enum Role {
         /// The secrets document, until it is kept in shared data.
         unkept: Option<Vec<u8>>,
     },
+    Admin {
+        /// By which it may be asked, besides addresses and `localhost`.
+        hosts: Rc<[String]>,
+    },
 }
 
 impl Root {
@@ -80,6 +87,7 @@ impl Root {
                 self.role = Role::Keys { unkept: Some(bytes.to_vec()) };
                 host::set_tick(TICK);
             }
+            b"admin" => self.role = Role::Admin { hosts: config::admin(bytes)?.into() },
             other => return Err(Problems::of_root_id(other)),
         }
         Ok(())
@@ -126,7 +134,7 @@ impl Context for Root {
                 host::set_tick(Duration::ZERO);
                 self.worker.count_keys_role(-1);
             }
-            Role::Unconfigured => {}
+            Role::Admin { .. } | Role::Unconfigured => {}
         }
         true
     }
@@ -155,7 +163,7 @@ impl RootContext for Root {
                 }
                 return host::set_tick(Duration::ZERO);
             }
-            Role::Unconfigured => return,
+            Role::Admin { .. } | Role::Unconfigured => return,
         };
         if let Some(configuration) = configuration {
             self.count_update(configuration);
@@ -171,9 +179,8 @@ impl RootContext for Root {
         }
         let mut notes = Notes::default();
         router.show_keys(now.mono, &mut notes);
-        for (what, count) in notes.dropped {
-            self.worker.metrics.dropped(what, count);
-        }
+        router.merge_usage(now.mono, &mut notes);
+        self.worker.count(notes.dropped);
         if let Ok(mut outbox) = self.worker.outbox.try_borrow_mut() {
             let given_up = outbox.post(now.mono, u64::from(self.id));
             if given_up > 0 {
@@ -187,6 +194,7 @@ impl RootContext for Root {
         Some(match &self.role {
             Role::Router { router, .. } => Box::new(RouterStream::new(worker, Rc::clone(router))),
             Role::Keys { .. } => Box::new(AttemptStream::new(worker)),
+            Role::Admin { hosts } => Box::new(AdminStream::new(worker, Rc::clone(hosts))),
             Role::Unconfigured => Box::new(Untouched),
         })
     }

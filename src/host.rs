@@ -197,6 +197,25 @@ pub fn refuse(returns_in: Option<Millis>) {
     let _ = hostcalls::send_http_response(status, headers, Some(body.as_bytes()));
 }
 
+/// Answers a request of the admin listener.
+pub fn answer(status: u32, kind: &str, policy: &str, allow: Option<&str>, body: &str) {
+    let mut headers = vec![
+        ("content-type", kind),
+        ("cache-control", "no-store"),
+        ("x-content-type-options", "nosniff"),
+        ("x-frame-options", "DENY"),
+        ("referrer-policy", "no-referrer"),
+        ("content-security-policy", policy),
+    ];
+    headers.extend(allow.map(|allow| ("allow", allow)));
+    let _ = hostcalls::send_http_response(status, headers, Some(body.as_bytes()));
+}
+
+/// The body of a request to the admin listener, where the filter before this one has put it.
+pub fn buffered_body() -> Option<Vec<u8>> {
+    property(&["metadata", "filter_metadata", "bellwether", "body"])
+}
+
 /// What the response says of a rate limit, if it is one. Only in the response-headers callback.
 pub fn rate_limit_wait(status: u16, now: UnixMillis) -> Option<Millis> {
     if status != 429 {

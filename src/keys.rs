@@ -10,6 +10,10 @@ use crate::plan::{KeyPool, KeyValue, Secret};
 use crate::pools;
 use crate::units::Millis;
 
+/// Characters of a key that are shown, and how many more it must have.
+const MASK: usize = 4;
+const MASKED: usize = 8;
+
 /// A pool with its values resolved. Holds secrets: no `Debug`.
 pub struct Ring {
     keys: Vec<Slot>,
@@ -105,6 +109,18 @@ impl Ring {
         self.keys.get(key).and_then(|slot| slot.value.as_ref()).map(|(value, _)| value)
     }
 
+    /// What may be shown of a key: the last four characters of one that has twelve or more, of any other nothing. `prefix` is
+    /// the pool's; `None` for a key without a value.
+    pub fn mask(&self, key: usize, prefix: &str) -> Option<String> {
+        let value = self.value(key)?.expose();
+        let value = value.strip_prefix(prefix).unwrap_or(value);
+        let mut mask = "…".to_owned();
+        if let Some(before) = value.chars().count().checked_sub(MASK).filter(|before| *before >= MASKED) {
+            mask.extend(value.chars().skip(before));
+        }
+        Some(mask)
+    }
+
     /// Names a key without saying what it is; `None` for one without a value.
     pub fn fingerprint(&self, key: usize) -> Option<u64> {
         self.keys.get(key).and_then(|slot| slot.value.as_ref()).map(|(_, fingerprint)| *fingerprint)
@@ -176,6 +192,27 @@ mod tests {
         assert_eq!(Ring::new(&p, &secrets(&[])).choose(1, None, &|_| true), None);
         let ring = Ring::new(&p, &secrets(&[("openai-1", " Bearer sk-1\n")]));
         assert_eq!(ring.value(0).unwrap().expose(), "Bearer sk-1", "trimmed, the prefix once");
+    }
+
+    #[test]
+    fn a_mask_shows_four_characters_of_twelve_and_nothing_of_fewer() {
+        let mut p = pool(&[("a", 1)]);
+        for (value, prefix, mask) in [
+            ("sk-123456789", "Bearer ", "…6789"),
+            ("sk-12345678", "Bearer ", "…"),
+            ("sk-1", "Bearer ", "…"),
+            ("k", "", "…"),
+            ("ääääääääöäüß", "Bearer ", "…öäüß"),
+            ("ääääääääöäü", "Bearer ", "…"),
+            ("Bearer-and-more", "Bearer ", "…more"),
+        ] {
+            p.prefix = prefix.to_owned();
+            p.keys[0].value = KeyValue::Known(Secret::clean(value, prefix));
+            let ring = Ring::new(&p, &BTreeMap::new());
+            assert_eq!(ring.mask(0, &p.prefix).as_deref(), Some(mask), "{value:?}");
+        }
+        p.keys[0].value = KeyValue::Named("later".to_owned());
+        assert_eq!(Ring::new(&p, &BTreeMap::new()).mask(0, &p.prefix), None);
     }
 
     #[test]

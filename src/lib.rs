@@ -25,8 +25,9 @@
 //! * what became of it: [`outcome`], [`flight`]
 //! * what that says: [`histogram`], [`window`], [`stats`], [`verdict`] (limits), [`share`], [`compare`] (the comparison)
 //! * what follows: [`rollout`] (phases), [`ramp`], [`standings`], [`events`]
-//! * what the workers share: [`codec`], [`store`], [`engine`]
-//! * the proxy's side, compiled for wasm only: `host` (every host call), `filter` (contexts of the two roles)
+//! * what the workers share: [`codec`], [`store`], [`engine`], [`usage`] (of keys)
+//! * what people ask and order: [`admin`]
+//! * the proxy's side, compiled for wasm only: `host` (every host call), `filter` (contexts of the three roles)
 //!
 //! ## Invariants, each an absence
 //!
@@ -42,6 +43,7 @@
 //! 8. Nothing panics: no unwrap, no index, no unchecked arithmetic (the lints deny them).
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 
+pub mod admin;
 pub mod codec;
 pub mod compare;
 pub mod config;
@@ -68,6 +70,7 @@ pub mod standings;
 pub mod stats;
 pub mod store;
 pub mod units;
+pub mod usage;
 pub mod verdict;
 pub mod window;
 

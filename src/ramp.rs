@@ -91,6 +91,22 @@ impl Position {
         Position { stage: self.stage.map(|_| 0), elapsed: 0, outcomes_before: outcomes, ..self }
     }
 
+    /// The same stage from its beginning: what an operator resumes has to show anew that it does well where it is.
+    pub fn again(self, outcomes: u64, now: Micros) -> Position {
+        Position { elapsed: 0, outcomes_before: outcomes, looked_at: now, ..self }
+    }
+
+    /// When the stage can end at the earliest, in microseconds from now; `None` if it is the last one, or its clock stands.
+    pub fn left(&self, ramp: &Ramp, now: Micros) -> Option<u64> {
+        let n = self.stage?;
+        let stages = u32::try_from(ramp.stages.len()).ok()?;
+        if ramp.paused || n.saturating_add(1) >= stages {
+            return None;
+        }
+        let elapsed = self.elapsed.saturating_add(now.since(self.looked_at).min(STEP_MAX));
+        Some(stage(ramp, Some(n))?.duration.as_micros().saturating_sub(elapsed))
+    }
+
     /// Appends it to a value.
     pub fn encode(&self, w: &mut Writer) {
         w.number(self.stage.map_or(0, |stage| u64::from(stage).saturating_add(1)));

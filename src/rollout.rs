@@ -9,6 +9,9 @@
 //! Every (phase × signal) pair is defined, and each standing carries an epoch that moves on whenever the version's right to
 //! traffic changes. A request remembers the epoch it was assigned under; a result of another epoch decides nothing: calls that
 //! began before a rollback end during the probing after it, and must not fail it. Stable always stands in [`Phase::Active`].
+//!
+//! An operator may put a canary out by hand and bring it back. What was put out by hand, or was out already when the operator
+//! said so, is latched: it is not probed, whatever `recovery` says, until an operator resumes it or the release changes.
 
 use crate::plan::{Probe, Recovery};
 use crate::units::{Micros, Millis, UnixMillis};
@@ -16,6 +19,9 @@ use crate::units::{Micros, Millis, UnixMillis};
 /// How long a probe may keep its place: a worker that dies with a probe in flight gives it back after this. Longer than all
 /// but the longest streams; a probe that outlives it counts for nothing.
 pub const LEASE: Millis = Millis(300_000);
+
+/// Label of what an operator did by hand.
+pub const OPERATOR: &str = "operator";
 
 /// Why and since when.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +34,13 @@ pub struct Cause {
     pub since: Micros,
     /// For people.
     pub wall: UnixMillis,
+}
+
+impl Cause {
+    /// It was an operator's doing.
+    pub fn by_operator(&self) -> bool {
+        self.label == OPERATOR
+    }
 }
 
 /// A probe in flight.
@@ -122,6 +135,10 @@ pub enum Signal {
     Ask(Lease, Micros),
     /// A probe is over: well, badly, or without saying anything. Badly carries what went wrong.
     Probed(u64, Result<bool, Cause>),
+    /// An operator puts the canary out.
+    Latch(Cause),
+    /// An operator brings it back.
+    Resume(Cause),
 }
 
 /// How the deployment wants to recover, with chance for the jitter: what a transition depends on besides the signal.
@@ -162,7 +179,9 @@ impl Standing {
             {
                 Some(self.within(Phase::Active))
             }
-            (Phase::RolledBack { cause, failed_rounds, probe_at }, Signal::Time(now)) => {
+            (Phase::RolledBack { cause, failed_rounds, probe_at }, Signal::Time(now))
+                if !cause.by_operator() =>
+            {
                 let Recovery::Probe(probe) = rules.recovery else { return None };
                 // Rolled back under `hold`, which has been changed since: as if it had been `probe` all along.
                 let due = probe_at.unwrap_or_else(|| cause.since.plus(probe.after));
@@ -182,12 +201,27 @@ impl Standing {
             (Phase::Probing { failed_rounds, .. }, Signal::Fail(cause) | Signal::Probed(_, Err(cause))) => {
                 Some(self.out(cause, failed_rounds.saturating_add(1), rules))
             }
+            (Phase::Active | Phase::Holding(_) | Phase::Probing { .. }, Signal::Latch(cause)) => {
+                Some(self.latched(cause))
+            }
+            // Out already: the same right to traffic, which is none.
+            (Phase::RolledBack { cause: held, .. }, Signal::Latch(cause)) if !held.by_operator() => {
+                let text = [&cause.text, "; it was out: ", &held.text].concat();
+                Some(Standing {
+                    epoch: self.epoch,
+                    ..self.latched(&Cause { label: cause.label.clone(), text, ..held.clone() })
+                })
+            }
+            (Phase::Holding(_) | Phase::RolledBack { .. } | Phase::Probing { .. }, Signal::Resume(_)) => {
+                Some(self.next(Phase::Active))
+            }
             (Phase::Probing { .. }, Signal::Ask(lease, now)) => self.lend(*lease, *now, rules),
             (Phase::Probing { .. }, Signal::Probed(id, Ok(good))) => self.give_back(*id, *good, rules),
             (Phase::Holding(_), Signal::Shared(_) | Signal::Pass { .. })
             | (Phase::Active, Signal::Pass { .. })
             | (Phase::Active | Phase::Holding(_), Signal::Time(_) | Signal::Ask(..) | Signal::Probed(..))
             | (Phase::Probing { .. }, Signal::WouldFail(_) | Signal::Shared(_) | Signal::Pass { .. })
+            | (Phase::Active, Signal::Resume(_))
             | (Phase::RolledBack { .. }, _) => None,
         }
     }
@@ -208,6 +242,11 @@ impl Standing {
             Recovery::Probe(probe) => Some(cause.since.plus(wait(probe, failed_rounds, rules.random))),
         };
         self.next(Phase::RolledBack { cause: cause.clone(), failed_rounds, probe_at })
+    }
+
+    /// Out until an operator says otherwise.
+    fn latched(&self, cause: &Cause) -> Standing {
+        self.next(Phase::RolledBack { cause: cause.clone(), failed_rounds: 0, probe_at: None })
     }
 
     /// Gives a request a place as a probe, if one is free.
@@ -288,6 +327,14 @@ mod tests {
         Phase::RolledBack { cause: cause(0), failed_rounds, probe_at: probe_at.map(Micros) }
     }
 
+    fn by_hand(since: u64) -> Cause {
+        Cause { label: OPERATOR.to_owned(), text: "looks wrong".to_owned(), ..cause(since) }
+    }
+
+    fn latched() -> Phase {
+        Phase::RolledBack { cause: by_hand(0), failed_rounds: 0, probe_at: None }
+    }
+
     fn probing(passed: u32, leases: &[(u64, u64)]) -> Phase {
         let leases = leases.iter().map(|(id, until)| Lease { id: *id, until: Micros(*until) }).collect();
         Phase::Probing { cause: cause(0), failed_rounds: 1, passed, leases }
@@ -318,24 +365,28 @@ mod tests {
             Signal::Probed(7, Ok(false)),
             Signal::Probed(7, Err(cause(9))),
             Signal::Probed(8, Ok(true)),
+            Signal::Latch(by_hand(9)),
+            Signal::Resume(by_hand(9)),
         ];
         let (r, a, h, p) = (Some("rolled_back"), Some("active"), Some("holding"), Some("probing"));
         let n = None;
-        type Row = [Option<&'static str>; 12];
-        let table: [(Recovery, Phase, Row); 10] = {
+        type Row = [Option<&'static str>; 14];
+        let table: [(Recovery, Phase, Row); 12] = {
             let (hold, probe) = (Recovery::Hold, Recovery::Probe(PROBE));
             [
-                //                                fail obs shared pass pass time time ask  good neut bad  other
-                (hold, Phase::Active, [r, a, h, n, n, n, n, n, n, n, n, n]),
-                (probe, Phase::Active, [r, a, h, n, n, n, n, n, n, n, n, n]),
-                (hold, Phase::Holding(cause(0)), [r, h, n, n, a, n, n, n, n, n, n, n]),
-                (hold, out(0, None), [n, n, n, n, n, n, n, n, n, n, n, n]),
-                (hold, out(0, Some(0)), [n, n, n, n, n, n, n, n, n, n, n, n]),
-                (probe, out(0, None), [n, n, n, n, n, n, p, n, n, n, n, n]),
-                (probe, out(0, Some(30 * SECOND)), [n, n, n, n, n, n, p, n, n, n, n, n]),
-                (probe, probing(0, &[(7, 99)]), [r, n, n, n, n, n, n, p, p, p, r, n]),
-                (probe, probing(2, &[(7, 99)]), [r, n, n, n, n, n, n, p, a, p, r, n]),
-                (hold, probing(2, &[(7, 99)]), [r, n, n, n, n, r, r, n, p, p, r, n]),
+                //                                fail obs shared pass pass time time ask  good neut bad  other latch resume
+                (hold, Phase::Active, [r, a, h, n, n, n, n, n, n, n, n, n, r, n]),
+                (probe, Phase::Active, [r, a, h, n, n, n, n, n, n, n, n, n, r, n]),
+                (hold, Phase::Holding(cause(0)), [r, h, n, n, a, n, n, n, n, n, n, n, r, a]),
+                (hold, out(0, None), [n, n, n, n, n, n, n, n, n, n, n, n, r, a]),
+                (hold, out(0, Some(0)), [n, n, n, n, n, n, n, n, n, n, n, n, r, a]),
+                (probe, out(0, None), [n, n, n, n, n, n, p, n, n, n, n, n, r, a]),
+                (probe, out(0, Some(30 * SECOND)), [n, n, n, n, n, n, p, n, n, n, n, n, r, a]),
+                (probe, probing(0, &[(7, 99)]), [r, n, n, n, n, n, n, p, p, p, r, n, r, a]),
+                (probe, probing(2, &[(7, 99)]), [r, n, n, n, n, n, n, p, a, p, r, n, r, a]),
+                (hold, probing(2, &[(7, 99)]), [r, n, n, n, n, r, r, n, p, p, r, n, r, a]),
+                (probe, latched(), [n, n, n, n, n, n, n, n, n, n, n, n, n, a]),
+                (hold, latched(), [n, n, n, n, n, n, n, n, n, n, n, n, n, a]),
             ]
         };
         for (recovery, phase, row) in table {
@@ -357,6 +408,23 @@ mod tests {
         assert_eq!(active.on(&Signal::WouldFail(cause(0)), with_probes()).unwrap().epoch, 4);
         let last = standing(probing(2, &[(7, 99)])).on(&Signal::Probed(7, Ok(true)), with_probes()).unwrap();
         assert_eq!((last.epoch, last.phase), (5, Phase::Active));
+    }
+
+    #[test]
+    fn what_an_operator_puts_out_is_out_in_the_same_epoch_if_it_was_and_comes_back_in_another() {
+        let failed = standing(out(2, Some(0)));
+        let held = failed.on(&Signal::Latch(by_hand(9)), with_probes()).unwrap();
+        let reason = Cause { text: "looks wrong; it was out: 10 of 41 failed".to_owned(), ..by_hand(0) };
+        let phase = Phase::RolledBack { cause: reason, failed_rounds: 0, probe_at: None };
+        assert_eq!(
+            held,
+            Standing { epoch: 4, observed: false, phase },
+            "since it was put out, for both reasons"
+        );
+        let back = held.on(&Signal::Resume(by_hand(9)), with_probes()).unwrap();
+        assert_eq!((back.epoch, back.phase), (5, Phase::Active));
+        let probing = standing(probing(0, &[(7, 99)]));
+        assert_eq!(probing.on(&Signal::Latch(by_hand(9)), with_probes()).unwrap().epoch, 5);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
-use bellwether::config::{compile, document, empty_object, secrets};
+use bellwether::config::{admin, compile, document, secrets};
 use bellwether::error::Problems;
 use bellwether::plan::*;
 use bellwether::units::{Bps, Millis, UnixMillis};
@@ -792,7 +792,7 @@ fn every_wrapping_of_envoy_is_unwrapped() {
     }
     let named = secrets(&field(0x0a, &field(0x1a, br#"{"secrets": {"a": "sk-SECRET"}}"#)));
     assert_eq!(named.ok().map(|named| named.len()), Some(1));
-    assert!(empty_object(&field(0x0a, &field(0x1a, b"{}"))).is_ok());
+    assert!(admin(&field(0x0a, &field(0x1a, b"{}"))).is_ok());
 }
 
 #[test]
@@ -834,11 +834,23 @@ fn a_wrong_secrets_document_is_refused_without_showing_a_value() {
 }
 
 #[test]
-fn the_admin_role_takes_an_empty_object_or_nothing() {
-    assert!(empty_object(b"").is_ok() && empty_object(b"{}").is_ok() && empty_object(b" { } ").is_ok());
-    let problems = empty_object(br#"{"secrets": {"a": "sk-SECRET"}}"#).unwrap_err();
-    assert_eq!(lines(&problems), ["secrets: unknown field, expected none"]);
-    assert!(empty_object(b"[]").is_err());
+fn the_admin_role_takes_an_empty_object_or_nothing_or_hosts() {
+    for text in ["", "{}", " { } ", r#"{"hosts": []}"#] {
+        assert_eq!(admin(text.as_bytes()), Ok(Vec::new()), "{text}");
+    }
+    let hosts = admin(br#"{"hosts": ["Ops.example.com", "b:8080"]}"#);
+    assert_eq!(hosts, Ok(vec!["ops.example.com".to_owned(), "b:8080".to_owned()]));
+    for (text, expected) in [
+        (r#"{"secrets": {"a": "sk-SECRET"}}"#, "secrets: unknown field, expected hosts"),
+        (r#"{"hosts": "sk-SECRET"}"#, "hosts: must be an array, got a string"),
+        (r#"{"hosts": ["*.SECRET"]}"#, "hosts[0]: must be a host, with a port or without, got a string"),
+        (
+            "[]",
+            "configuration: must be a JSON object, given as StringValue, Struct, or GenericSecret with secret.inline_string",
+        ),
+    ] {
+        assert_eq!(lines(&admin(text.as_bytes()).unwrap_err()), [expected], "{text}");
+    }
 }
 
 /// What no problem may show; every value of a key in these tests has it.
@@ -915,7 +927,7 @@ fn is_sound<T>(outcome: &Result<T, Problems>) -> bool {
 fn all_sound(bytes: &[u8]) -> bool {
     is_sound(&compile(bytes, &env))
         && is_sound(&secrets(bytes))
-        && is_sound(&empty_object(bytes))
+        && is_sound(&admin(bytes))
         && is_sound(&document(bytes))
 }
 

@@ -104,7 +104,7 @@ impl Drop for Plain {
 
 #[tokio::test]
 async fn the_samples_run_as_the_comments_at_their_top_say() {
-    for port in [10_000, 9901, 18_001, 18_002] {
+    for port in [10_000, 9901, 9902, 18_001, 18_002] {
         let bound = TcpListener::bind((Ipv4Addr::LOCALHOST, port));
         assert!(bound.is_ok(), "the samples run on fixed ports here, and {port} is in use: {bound:?}");
     }

@@ -126,6 +126,11 @@ impl EnvoyProcess {
         self.listeners.get(name).copied()
     }
 
+    /// The port of the admin role's listener; 0 without that role.
+    pub fn admin_role_port(&self) -> u16 {
+        self.listener_port(sample::ADMIN_LISTENER).unwrap_or(0)
+    }
+
     /// The port of Envoy's own admin interface.
     pub fn admin_port(&self) -> u16 {
         self.admin_port

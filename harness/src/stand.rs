@@ -22,7 +22,8 @@ pub async fn run(router_config: Option<&str>) -> Result<()> {
     println!(
         "{}",
         json!({
-            "envoy": envoy.port(), "admin": envoy.admin_port(), "v1": v1.port(), "v2": v2.port(),
+            "envoy": envoy.port(), "admin": envoy.admin_port(), "admin_role": envoy.admin_role_port(),
+            "v1": v1.port(), "v2": v2.port(),
             "log": envoy.directory().join("envoy.log"),
         })
     );

@@ -27,6 +27,9 @@ pub const SET_HEADERS_MAX: usize = 64;
 
 /// Weight of a key.
 pub const KEY_WEIGHT: RangeInclusive<u32> = 0..=1000;
+/// Hosts by which the admin listener may be asked.
+pub const ADMIN_HOSTS: RangeInclusive<usize> = 0..=64;
+
 /// Failed attempts on a canary after which the next one goes to stable. Envoy's retries rarely exceed three.
 pub const FAILOVER_AFTER: RangeInclusive<u32> = 1..=10;
 /// Outcomes that a judgement needs: zero would judge on nothing, more than a million never.

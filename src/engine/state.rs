@@ -3,10 +3,12 @@
 
 mod advance;
 mod judge;
+mod order;
 
 use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 
+pub use self::order::{Order, Refused};
 use super::{Assigned, Dropped, IDLE_AFTER, MERGE_AFTER, Notes, REFRESH_AFTER};
 use crate::codec::{Found, TOMBSTONE};
 use crate::compare::{Observed, Pending};
@@ -177,6 +179,11 @@ impl State {
     /// Stage of the ramp.
     pub(super) fn stage(&self) -> Option<u32> {
         self.position.and_then(|position| position.stage)
+    }
+
+    /// Where the ramp is.
+    pub(super) fn position(&self) -> Option<Position> {
+        self.position
     }
 
     pub(super) fn epoch(&self, slot: usize) -> u32 {
@@ -357,6 +364,13 @@ impl State {
                 let _ = store.set(key, TOMBSTONE, Expected::Version(found.token));
             }
         }
+    }
+}
+
+impl VersionState {
+    /// Shared key of its comparison with stable.
+    pub(super) fn compare_key(&self) -> &str {
+        &self.compare_key
     }
 }
 

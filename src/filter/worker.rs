@@ -9,7 +9,7 @@ use super::dress::Before;
 use super::metrics::{DeploymentMetrics, Global, PoolMetrics};
 use crate::codec::{Found, SCHEMA};
 use crate::config;
-use crate::engine::{Assigned, Binding, Engine, Notes, Transition};
+use crate::engine::{Assigned, Binding, Dropped, Engine, Notes};
 use crate::events::{self, EventLog};
 use crate::flight::{Carried, Flight, Judgement};
 use crate::host::{self, Clock, SharedData};
@@ -21,11 +21,14 @@ use crate::pools::{Pick, PoolState, Pools, Wish};
 use crate::stats::Event;
 use crate::store::{Change, Store, update};
 use crate::units::{Micros, Millis, Now};
+use crate::usage::Usage;
 
 /// Shared key of the secrets document.
 const SECRETS: &str = "bellwether/1/secrets";
-/// Shared key of the last events of the process.
-const EVENTS: &str = "bellwether/1/events";
+/// Shared key of the last transitions of the process.
+pub const EVENTS: &str = "bellwether/1/events";
+/// Shared key of the last events of pools: apart, so that an exhausted pool does not push out why a canary was rolled back.
+pub const POOL_EVENTS: &str = "bellwether/1/pool-events";
 
 thread_local! {
     static WORKER: Rc<Worker> = Rc::new(Worker::new());
@@ -42,10 +45,13 @@ pub struct Worker {
     flights: RefCell<HashMap<u64, Rc<InFlight>>>,
     next_flight: Cell<u64>,
     secrets: RefCell<BTreeMap<String, Secret>>,
-    routers: RefCell<Vec<Weak<Router>>>,
+    /// Every plan that something still holds, in the order in which they came.
+    pub routers: RefCell<Vec<Weak<Router>>>,
     /// Contexts of the `keys` role that are configured on this worker.
     keys_roles: Cell<u32>,
     pools: RefCell<Pools>,
+    /// Use of keys by the pool's name: it outlives reloads.
+    pub usages: RefCell<BTreeMap<String, Rc<RefCell<Usage>>>>,
     /// Alerts to be posted.
     pub outbox: RefCell<Outbox>,
 }
@@ -64,6 +70,12 @@ pub struct Router {
     pub rings: RefCell<Vec<Ring>>,
     /// Per pool: its keys' states.
     pub pools: Vec<Rc<RefCell<PoolState>>>,
+    /// Per pool: how much its keys are used.
+    pub usages: Vec<Rc<RefCell<Usage>>>,
+    /// Name of the filter that it was configured for.
+    pub plugin: Vec<u8>,
+    /// Its context has ended; only streams still under way keep it.
+    pub retired: Cell<bool>,
     /// It has served, or ticked: this is not the throw-away VM that checks a configuration.
     pub served: Cell<bool>,
     /// An attempt has found the cluster header: the route leaves it there, to read it again before a retry.
@@ -108,6 +120,7 @@ impl Worker {
             routers: RefCell::default(),
             keys_roles: Cell::new(0),
             pools: RefCell::default(),
+            usages: RefCell::default(),
             outbox: RefCell::default(),
         }
     }
@@ -135,6 +148,9 @@ impl Worker {
                 .try_borrow_mut()
                 .map(|mut pools| plan.pools.iter().map(|pool| pools.attach(&pool.name)).collect())
                 .unwrap_or_default(),
+            usages: self.usages_of(&plan),
+            plugin: host::property(&["plugin_name"]).unwrap_or_default(),
+            retired: Cell::new(false),
             served: Cell::new(false),
             header_kept: Cell::new(false),
             plan,
@@ -149,9 +165,17 @@ impl Worker {
         router
     }
 
+    /// Counts what was dropped.
+    pub fn count(&self, dropped: Vec<(Dropped, u64)>) {
+        for (what, count) in dropped {
+            self.metrics.dropped(what, count);
+        }
+    }
+
     /// Drops the states that only this plan bound.
     pub fn retire(&self, router: Rc<Router>) {
         let served = router.served.get();
+        router.retired.set(true);
         drop(router);
         if let Ok(mut engine) = self.engine.try_borrow_mut() {
             engine.sweep(&SharedData, served);
@@ -251,6 +275,11 @@ impl Worker {
             (judgement.outcome, metrics.and_then(|m| m.keys.get(key)))
         {
             requests.count(outcome);
+            if let (Some(fingerprint), Some(Ok(mut usage))) =
+                (judgement.carried.fingerprint, router.usages.get(n).map(|usage| usage.try_borrow_mut()))
+            {
+                usage.count(fingerprint, outcome, now.wall);
+            }
         }
         let (Some(fault), Some(pool)) = (fault_of(judgement, wait), router.plan.pools.get(n)) else { return };
         let (Ok(rings), Some(state)) = (router.rings.try_borrow(), router.pools.get(n)) else { return };
@@ -268,8 +297,7 @@ impl Worker {
         drop(rings);
         let lost_one = moved.iter().any(|moved| moved.from == Status::Active);
         if lost_one && !router.pool_usable(&state, n, now.mono) {
-            host::warn(&events::pool_line(&pool.name, now));
-            self.alert(router, events::pool_line(&pool.name, now));
+            self.publish(router, POOL_EVENTS, events::pool_line(&pool.name, now));
         }
     }
 
@@ -299,12 +327,10 @@ impl Worker {
 
     /// Logs and counts what the engine reports.
     pub fn tell(&self, router: &Router, deployment: usize, notes: Notes) {
-        for (what, count) in notes.dropped {
-            self.metrics.dropped(what, count);
-        }
+        self.count(notes.dropped);
         let moved = !notes.transitions.is_empty();
         for transition in notes.transitions {
-            self.publish(router, &transition);
+            self.publish(router, EVENTS, events::line(&transition, self.clock.now().wall));
             let rolled_back = transition.enforced && transition.to == "rolled_back";
             if let (true, Some(cause)) = (rolled_back, &transition.cause)
                 && let Some(plan) = router.plan.deployments.get(deployment)
@@ -321,10 +347,9 @@ impl Worker {
 
     /// Logs an event, keeps it in shared data and, with `alerts`, has it posted. Only the worker that made a transition gets
     /// here with it, so each is published once.
-    fn publish(&self, router: &Router, transition: &Transition) {
-        let line = events::line(transition, self.clock.now().wall);
+    fn publish(&self, router: &Router, log: &str, line: String) {
         host::warn(&line);
-        let kept = update(&SharedData, EVENTS, &mut |bytes| match EventLog::decode(bytes) {
+        let kept = update(&SharedData, log, &mut |bytes| match EventLog::decode(bytes) {
             Found::Undecodable => Change::Keep(false),
             found => {
                 let mut log = if let Found::Value(log) = found { log } else { EventLog::default() };

@@ -179,6 +179,7 @@ pub fn rewrite_resource(envoy: &EnvoyProcess, role: Role, version: &str, change:
     let name = match role {
         Role::Router => "router.yaml",
         Role::Keys => "keys.yaml",
+        Role::Admin => "admin.yaml",
     };
     let directory = envoy.directory().join("ecds");
     let mut resource: Value = serde_json::from_slice(&fs::read(directory.join(name)).unwrap()).unwrap();

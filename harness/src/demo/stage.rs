@@ -17,6 +17,7 @@ pub const CANARY_PERCENT: u32 = 20;
 /// The ports of `--keep`, which are those of the samples.
 pub const ENVOY_PORT: u16 = 10_000;
 pub const ADMIN_PORT: u16 = 9901;
+pub const ADMIN_ROLE_PORT: u16 = 9902;
 pub const V1_PORT: u16 = 18_001;
 pub const V2_PORT: u16 = 18_002;
 
@@ -38,7 +39,11 @@ impl Stage {
         if fixed {
             (v1_port, v2_port) = (V1_PORT, V2_PORT);
             // Asked here because two Envoys can listen on one port, each with a share of the connections.
-            for (port, whose) in [(ENVOY_PORT, "Envoy"), (ADMIN_PORT, "Envoy's admin interface")] {
+            for (port, whose) in [
+                (ENVOY_PORT, "Envoy"),
+                (ADMIN_PORT, "Envoy's admin interface"),
+                (ADMIN_ROLE_PORT, "the filter's admin role"),
+            ] {
                 drop(TcpListener::bind((Ipv4Addr::LOCALHOST, port)).with_context(|| taken(port, whose))?);
             }
             options.edit = Some(Box::new(fix_ports));
@@ -69,6 +74,8 @@ fn fix_ports(bootstrap: &mut Value) {
     bootstrap["admin"]["address"]["socket_address"]["port_value"] = json!(ADMIN_PORT);
     bootstrap["static_resources"]["listeners"][0]["address"]["socket_address"]["port_value"] =
         json!(ENVOY_PORT);
+    bootstrap["static_resources"]["listeners"][1]["address"]["socket_address"]["port_value"] =
+        json!(ADMIN_ROLE_PORT);
 }
 
 /// A provider that does well.

@@ -79,6 +79,8 @@ pub enum Role {
     Router,
     /// The upstream HTTP filter, which runs per attempt.
     Keys,
+    /// The HTTP filter of the admin listener.
+    Admin,
 }
 
 impl Role {
@@ -86,6 +88,7 @@ impl Role {
         match self {
             Role::Router => "router.yaml",
             Role::Keys => "keys.yaml",
+            Role::Admin => "admin.yaml",
         }
     }
 
@@ -94,6 +97,7 @@ impl Role {
         let prefix = match self {
             Role::Router => "http_filter.bellwether-router",
             Role::Keys => "upstream_http_filter.bellwether-keys",
+            Role::Admin => "http_filter.bellwether-admin",
         };
         format!("extension_config_discovery.{prefix}.{name}")
     }
@@ -108,6 +112,8 @@ pub struct EnvoyOptions {
     pub route: Route,
     /// Whether the keys role is there; default true.
     pub keys_role: bool,
+    /// Whether the admin role and its listener are there; default true.
+    pub admin_role: bool,
     /// Clusters and the ports of their providers. The first takes what matches no deployment. Clusters of the sample
     /// that are not among them refuse connections; those that the sample lacks are added to it and to its route.
     pub clusters: Vec<(String, u16)>,
@@ -117,6 +123,8 @@ pub struct EnvoyOptions {
     pub router_config: Option<Value>,
     /// The keys role's plugin configuration, `None` for the sample's.
     pub keys_config: Option<Value>,
+    /// The admin role's plugin configuration, `None` for the sample's.
+    pub admin_config: Option<Value>,
     /// Whether a rejected first configuration is an Envoy that has started and not an error; default false.
     pub allow_rejected_config: bool,
     /// The module, `None` for [`wasm_path`](super::wasm_path).
@@ -137,10 +145,12 @@ impl Default for EnvoyOptions {
         EnvoyOptions {
             route: Route::default(),
             keys_role: true,
+            admin_role: true,
             clusters: Vec::new(),
             env: env.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
             router_config: None,
             keys_config: None,
+            admin_config: None,
             allow_rejected_config: false,
             wasm: None,
             concurrency: 2,

@@ -13,6 +13,9 @@ use crate::workspace_root;
 /// Nothing listens here, so a cluster that a test does not provide refuses connections.
 const DEAD_PORT: u16 = 1;
 
+/// The listener of the admin role in the samples.
+pub(super) const ADMIN_LISTENER: &str = "bellwether-admin";
+
 /// The sample's plugin configuration of the router, to start from.
 ///
 /// # Errors
@@ -42,6 +45,11 @@ impl Sample {
                 object.remove("upstream_http_filters");
             });
         }
+        if !options.admin_role
+            && let Some(listeners) = bootstrap["static_resources"]["listeners"].as_array_mut()
+        {
+            listeners.retain(|listener| listener["name"] != ADMIN_LISTENER);
+        }
         if !options.clusters.is_empty() {
             set_clusters(&mut bootstrap, &options.clusters)?;
         }
@@ -50,8 +58,13 @@ impl Sample {
         }
 
         let mut sample = Sample { bootstrap, resources: BTreeMap::new() };
-        for (role, config) in [(Role::Router, &options.router_config), (Role::Keys, &options.keys_config)] {
-            if role == Role::Keys && !options.keys_role {
+        let roles = [
+            (Role::Router, true, &options.router_config),
+            (Role::Keys, options.keys_role, &options.keys_config),
+            (Role::Admin, options.admin_role, &options.admin_config),
+        ];
+        for (role, there, config) in roles {
+            if !there {
                 continue;
             }
             let mut resource = read_yaml(&root.join("ecds").join(role.file()))?;

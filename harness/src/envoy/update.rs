@@ -39,6 +39,14 @@ impl EnvoyProcess {
         self.write_config(Role::Keys, &config.to_string()).await
     }
 
+    /// Gives the admin role a new configuration.
+    ///
+    /// # Errors
+    /// As [`write_router_config`](EnvoyProcess::write_router_config), and if this Envoy has no admin role.
+    pub async fn write_admin_config(&self, config: &Value) -> Result<ConfigUpdate> {
+        self.write_config(Role::Admin, &config.to_string()).await
+    }
+
     /// Gives a role a new configuration, which need not be JSON.
     ///
     /// # Errors

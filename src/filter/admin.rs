@@ -1,0 +1,129 @@
+//! The `admin` role: one context a request on the private listener. Everything it says comes from shared data and from the
+//! plan in this VM; it waits for nothing.
+
+use std::rc::Rc;
+
+use proxy_wasm::traits::{Context, HttpContext};
+use proxy_wasm::types::Action;
+
+use super::overview::kept_events;
+use super::worker::{Router, Worker};
+use crate::admin::status;
+use crate::admin::{self, Ask, Body, Refusal, page};
+use crate::engine::{Binding, Notes, Order};
+use crate::host::{self, SharedData};
+use crate::plan::Deployment;
+use crate::units::Now;
+
+const JSON: &str = "application/json";
+const HTML: &str = "text/html; charset=utf-8";
+
+/// One request.
+pub struct AdminStream {
+    worker: Rc<Worker>,
+    hosts: Rc<[String]>,
+}
+
+impl AdminStream {
+    /// A request that may be asked for by these hosts.
+    pub fn new(worker: Rc<Worker>, hosts: Rc<[String]>) -> AdminStream {
+        AdminStream { worker, hosts }
+    }
+
+    fn answer(&self, body_follows: bool) -> Result<(&'static str, String), Refusal> {
+        let now = self.worker.clock.now();
+        let body = match admin::ask(&host::request_headers(), &self.hosts)? {
+            Ask::Page => return Ok((HTML, String::new())),
+            Ask::Status => self.status(now)?,
+            Ask::Events => {
+                let lines = kept_events().ok_or_else(Refusal::events)?;
+                [r#"{"events":["#, &lines.join(","), "]}"].concat()
+            }
+            Ask::Order(name, order) => {
+                let body = match host::buffered_body() {
+                    Some(body) => Body::Read(body),
+                    None if body_follows => Body::Unread,
+                    None => Body::Read(Vec::new()),
+                };
+                self.carry_out(&name, order, &body, now)?
+            }
+        };
+        Ok((JSON, body))
+    }
+
+    fn status(&self, now: Now) -> Result<String, Refusal> {
+        let routers = self.routers()?;
+        let mut out = status::begin(now);
+        let mut notes = Notes::default();
+        let mut named: Vec<&str> = Vec::new();
+        for router in &routers {
+            for (deployment, binding) in router.plan.deployments.iter().zip(&router.bindings) {
+                if !named.contains(&deployment.name.as_str()) {
+                    let view = binding.view(deployment, &SharedData, now, &mut notes);
+                    status::deployment(&mut out, deployment, &view, now);
+                }
+            }
+            named.extend(router.plan.deployments.iter().map(|deployment| deployment.name.as_str()));
+        }
+        status::pools(&mut out);
+        let mut named: Vec<&str> = Vec::new();
+        for router in &routers {
+            for n in (0..).take(router.plan.pools.len()) {
+                let Some(pool) = router.plan.pools.get(n).filter(|pool| !named.contains(&pool.name.as_str()))
+                else {
+                    continue;
+                };
+                let keys = router.key_views(n, now.mono, &mut notes);
+                status::pool(&mut out, pool, keys.into_iter(), now);
+            }
+            named.extend(router.plan.pools.iter().map(|pool| pool.name.as_str()));
+        }
+        status::end(&mut out);
+        self.worker.count(notes.dropped);
+        Ok(out.finish())
+    }
+
+    /// The deployment of a name: in the plan that was configured last, if several have one.
+    fn carry_out(&self, name: &str, order: Order, body: &Body, now: Now) -> Result<String, Refusal> {
+        let routers = self.routers()?;
+        let found = routers.iter().find_map(|router| {
+            let n = router.plan.deployments.iter().position(|deployment| deployment.name == name)?;
+            Some((router, n, router.plan.deployments.get(n)?, router.bindings.get(n)?))
+        });
+        let (router, n, deployment, binding): (&Rc<Router>, usize, &Deployment, &Binding) =
+            found.ok_or_else(|| Refusal::unknown(name))?;
+        let cause = admin::cause(body, now)?;
+        let mut notes = Notes::default();
+        let done = binding.order(deployment, order, &cause, &SharedData, now, &mut notes);
+        self.worker.tell(router, n, notes);
+        done?;
+        let mut notes = Notes::default();
+        let view = binding.view(deployment, &SharedData, now, &mut notes);
+        self.worker.count(notes.dropped);
+        Ok(status::one(deployment, &view, now))
+    }
+
+    fn routers(&self) -> Result<Vec<Rc<Router>>, Refusal> {
+        let routers = self.worker.routers_in_service();
+        if routers.is_empty() { Err(Refusal::no_router()) } else { Ok(routers) }
+    }
+
+    fn send(&self, answer: Result<(&'static str, String), Refusal>) {
+        let bits = [self.worker.random(), self.worker.random()];
+        let nonce = format!("{:016x}{:016x}", bits[0], bits[1]);
+        match answer {
+            Ok((HTML, _)) => host::answer(200, HTML, &page::policy(&nonce), None, &page::document(&nonce)),
+            Ok((kind, body)) => host::answer(200, kind, page::NO_PAGE, None, &body),
+            Err(refusal) => host::answer(refusal.status, JSON, page::NO_PAGE, refusal.allow, &refusal.body()),
+        }
+    }
+}
+
+impl Context for AdminStream {}
+
+impl HttpContext for AdminStream {
+    fn on_http_request_headers(&mut self, _: usize, end_of_stream: bool) -> Action {
+        self.send(self.answer(!end_of_stream));
+        Action::Pause
+    }
+}

@@ -1,0 +1,209 @@
+//! How much each key is used, over all workers: counted on the worker, merged into shared data a few times a second.
+//!
+//! Metrics count the same, but a series that is read has to be defined first, and would then be shown for keys that were never
+//! used; and no counter can say when a key was last used.
+
+use crate::codec::{Found, Reader, Writer};
+use crate::engine::{Dropped, Notes};
+use crate::outcome::Outcome;
+use crate::store::{Change, Store, update};
+use crate::units::{Micros, UnixMillis};
+
+/// What was counted is merged when the last merge is older than this (250 ms, in microseconds): nobody looks more often.
+const MERGE_AFTER: u64 = 250_000;
+/// Most keys that a record may hold: those of a pool, and as many that were rotated away.
+const KEYS: usize = 512;
+
+/// Use of one key.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Used {
+    /// Attempts that carried it.
+    pub requests: u64,
+    /// Those of them that failed, were limited or were refused.
+    pub errors: u64,
+    /// When the last of them ended.
+    pub last: UnixMillis,
+}
+
+impl Used {
+    fn add(&mut self, other: Used) {
+        self.requests = self.requests.saturating_add(other.requests);
+        self.errors = self.errors.saturating_add(other.errors);
+        self.last = self.last.max(other.last);
+    }
+}
+
+/// Use of the keys of a pool, by fingerprint.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Record(Vec<(u64, Used)>);
+
+impl Record {
+    /// Of a key; one that was never used has a use of nothing.
+    pub fn get(&self, fingerprint: u64) -> Used {
+        self.0.iter().find(|(held, _)| *held == fingerprint).map(|(_, used)| *used).unwrap_or_default()
+    }
+
+    fn add(&mut self, fingerprint: u64, used: Used) {
+        if let Some((_, held)) = self.0.iter_mut().find(|(held, _)| *held == fingerprint) {
+            return held.add(used);
+        }
+        if self.0.len() >= KEYS {
+            // The one that has not been used for longest was rotated away.
+            let oldest = self.0.iter().enumerate().min_by_key(|(_, (_, used))| used.last).map(|(at, _)| at);
+            oldest.map(|at| self.0.swap_remove(at));
+        }
+        self.0.push((fingerprint, used));
+    }
+
+    /// To bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut w = Writer::new();
+        w.number(u64::try_from(self.0.len()).unwrap_or(0));
+        for (fingerprint, used) in &self.0 {
+            for number in [*fingerprint, used.requests, used.errors, used.last.0] {
+                w.number(number);
+            }
+        }
+        w.finish()
+    }
+
+    /// From bytes; total.
+    pub fn decode(bytes: Option<&[u8]>) -> Found<Record> {
+        Found::read(bytes, |bytes| {
+            let mut r = Reader::new(bytes)?;
+            let mut record = Record::default();
+            for _ in 0..r.count(KEYS)? {
+                let fingerprint = r.number()?;
+                let (requests, errors) = (r.number()?, r.number()?);
+                record.0.push((fingerprint, Used { requests, errors, last: UnixMillis(r.number()?) }));
+            }
+            r.end()?;
+            Some(record)
+        })
+    }
+}
+
+/// What one worker has counted of a pool since it last merged.
+pub struct Usage {
+    key: String,
+    pending: Record,
+    merged_at: Micros,
+}
+
+impl Usage {
+    /// Of this pool.
+    pub fn new(pool: &str) -> Usage {
+        let key = ["bellwether/1/usage/", pool].concat();
+        Usage { key, pending: Record::default(), merged_at: Micros(0) }
+    }
+
+    /// Counts an attempt.
+    pub fn count(&mut self, fingerprint: u64, outcome: Outcome, now: UnixMillis) {
+        let failed = matches!(outcome, Outcome::Bad | Outcome::RateLimited | Outcome::KeyRejected);
+        self.pending.add(fingerprint, Used { requests: 1, errors: u64::from(failed), last: now });
+    }
+
+    /// Merges what was counted, if that is due. What cannot be merged now stays for the next time.
+    pub fn merge(&mut self, store: &dyn Store, now: Micros, notes: &mut Notes) {
+        if self.pending.0.is_empty() || now.since(self.merged_at) < MERGE_AFTER {
+            return;
+        }
+        self.merged_at = now;
+        let merged = update(store, &self.key, &mut |bytes| {
+            let mut record = match Record::decode(bytes) {
+                Found::Nothing => Record::default(),
+                Found::Value(record) => record,
+                Found::Undecodable => return Change::Keep(false),
+            };
+            self.pending.0.iter().for_each(|(fingerprint, used)| record.add(*fingerprint, *used));
+            Change::Write(record.encode(), true)
+        });
+        match merged {
+            Ok(true) => self.pending.0.clear(),
+            Ok(false) => {
+                self.pending.0.clear();
+                notes.note(Dropped::Undecodable);
+            }
+            Err(error) => notes.note(Dropped::of(error)),
+        }
+    }
+
+    /// What all workers have merged, with what this one has not merged yet. `None` if it cannot be read.
+    pub fn read(&self, store: &dyn Store) -> Option<Record> {
+        let found = store.get(&self.key).ok()?;
+        let mut record = match Record::decode(found.as_ref().map(|found| found.bytes.as_slice())) {
+            Found::Nothing => Record::default(),
+            Found::Value(record) => record,
+            Found::Undecodable => return None,
+        };
+        self.pending.0.iter().for_each(|(fingerprint, used)| record.add(*fingerprint, *used));
+        Some(record)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::MemoryStore;
+
+    fn at(millis: u64) -> Micros {
+        Micros(millis * 1000)
+    }
+
+    #[test]
+    fn two_workers_count_together_and_write_rarely() {
+        let (store, mut notes) = (MemoryStore::default(), Notes::default());
+        let (mut a, mut b) = (Usage::new("p"), Usage::new("p"));
+        for n in 0..100 {
+            a.count(1, Outcome::Good, UnixMillis(n));
+            b.count(1, Outcome::RateLimited, UnixMillis(1000 + n));
+            b.count(2, Outcome::CallerError, UnixMillis(7));
+            a.merge(&store, at(1000 + n), &mut notes);
+            b.merge(&store, at(1000 + n), &mut notes);
+        }
+        assert_eq!(store.calls.get(), 4, "one read and one write each in a tenth of a second");
+        a.merge(&store, at(2000), &mut notes);
+        b.merge(&store, at(2000), &mut notes);
+        let calls = store.calls.get();
+        (0..9).for_each(|n| a.merge(&store, at(3000 + 300 * n), &mut notes));
+        assert_eq!(store.calls.get(), calls, "nothing new is not written");
+        let record = Usage::new("p").read(&store).unwrap();
+        assert_eq!(record.get(1), Used { requests: 200, errors: 100, last: UnixMillis(1099) });
+        assert_eq!(record.get(2), Used { requests: 100, errors: 0, last: UnixMillis(7) });
+        assert_eq!((record.get(3), notes), (Used::default(), Notes::default()));
+    }
+
+    #[test]
+    fn what_cannot_be_merged_is_kept_and_shown() {
+        let (store, mut notes) = (MemoryStore::default(), Notes::default());
+        let mut usage = Usage::new("p");
+        usage.count(1, Outcome::Bad, UnixMillis(5));
+        store.interference.set(16);
+        usage.merge(&store, at(1000), &mut notes);
+        assert_eq!(notes.dropped, [(Dropped::MergeDeferred, 1)]);
+        assert_eq!(usage.read(&store).unwrap().get(1).errors, 1);
+        usage.merge(&store, at(2000), &mut notes);
+        assert_eq!(Usage::new("p").read(&store).unwrap().get(1).errors, 1);
+    }
+
+    #[test]
+    fn a_record_of_another_build_is_left_alone_and_not_taken_for_nothing() {
+        let (store, mut notes) = (MemoryStore::default(), Notes::default());
+        store.force("bellwether/1/usage/p", &[9, 9]);
+        let mut usage = Usage::new("p");
+        usage.count(1, Outcome::Good, UnixMillis(5));
+        usage.merge(&store, at(1000), &mut notes);
+        assert_eq!(notes.dropped, [(Dropped::Undecodable, 1)]);
+        assert_eq!(usage.read(&store), None);
+    }
+
+    #[test]
+    fn keys_that_were_rotated_away_make_room() {
+        let mut record = Record::default();
+        for n in 0..2000u64 {
+            record.add(n, Used { requests: 1, errors: 0, last: UnixMillis(n) });
+        }
+        assert_eq!((record.0.len(), record.get(1999).requests, record.get(0).requests), (KEYS, 1, 0));
+        assert!(matches!(Record::decode(Some(&record.encode())), Found::Value(back) if back == record));
+    }
+}
