@@ -25,8 +25,9 @@
 //! * what became of it: [`outcome`], [`flight`]
 //! * what that says: [`histogram`], [`window`], [`stats`], [`verdict`] (limits), [`share`], [`compare`] (the comparison)
 //! * what follows: [`rollout`] (phases), [`ramp`], [`standings`], [`events`]
-//! * what the workers share: [`codec`], [`store`], [`engine`]
-//! * the proxy's side, compiled for wasm only: `host` (every host call), `filter` (contexts of the two roles)
+//! * what the workers share: [`codec`], [`store`], [`engine`], [`usage`] (of keys)
+//! * what people ask and order: [`admin`]
+//! * the proxy's side, compiled for wasm only: `host` (every host call), `filter` (contexts of the three roles)
 //!
 //! ## Invariants, each an absence
 //!

@@ -461,6 +461,25 @@ async fn events_come_newest_first_with_their_evidence_and_a_sentence() {
     assert_eq!(rig.envoy.metric("bellwether_rollbacks_total", &by_hand).await.unwrap(), 40.0);
 }
 
+#[tokio::test]
+async fn a_pool_that_loses_its_last_key_is_among_the_events() {
+    let mut config = with_pools();
+    config["key_pools"][1]["keys"].as_array_mut().unwrap().truncate(1);
+    let rig = Rig::configured(config).await;
+    rig.relay.set(Behaviour::status(401));
+    let admin = Admin::of(&rig.envoy);
+    admin.order("test", "resume", "").await;
+    // Stable serves: nobody is harmed.
+    assert_eq!(
+        rig.envoy.client().send(Request::chat(false).header("x-version", "v2")).await.unwrap().status,
+        200
+    );
+    let event = eventually("an event", || async { admin.events().await.pop() }).await;
+    assert_eq!((&event["bellwether"], &event["pool"]), (&json!("pool_exhausted"), &json!("relay")));
+    assert_eq!(event["text"], "pool relay has no usable key left");
+    assert_eq!(key(&admin.json("/status").await, "four")["status"], "disabled");
+}
+
 // What it is told
 
 /// An Envoy with a deployment of half canary, and load on both of its workers.

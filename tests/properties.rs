@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use bellwether::admin;
 use bellwether::codec::Found;
 use bellwether::compare::Comparison;
 use bellwether::config::compile;
@@ -21,7 +22,8 @@ use bellwether::share::{Arm, Odds, Share, ShareDelta};
 use bellwether::split::Split;
 use bellwether::standings::Standings;
 use bellwether::stats::{Delta, Event, Stats};
-use bellwether::units::{Bps, Micros, Millis, Point, UnixMillis};
+use bellwether::units::{Bps, Micros, Millis, Now, Point, UnixMillis};
+use bellwether::usage::Record;
 use bellwether::window::{Tally, Window};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -135,6 +137,34 @@ proptest! {
         let _ = Comparison::decode(Some(&bytes));
         let _ = Keyring::decode(Some(&bytes));
         let _ = EventLog::decode(Some(&bytes));
+        let _ = Record::decode(Some(&bytes));
+    }
+
+    #[test]
+    fn the_admin_role_takes_any_request(
+        host in "(127\\.0\\.0\\.1|.{0,20})", path in "/?(status|deployments/.{0,9}/(rollback|resume)|.{0,30})",
+        method in "(GET|POST|.{0,5})", body in vec(any::<u8>(), 0..60),
+    ) {
+        let pairs = [(":authority", host), (":path", path.clone()), (":method", method.clone())];
+        let pairs = pairs.map(|(name, value)| (name.to_owned(), value.into_bytes())).to_vec();
+        // Without `x-requested-with` nothing is ever ordered.
+        if let Ok(asked) = admin::ask(&Headers::new(pairs), &[]) {
+            prop_assert!(!matches!(asked, admin::Ask::Order(..)), "{method} {path}");
+        }
+        let now = Now { mono: Micros(0), wall: UnixMillis(0) };
+        if let Ok(cause) = admin::cause(&admin::Body::Read(body), now) {
+            prop_assert!(cause.text.len() <= 300 && !cause.text.is_empty());
+            prop_assert!(!cause.text.chars().any(char::is_control));
+        }
+    }
+
+    #[test]
+    fn a_reason_is_shown_without_what_controls_a_terminal(reason in ".{0,200}") {
+        let body = serde_json::json!({"reason": reason}).to_string().into_bytes();
+        let now = Now { mono: Micros(0), wall: UnixMillis(0) };
+        let Ok(cause) = admin::cause(&admin::Body::Read(body), now) else { panic!("{reason:?} is refused") };
+        let odd = cause.text.chars().find(|c| c.is_control() || ('\u{202a}'..='\u{202e}').contains(c));
+        prop_assert_eq!(odd, None);
     }
 
     #[test]

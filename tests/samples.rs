@@ -29,6 +29,26 @@ fn the_sample_of_the_keys_role_is_valid() {
 }
 
 #[test]
+fn the_sample_of_the_admin_role_is_valid() {
+    let document = document_of(include_str!("../envoy/ecds/admin.yaml"));
+    assert_eq!(config::admin(document.as_bytes()), Ok(Vec::new()), "{document}");
+}
+
+#[test]
+fn all_roles_of_the_samples_meet_in_one_vm() {
+    let vm = |yaml: &'static str| {
+        let lines = yaml.lines().skip_while(|line| line.trim() != "vm_config:").skip(1);
+        let lines = lines.take_while(|line| line.trim() != "configuration:");
+        let lines = lines.map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        lines.collect::<Vec<_>>()
+    };
+    let router = vm(include_str!("../envoy/ecds/router.yaml"));
+    assert!(router.contains(&"vm_id: bellwether"), "{router:?}");
+    assert_eq!(vm(include_str!("../envoy/ecds/keys.yaml")), router);
+    assert_eq!(vm(include_str!("../envoy/ecds/admin.yaml")), router);
+}
+
+#[test]
 fn every_configuration_in_the_readme_is_valid() {
     let readme = include_str!("../README.md");
     let documents: Vec<&str> = readme

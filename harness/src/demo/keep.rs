@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 use super::log::{Tail, transition};
 use super::screen::Screen;
-use super::stage::{ADMIN_PORT, CANARY, ENVOY_PORT, Stage, V1_PORT, V2_PORT};
+use super::stage::{ADMIN_PORT, ADMIN_ROLE_PORT, CANARY, ENVOY_PORT, Stage, V1_PORT, V2_PORT};
 use super::traffic::Traffic;
 
 /// Requests a second while somebody plays: a broken canary meets four a second, and the logs stay small for hours.
@@ -81,6 +81,7 @@ fn instructions(stage: &Stage, router: &Path) -> String {
   break {CANARY}               curl -X PUT 127.0.0.1:{V2_PORT}/_mock/behaviour -d '{{"fault":{{"kind":"status","status":500}}}}'
   mend {CANARY}                curl -X PUT 127.0.0.1:{V2_PORT}/_mock/behaviour -d '{{}}'
   what {CANARY} received       curl 127.0.0.1:{V2_PORT}/_mock/requests
+  the live page          http://127.0.0.1:{ADMIN_ROLE_PORT}/ (roll back and resume by hand)
   metrics                curl -s 127.0.0.1:{ADMIN_PORT}/stats/prometheus | grep ^bellwether_
   logs                   {directory}/envoy.log, {directory}/access.log
   configuration          {router}
