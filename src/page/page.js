@@ -294,7 +294,7 @@ function details(d) {
 		h("table", h("caption.quiet", `Versions of ${isolate(d.name)} in the guard's window`),
 			h("thead", h("tr", heads.map((text) => h("th", { scope: "col" }, text)))), h("tbody", d.versions.map(row))),
 		h("div.bar.actions",
-			(d.phase === "rolled_back" || d.phase === "probing") && button("Resume…", () => ask("resume", d), { key: "resume" }),
+			d.phase !== "active" && button("Resume…", () => ask("resume", d), { key: "resume" }),
 			d.phase !== "rolled_back" && d.canaries.length > 0 && button("Roll back…", () => ask("rollback", d), { key: "back", class: "danger" })),
 	];
 }
