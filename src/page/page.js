@@ -346,10 +346,10 @@ function verdict(sorted) {
 	const seen = !lost && acknowledged === mark;
 	document.body.className = level === "bad" && !seen ? "bad loud" : level;
 	patch($("verdict"), [icon(sign), h("div", h("h2", { id: "verdict-title" }, title), h("p", lines.join(" ")),
-		!lost && h("ul", troubled.slice(0, 5).map((d) => h("li", { key: d.key },
+		!lost && h("ul", troubled.slice(0, 3).map((d) => h("li", { key: d.key },
 			h("a", { href: "#deployments", onclick: (event) => { event.preventDefault(); goTo(d); } }, h("bdi", d.name)), story(d))),
-		troubled.length > 5 && h("li", `and ${troubled.length - 5} more below`)),
-		level === "bad" && !seen && button("Seen: make this smaller", () => { acknowledged = mark; render(); $("deployments-title").focus(); }))]);
+		troubled.length > 3 && h("li", `and ${troubled.length - 3} more below`)),
+		level === "bad" && !seen && button("Seen: make this smaller", () => { acknowledged = mark; render(); $("deployments-title").focus({ preventScroll: true }); }))]);
 	$("link").lastElementChild.textContent = lost ? title.toLowerCase() : lastSeen === null ? "connecting…" : `live, ${clock.format(lastSeen)}`;
 	const heading = `${level === "good" ? "" : `${title} · `}Bellwether`;
 	if (document.title !== heading) document.title = heading;

@@ -58,7 +58,9 @@ def open_page(browser: Browser) -> Iterator[Open]:
         page.on("request", lambda request: asked.append(request.url))
 
         def console(message: Any) -> None:
-            if not (lossy and message.text.startswith("Failed to load resource")):
+            # Somebody has started or ended a container, say: the browser gives up what is under way. The page asks again.
+            network_changed = "ERR_NETWORK_CHANGED" in message.text
+            if not network_changed and not (lossy and message.text.startswith("Failed to load resource")):
                 errors.append(f"{message.type}: {message.text}")
 
         page.on("console", console)

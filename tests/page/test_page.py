@@ -204,9 +204,10 @@ HOSTILE = [
 
 def test_hostile_names_are_shown_as_text(admin: Admin, open_page: Open) -> None:
     admin.deployments, admin.pools, admin.events = [], [], []
+    since = moment(-5)
     for name in HOSTILE:
         both = [version(name, 50, stable=True, share=100), version(name + "2", 50, share=0)]
-        admin.deployments.append(rolled_back(name, versions=both, release=name, reason=name, recovery=name, mode=name))
+        admin.deployments.append(rolled_back(name, since, versions=both, release=name, reason=name, recovery=name, mode=name))
         admin.deployments.append(deployment(name, phase=name, versions=both, since=name))
         admin.pools.append({"name": name, "keys": [key(name, name, mask=name, until=name), key(name)]})
         admin.events.append(event(name, name=name, text=name, version=name, requests=[name], id=name))
