@@ -5,6 +5,7 @@ mod alerts;
 mod attempts;
 mod dress;
 mod metrics;
+mod overview;
 mod router;
 mod worker;
 

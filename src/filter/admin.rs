@@ -6,7 +6,8 @@ use std::rc::Rc;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
-use super::worker::{Router, Worker, kept_events};
+use super::overview::kept_events;
+use super::worker::{Router, Worker};
 use crate::admin::status;
 use crate::admin::{self, Ask, Body, Refusal, page};
 use crate::engine::{Binding, Notes, Order};

@@ -7,7 +7,6 @@ use std::rc::{Rc, Weak};
 use super::alerts::Outbox;
 use super::dress::Before;
 use super::metrics::{DeploymentMetrics, Global, PoolMetrics};
-use crate::admin::status::KeyView;
 use crate::codec::{Found, SCHEMA};
 use crate::config;
 use crate::engine::{Assigned, Binding, Dropped, Engine, Notes};
@@ -27,9 +26,9 @@ use crate::usage::Usage;
 /// Shared key of the secrets document.
 const SECRETS: &str = "bellwether/1/secrets";
 /// Shared key of the last transitions of the process.
-const EVENTS: &str = "bellwether/1/events";
+pub const EVENTS: &str = "bellwether/1/events";
 /// Shared key of the last events of pools: apart, so that an exhausted pool does not push out why a canary was rolled back.
-const POOL_EVENTS: &str = "bellwether/1/pool-events";
+pub const POOL_EVENTS: &str = "bellwether/1/pool-events";
 
 thread_local! {
     static WORKER: Rc<Worker> = Rc::new(Worker::new());
@@ -46,12 +45,13 @@ pub struct Worker {
     flights: RefCell<HashMap<u64, Rc<InFlight>>>,
     next_flight: Cell<u64>,
     secrets: RefCell<BTreeMap<String, Secret>>,
-    routers: RefCell<Vec<Weak<Router>>>,
+    /// Every plan that something still holds, in the order in which they came.
+    pub routers: RefCell<Vec<Weak<Router>>>,
     /// Contexts of the `keys` role that are configured on this worker.
     keys_roles: Cell<u32>,
     pools: RefCell<Pools>,
     /// Use of keys by the pool's name: it outlives reloads.
-    usages: RefCell<BTreeMap<String, Rc<RefCell<Usage>>>>,
+    pub usages: RefCell<BTreeMap<String, Rc<RefCell<Usage>>>>,
     /// Alerts to be posted.
     pub outbox: RefCell<Outbox>,
 }
@@ -71,11 +71,11 @@ pub struct Router {
     /// Per pool: its keys' states.
     pub pools: Vec<Rc<RefCell<PoolState>>>,
     /// Per pool: how much its keys are used.
-    usages: Vec<Rc<RefCell<Usage>>>,
+    pub usages: Vec<Rc<RefCell<Usage>>>,
     /// Name of the filter that it was configured for.
-    plugin: Vec<u8>,
+    pub plugin: Vec<u8>,
     /// Its context has ended; only streams still under way keep it.
-    retired: Cell<bool>,
+    pub retired: Cell<bool>,
     /// It has served, or ticked: this is not the throw-away VM that checks a configuration.
     pub served: Cell<bool>,
 }
@@ -142,7 +142,7 @@ impl Worker {
                 .try_borrow_mut()
                 .map(|mut pools| plan.pools.iter().map(|pool| pools.attach(&pool.name)).collect())
                 .unwrap_or_default(),
-            usages: self.usages(&plan),
+            usages: self.usages_of(&plan),
             plugin: host::property(&["plugin_name"]).unwrap_or_default(),
             retired: Cell::new(false),
             served: Cell::new(false),
@@ -156,31 +156,6 @@ impl Worker {
             routers.push(Rc::downgrade(&router));
         }
         router
-    }
-
-    fn usages(&self, plan: &Plan) -> Vec<Rc<RefCell<Usage>>> {
-        let Ok(mut held) = self.usages.try_borrow_mut() else { return Vec::new() };
-        held.retain(|name, usage| {
-            Rc::strong_count(usage) > 1 || plan.pools.iter().any(|pool| pool.name == *name)
-        });
-        let of = |name: &String| {
-            let new = || Rc::new(RefCell::new(Usage::new(name)));
-            Rc::clone(held.entry(name.clone()).or_insert_with(new))
-        };
-        plan.pools.iter().map(|pool| &pool.name).map(of).collect()
-    }
-
-    /// The plans in service on this worker, the one that was configured last before the others; of several for one filter only
-    /// that one, for the others are about to be replaced by it.
-    pub fn routers_in_service(&self) -> Vec<Rc<Router>> {
-        let Ok(all) = self.routers.try_borrow() else { return Vec::new() };
-        let mut found: Vec<Rc<Router>> = Vec::new();
-        for router in all.iter().rev().filter_map(Weak::upgrade) {
-            if !router.retired.get() && !found.iter().any(|newer| newer.plugin == router.plugin) {
-                found.push(router);
-            }
-        }
-        found
     }
 
     /// Counts what was dropped.
@@ -390,20 +365,6 @@ impl Worker {
     }
 }
 
-/// The last events of the process, newest first; `None` if they cannot be read.
-pub fn kept_events() -> Option<Vec<String>> {
-    let mut logs = Vec::new();
-    for key in [EVENTS, POOL_EVENTS] {
-        let found = SharedData.get(key).ok()?;
-        match EventLog::decode(found.as_ref().map(|found| found.bytes.as_slice())) {
-            Found::Nothing => {}
-            Found::Value(log) => logs.push(log),
-            Found::Undecodable => return None,
-        }
-    }
-    Some(events::newest_first(logs))
-}
-
 /// Keeps the secrets document in shared data, which no page of Envoy shows, for a VM that has to be built anew.
 pub fn keep_secrets(document: &[u8]) {
     let value = [&[SCHEMA], document].concat();
@@ -462,40 +423,6 @@ impl Router {
                 status.show(state.memory(ring, n).status.gauge());
             }
         }
-    }
-
-    /// Merges how much the keys were used, if that is due.
-    pub fn merge_usage(&self, now: Micros, notes: &mut Notes) {
-        for usage in &self.usages {
-            if let Ok(mut usage) = usage.try_borrow_mut() {
-                usage.merge(&SharedData, now, notes);
-            }
-        }
-    }
-
-    /// What there is to show of the keys of a pool, in the plan's order.
-    pub fn key_views(&self, n: usize, now: Micros, notes: &mut Notes) -> Vec<KeyView> {
-        let (Some(pool), Ok(rings)) = (self.plan.pools.get(n), self.rings.try_borrow()) else {
-            return Vec::new();
-        };
-        let (Some(ring), Some(Ok(mut state))) =
-            (rings.get(n), self.pools.get(n).map(|state| state.try_borrow_mut()))
-        else {
-            return Vec::new();
-        };
-        state.refresh(&SharedData, now, notes);
-        let used = self.usages.get(n).and_then(|usage| usage.try_borrow().ok()?.read(&SharedData));
-        if used.is_none() {
-            notes.note(Dropped::Undecodable);
-        }
-        let view = |key: usize| KeyView {
-            mask: ring.mask(key, &pool.prefix),
-            memory: state.memory(ring, key),
-            used: used.as_ref().map(|used| {
-                ring.fingerprint(key).map(|fingerprint| used.get(fingerprint)).unwrap_or_default()
-            }),
-        };
-        (0..pool.keys.len()).map(view).collect()
     }
 
     /// A key of a pool for an attempt.

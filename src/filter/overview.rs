@@ -1,0 +1,93 @@
+//! What a worker has to show to the admin role: its plans, the keys of their pools, the events of the process.
+
+use std::cell::RefCell;
+use std::rc::{Rc, Weak};
+
+use super::worker::{EVENTS, POOL_EVENTS, Router, Worker};
+use crate::admin::status::KeyView;
+use crate::codec::Found;
+use crate::engine::{Dropped, Notes};
+use crate::events::{self, EventLog};
+use crate::host::SharedData;
+use crate::plan::Plan;
+use crate::store::Store;
+use crate::units::Micros;
+use crate::usage::Usage;
+
+impl Worker {
+    /// Use of the keys of each pool of a plan; what no plan uses any more is dropped.
+    pub fn usages_of(&self, plan: &Plan) -> Vec<Rc<RefCell<Usage>>> {
+        let Ok(mut held) = self.usages.try_borrow_mut() else { return Vec::new() };
+        held.retain(|name, usage| {
+            Rc::strong_count(usage) > 1 || plan.pools.iter().any(|pool| pool.name == *name)
+        });
+        let of = |name: &String| {
+            let new = || Rc::new(RefCell::new(Usage::new(name)));
+            Rc::clone(held.entry(name.clone()).or_insert_with(new))
+        };
+        plan.pools.iter().map(|pool| &pool.name).map(of).collect()
+    }
+
+    /// The plans in service on this worker, the one that was configured last before the others; of several for one filter only
+    /// that one, for the others are about to be replaced by it.
+    pub fn routers_in_service(&self) -> Vec<Rc<Router>> {
+        let Ok(all) = self.routers.try_borrow() else { return Vec::new() };
+        let mut found: Vec<Rc<Router>> = Vec::new();
+        for router in all.iter().rev().filter_map(Weak::upgrade) {
+            if !router.retired.get() && !found.iter().any(|newer| newer.plugin == router.plugin) {
+                found.push(router);
+            }
+        }
+        found
+    }
+}
+
+impl Router {
+    /// Merges how much the keys were used, if that is due.
+    pub fn merge_usage(&self, now: Micros, notes: &mut Notes) {
+        for usage in &self.usages {
+            if let Ok(mut usage) = usage.try_borrow_mut() {
+                usage.merge(&SharedData, now, notes);
+            }
+        }
+    }
+
+    /// What there is to show of the keys of a pool, in the plan's order.
+    pub fn key_views(&self, n: usize, now: Micros, notes: &mut Notes) -> Vec<KeyView> {
+        let (Some(pool), Ok(rings)) = (self.plan.pools.get(n), self.rings.try_borrow()) else {
+            return Vec::new();
+        };
+        let (Some(ring), Some(Ok(mut state))) =
+            (rings.get(n), self.pools.get(n).map(|state| state.try_borrow_mut()))
+        else {
+            return Vec::new();
+        };
+        state.refresh(&SharedData, now, notes);
+        let used = self.usages.get(n).and_then(|usage| usage.try_borrow().ok()?.read(&SharedData));
+        if used.is_none() {
+            notes.note(Dropped::Undecodable);
+        }
+        let view = |key: usize| KeyView {
+            mask: ring.mask(key, &pool.prefix),
+            memory: state.memory(ring, key),
+            used: used.as_ref().map(|used| {
+                ring.fingerprint(key).map(|fingerprint| used.get(fingerprint)).unwrap_or_default()
+            }),
+        };
+        (0..pool.keys.len()).map(view).collect()
+    }
+}
+
+/// The last events of the process, newest first; `None` if they cannot be read.
+pub fn kept_events() -> Option<Vec<String>> {
+    let mut logs = Vec::new();
+    for key in [EVENTS, POOL_EVENTS] {
+        let found = SharedData.get(key).ok()?;
+        match EventLog::decode(found.as_ref().map(|found| found.bytes.as_slice())) {
+            Found::Nothing => {}
+            Found::Value(log) => logs.push(log),
+            Found::Undecodable => return None,
+        }
+    }
+    Some(events::newest_first(logs))
+}
