@@ -479,7 +479,9 @@ def test_a_page_that_is_open_for_a_week_does_not_grow(admin: Admin, open_page: O
 
     nodes, heap = live(24)
     more_nodes, more_heap = live(144)
-    assert more_nodes < nodes * 1.3, (nodes, more_nodes)
+    # Some are still to be collected. Kept ones would be several hundred for each of 72 polls.
+    assert more_nodes < nodes + 3000, (nodes, more_nodes)
+    assert page.evaluate("series.size") == 4, "versions that are gone are forgotten"
     assert more_heap < heap * 1.3 + 1_000_000, (heap, more_heap)
     page.get_by_label("Charts").select_option("since this page was opened")
     chart = page.get_by_role("img", name=re.compile("^Error rate, last")).first
