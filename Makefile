@@ -5,9 +5,9 @@ LINKED  := target/linked/wasm32-wasip1/release/bellwether.wasm
 INLINE   := -C llvm-args=-inline-threshold=40
 # The filter must stay loadable in a moment on every worker: 400 kB for what requests need, 60 for the admin role, 40 for its page.
 WASM_MAX := 500000
-SOURCES := $(shell find src -name '*.rs') Cargo.toml Cargo.lock
+SOURCES := $(shell find src -type f) Cargo.toml Cargo.lock
 
-.PHONY: help build envoy prometheus demo test test-native test-envoy test-clients test-observe sim lint clean
+.PHONY: help build envoy prometheus demo test test-native test-envoy test-clients test-observe test-page sim lint clean
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -32,7 +32,7 @@ prometheus: ## Fetch Prometheus and promtool into .prometheus/ (unless PROMETHEU
 demo: build envoy ## Watch a rollback: Envoy, the filter, two mock providers (KEEP=1 leaves them running)
 	cargo run --quiet --package bellwether-harness -- demo $(if $(KEEP),--keep)
 
-test: lint test-native test-envoy test-clients test-observe ## Everything CI needs
+test: lint test-native test-envoy test-clients test-observe test-page ## Everything CI needs
 
 test-native: ## Unit, property and exhaustive tests, without Envoy
 	cargo test --workspace --lib --bins
@@ -48,6 +48,10 @@ test-clients: build envoy ## The official OpenAI and Anthropic clients against E
 test-observe: build envoy prometheus ## Dashboard and alerts: a real Prometheus scrapes a real Envoy
 	cargo test --test observe
 
+test-page: build envoy ## The live page in a headless Chromium: canned answers, and a real Envoy
+	cargo build --quiet --package bellwether-harness
+	scripts/test-page
+
 sim: ## The simulator: docs/SIMULATION.md anew, ten minutes (SIM="--quick --seed 2" for a look)
 	cargo run --release --quiet --package bellwether-simulator -- $(or $(SIM),--trials 1000 --out docs/SIMULATION.md)
 
@@ -60,4 +64,4 @@ lint: ## Formatting, clippy (also for wasm), documentation; all warnings are err
 
 clean: ## Remove what was built and fetched
 	cargo clean
-	rm -rf .envoy .venv .prometheus
+	rm -rf .envoy .venv .venv-page .prometheus

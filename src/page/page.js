@@ -8,7 +8,7 @@ const TIMEOUT_MS = 10000;
 const MAX_BACKOFF_MS = 15000;
 const LOST_AFTER = 2; // failures in a row; a single one may be a hiccup
 const NEAR = 50; // percent of the way to a rollback; a ramp goes no further from here on
-const UNFOLD = 6; // so few deployments are all unfolded, and so many of the troubled ones
+const UNFOLD = 6; // so few deployments are all unfolded, and so many troubled ones
 const PAGE = 40; // deployments added whenever the end of the list comes into view
 const FEW = 8; // pools, keys and events shown before somebody asks for all
 
@@ -232,7 +232,7 @@ function chart(d, title, what, format, least) {
 	const slots = min(SLOTS, max(15, last + 1)), first = last + 1 - slots, ms = slots * step;
 	const lines = d.versions.map((v) => {
 		const a = series.get(v.series)?.[shownTier][what], points = [];
-		for (let i = max(0, -first); a && i < slots; i++) if (a[(first + i) % SLOTS] >= 0) points.push([i, a[(first + i) % SLOTS]]);
+		for (let i = max(0, -first); a && i < slots; i++) if (a[(first + i) % SLOTS] < 1e30) points.push([i, a[(first + i) % SLOTS]]);
 		return { v, points, now: format(v[what]), most: points.reduce((m, p) => max(m, p[1]), -1) };
 	});
 	const most = max(least, ...lines.map((l) => l.most)), power = 10 ** floor(Math.log10(most));
@@ -267,7 +267,7 @@ function story(d) {
 	const [why, done, next] = pick(d.phase, {
 		rolled_back: ["", `${stable} serves ${percent(d.stable?.share)}${since}`, `${canary} ${d.recovery || "stays out until somebody resumes it or its release changes"}`],
 		holding: ["", `nothing was moved${since}: ${stable} is in the same trouble`, `look at what they share: provider, network, keys. ${d.recovery && `It ${d.recovery}`}`],
-		probing: ["", `single requests try ${canary} again${since}`, d.recovery || "nothing: it comes back by itself, or not"],
+		probing: ["", `single requests try ${canary} again${since}`, d.recovery || "nothing: it goes on by itself"],
 		active: d.rank === 3 ? [`${canary} is ${round(d.evidence)} % of the way to a rollback`, d.observe ? "nothing, and nothing will be: it only observes" : "nothing yet", "look at its errors and latency"] : [],
 	}) ?? ["", "", d.recovery];
 	const rows = [["Why", d.reason || why], ["Done", done], ["Next", next]].filter(([, text]) => text);
@@ -291,10 +291,10 @@ function details(d) {
 		h("div.shares", { "aria-hidden": "true" }, d.versions.filter((v) => v.share > 0).map((v) =>
 			h(`span.${v.colour}`, { key: v.key, "--grow": String(v.share) }, h("bdi", v.name), ` ${percent(v.share)}`))),
 		h("div.charts", chart(d, "Error rate", "rate", percent, 1), chart(d, "Latency p95", "p95", millis, 10)),
-		h("table", h("caption.quiet", `Versions of ${isolate(d.name)}: share of the traffic, and what they did in the guard's window`),
+		h("table", h("caption.quiet", `Versions of ${isolate(d.name)} in the guard's window`),
 			h("thead", h("tr", heads.map((text) => h("th", { scope: "col" }, text)))), h("tbody", d.versions.map(row))),
 		h("div.bar.actions",
-			(d.phase === "rolled_back" || d.phase === "probing") && button("Resume…", () => ask("resume", d), { key: "resume" }),
+			d.phase !== "active" && button("Resume…", () => ask("resume", d), { key: "resume" }),
 			d.phase !== "rolled_back" && d.canaries.length > 0 && button("Roll back…", () => ask("rollback", d), { key: "back", class: "danger" })),
 	];
 }
@@ -346,10 +346,10 @@ function verdict(sorted) {
 	const seen = !lost && acknowledged === mark;
 	document.body.className = level === "bad" && !seen ? "bad loud" : level;
 	patch($("verdict"), [icon(sign), h("div", h("h2", { id: "verdict-title" }, title), h("p", lines.join(" ")),
-		!lost && h("ul", troubled.slice(0, 5).map((d) => h("li", { key: d.key },
+		!lost && h("ul", troubled.slice(0, 3).map((d) => h("li", { key: d.key },
 			h("a", { href: "#deployments", onclick: (event) => { event.preventDefault(); goTo(d); } }, h("bdi", d.name)), story(d))),
-		troubled.length > 5 && h("li", `and ${troubled.length - 5} more below`)),
-		level === "bad" && !seen && button("Seen: make this smaller", () => { acknowledged = mark; render(); $("deployments-title").focus(); }))]);
+		troubled.length > 3 && h("li", `and ${troubled.length - 3} more below`)),
+		level === "bad" && !seen && button("Seen: make this smaller", () => { acknowledged = mark; render(); $("deployments-title").focus({ preventScroll: true }); }))]);
 	$("link").lastElementChild.textContent = lost ? title.toLowerCase() : lastSeen === null ? "connecting…" : `live, ${clock.format(lastSeen)}`;
 	const heading = `${level === "good" ? "" : `${title} · `}Bellwether`;
 	if (document.title !== heading) document.title = heading;
@@ -516,8 +516,8 @@ async function once() {
 		if (failures === LOST_AFTER) $("live").textContent = problem || "Connection lost.";
 	}
 	// An answer that takes long is large: the proxy has better things to do.
-	const pause = failures ? min(MAX_BACKOFF_MS, POLL_MS * 2 ** (failures - 1)) : max(POLL_MS, 5 * (performance.now() - began));
-	nextTry = Date.now() + pause;
+	const pause = failures ? POLL_MS * 2 ** (failures - 1) : max(POLL_MS, 3 * (performance.now() - began));
+	nextTry = Date.now() + min(MAX_BACKOFF_MS, pause);
 	render();
 }
 
