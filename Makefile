@@ -103,5 +103,4 @@ lint: ## Formatting, clippy (also for wasm), documentation; all warnings are err
 
 clean: ## Remove what was built and fetched
 	cargo clean
-	rm -rf .envoy .venv .prometheus
-	rm -rf .envoy .venv .venv-page
+	rm -rf .envoy .venv .venv-page .prometheus
