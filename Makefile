@@ -11,7 +11,7 @@ SOURCES := $(shell find src -name '*.rs') Cargo.toml Cargo.lock
 # none). The first one is also that of `make test-oldest`.
 ENVOYS  := 1.36.4 1.37.0 1.38.2 1.39.3 $(shell cat envoy/VERSION)
 
-.PHONY: help build envoy demo test test-native test-envoy test-oldest test-matrix test-clients sim lint clean
+.PHONY: help build envoy prometheus demo test test-native test-envoy test-oldest test-matrix test-clients test-observe sim lint clean
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -30,10 +30,13 @@ $(WASM): $(SOURCES) postlink/src/main.rs
 envoy: ## Fetch the pinned Envoy into .envoy/ (unless ENVOY names one)
 	@scripts/fetch-envoy
 
+prometheus: ## Fetch Prometheus and promtool into .prometheus/ (unless PROMETHEUS names their directory)
+	@scripts/fetch-prometheus
+
 demo: build envoy ## Watch a rollback: Envoy, the filter, two mock providers (KEEP=1 leaves them running)
 	cargo run --quiet --package bellwether-harness -- demo $(if $(KEEP),--keep)
 
-test: lint test-native test-envoy test-oldest test-clients ## Everything CI needs
+test: lint test-native test-envoy test-oldest test-clients test-observe ## Everything CI needs
 
 test-native: ## Unit, property and exhaustive tests, without Envoy
 	cargo test --workspace --lib --bins
@@ -53,6 +56,9 @@ test-clients: build envoy ## The official OpenAI and Anthropic clients against E
 	cargo build --quiet --package bellwether-harness
 	scripts/test-clients
 
+test-observe: build envoy prometheus ## Dashboard and alerts: a real Prometheus scrapes a real Envoy
+	cargo test --test observe
+
 sim: ## The simulator: docs/SIMULATION.md anew, ten minutes (SIM="--quick --seed 2" for a look)
 	cargo run --release --quiet --package bellwether-simulator -- $(or $(SIM),--trials 1000 --out docs/SIMULATION.md)
 
@@ -65,4 +71,4 @@ lint: ## Formatting, clippy (also for wasm), documentation; all warnings are err
 
 clean: ## Remove what was built and fetched
 	cargo clean
-	rm -rf .envoy .venv
+	rm -rf .envoy .venv .prometheus
