@@ -153,7 +153,8 @@ pub fn source_address() -> Option<Vec<u8>> {
 /// The property under which a request's number travels to its attempts; it never leaves the process.
 const FLIGHT: &str = "bw.req";
 
-/// Ties the request to its attempts. `home`: the cluster that a canary's key is for; empty on stable.
+/// Ties the request to its attempts. `home`: the cluster of the version that the request is dressed for; empty where no attempt
+/// can go to another one.
 pub fn set_flight(id: u64, home: &[u8]) {
     let _ = hostcalls::set_property(vec![FLIGHT], Some(&[&id.to_le_bytes(), home].concat()));
 }

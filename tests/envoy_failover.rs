@@ -44,6 +44,20 @@ fn cluster_of<'a>(bootstrap: &'a mut Value, name: &str) -> &'a mut Value {
     clusters.iter_mut().find(|cluster| cluster["name"] == json!(name)).unwrap()
 }
 
+/// Has Envoy build new VMs for both roles.
+async fn replace_vm(rig: &Rig) {
+    for role in [Role::Router, Role::Keys] {
+        rewrite_resource(&rig.envoy, role, "new-vm", |config| {
+            config["vm_config"]["configuration"] = rig::another_vm();
+        });
+        eventually("the new resource is in force", || async {
+            let version = rig.envoy.text_stat(&role.stat("version_text")).await.unwrap()?;
+            version.contains("new-vm").then_some(())
+        })
+        .await;
+    }
+}
+
 /// With the aggregate way and a change to the endpoint that a cluster has.
 fn with_endpoint(cluster: &'static str, change: impl FnOnce(&mut Value) + Send + 'static) -> EnvoyOptions {
     let edit = move |bootstrap: &mut Value| {
@@ -232,6 +246,17 @@ async fn an_endpoint_of_which_nobody_knows_whose_it_is_gets_nothing() {
         assert_canarys(&rig.take().1[0], told);
     }
 
+    // Metadata of another kind is no label.
+    let others = |endpoints: &mut Value| {
+        let metadata = json!({"filter_metadata": {"envoy.lb": {"canary": true}, "bellwether": {}}});
+        endpoints[0]["lb_endpoints"][0]["metadata"] = metadata;
+    };
+    let rig = Rig::with(with_endpoint("v2-only", others), config()).await;
+    assert_served(&rig.ask(false).await, "v2", false, "other metadata");
+    rig.v2.set(Behaviour::status(503));
+    assert_served(&rig.ask(false).await, "v1", false, "other metadata");
+    assert_stables(&rig.take().0[0], "other metadata");
+
     // To tell the two apart, stable's label is enough.
     let rig = Rig::with(with_endpoint("v2-only", unlabelled), config()).await;
     rig.v2.set(Behaviour::status(503));
@@ -250,16 +275,7 @@ async fn a_retry_that_meets_another_vm_takes_no_key_to_another_provider() {
         let asked = tokio::spawn(async move { client.send(Rig::request(false)).await.unwrap() });
         eventually("the first try", || async { (rig.v2.count() == 1).then_some(()) }).await;
         rig.v2.set(Behaviour::default());
-        for role in [Role::Router, Role::Keys] {
-            rewrite_resource(&rig.envoy, role, "new-vm", |config| {
-                config["vm_config"]["configuration"] = rig::another_vm();
-            });
-            eventually("the new resource is in force", || async {
-                let version = rig.envoy.text_stat(&role.stat("version_text")).await.unwrap()?;
-                version.contains("new-vm").then_some(())
-            })
-            .await;
-        }
+        replace_vm(&rig).await;
         // Connections of their own, on both workers: these have taken the update by then.
         for _ in 0..16 {
             assert_served(&rig.ask(false).await, "v2", false, "a new request in the new VM");
@@ -275,4 +291,29 @@ async fn a_retry_that_meets_another_vm_takes_no_key_to_another_provider() {
         let refused = envoy.metric("bellwether_dropped_total", &[("what", "attempt")]).await.unwrap();
         assert_eq!(refused, 1.0, "{way:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_that_comes_back_in_another_vm_takes_no_key_of_stables_to_the_canary() {
+    let rig = Rig::start(Route::Aggregate, config()).await;
+    rig.v2.set(Behaviour::status(503));
+    rig.v1.set(Behaviour::failing(Fault::Hang));
+    let client = rig.envoy.client();
+    let asked = tokio::spawn(async move { client.send(Rig::request(false)).await.unwrap() });
+    eventually("the second try", || async { (rig.v1.count() == 1).then_some(()) }).await;
+    rig.v2.set(Behaviour::default());
+    replace_vm(&rig).await;
+    for _ in 0..16 {
+        assert_served(&rig.ask(false).await, "v2", false, "a new request in the new VM");
+    }
+    let Rig { envoy, v1, v2 } = rig;
+    assert_stables(&v1.requests()[0], "in the old VM");
+    drop(v1);
+    let answer = asked.await.unwrap();
+    v2.requests().iter().for_each(|received| {
+        assert_canarys(received, "in either VM");
+    });
+    assert_eq!((answer.status, v2.count()), (503, 17), "{}", answer.text());
+    let refused = envoy.metric("bellwether_dropped_total", &[("what", "attempt")]).await.unwrap();
+    assert_eq!(refused, 1.0);
 }

@@ -36,10 +36,11 @@ async fn two_bad_keys_of_five_cost_no_request_and_are_out_after_a_handful_of_att
     for bad in ["sk-a", "sk-b"] {
         assert!((1..=12).contains(&counts[bad]), "{counts:?}");
     }
-    for good in ["sk-c", "sk-d", "sk-e"] {
-        // A third of a thousand, five standard deviations (15 each) either way.
-        assert!((258..=420).contains(&counts[good]), "{counts:?}");
-    }
+    let good = ["sk-c", "sk-d", "sk-e"].map(|key| counts[key]);
+    let of = good.iter().sum::<usize>();
+    // A third each, five standard deviations either way. More than a thousand where the load had to catch up.
+    let off = |count: usize| (count as f64 - of as f64 / 3.0).abs() > 5.0 * (of as f64 * 2.0 / 9.0).sqrt();
+    assert!(!good.into_iter().any(off), "{counts:?}");
     assert_eq!((rig.status_of("a").await, rig.status_of("b").await, rig.status_of("c").await), (3, 1, 0));
     println!("attempts by key: {counts:?}");
 }

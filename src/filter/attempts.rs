@@ -54,6 +54,7 @@ impl AttemptStream {
                 before.restore();
                 dress(router, version, before.path(), &|_| true);
             }
+            host::set_flight(id, version.cluster.as_bytes());
         } else if !to_stable {
             carried = request.router_key.get();
         }
@@ -135,7 +136,7 @@ impl AttemptStream {
     }
 
     /// An attempt of a request that another VM knows: this one is new, the request is older. It goes as the former attempt went,
-    /// or as the router has made it, but only to where that was meant to go.
+    /// or as the router has made it, but only to where that was meant to go, its home.
     fn stranger(&self, home: &[u8]) -> Action {
         let at_home =
             || host::attempt_label().or_else(host::attempt_cluster).is_none_or(|cluster| cluster == home);

@@ -148,7 +148,7 @@ impl RouterStream {
         });
         let id = self.worker.has_keys_role().then(|| self.worker.launch(&request));
         if let Some(id) = id {
-            // Where a canary's key belongs, should another VM have to tell.
+            // Should another VM have to tell where a canary's key may go.
             let canary = taken_by.filter(|d| request.version() != d.stable);
             let home = canary.and_then(|d| d.versions.get(request.version())).map(|v| v.cluster.as_bytes());
             host::set_flight(id, home.unwrap_or_default());

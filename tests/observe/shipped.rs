@@ -171,8 +171,9 @@ pub fn assert_known(selector: &Selector, of: &str) {
                 Dropped::Undecodable,
                 Dropped::Refused,
             ];
-            // The last two are the adapter's.
-            engine.iter().map(|what| what.label()).chain(["event", "alert"]).map(str::to_owned).collect()
+            // The last three are the adapter's.
+            let adapter = ["event", "alert", "attempt"];
+            engine.iter().map(|what| what.label()).chain(adapter).map(str::to_owned).collect()
         }),
         ("result", words(&["accepted", "rejected"])),
         ("job", words(&["bellwether"])),
