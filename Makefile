@@ -7,7 +7,7 @@ INLINE   := -C llvm-args=-inline-threshold=40
 WASM_MAX := 400000
 SOURCES := $(shell find src -name '*.rs') Cargo.toml Cargo.lock
 
-.PHONY: help build envoy demo test test-native test-envoy test-clients sim lint clean
+.PHONY: help build envoy demo test test-native test-envoy test-clients fuzz audit sim lint clean
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -33,7 +33,7 @@ test: lint test-native test-envoy test-clients ## Everything CI needs
 
 test-native: ## Unit, property and exhaustive tests, without Envoy
 	cargo test --workspace --lib --bins
-	cargo test --test config --test properties --test samples
+	cargo test --test config --test properties --test samples --test corpus --test security --test supply_chain
 
 test-envoy: build envoy ## Integration tests against a real Envoy with two workers
 	cargo test $(patsubst tests/%.rs,--test %,$(wildcard tests/envoy_*.rs))
@@ -42,16 +42,27 @@ test-clients: build envoy ## The official OpenAI and Anthropic clients against E
 	cargo build --quiet --package bellwether-harness
 	scripts/test-clients
 
+fuzz: ## Each fuzz target for ten minutes, two at a time (MINUTES=1 JOBS=4 TARGETS="shared engine"); `make test` replays the corpora
+	scripts/fuzz $(TARGETS)
+
+audit: .tools/bin/cargo-deny ## Security advisories, licences, bans and sources of all dependencies (needs the network)
+	.tools/bin/cargo-deny --workspace --config deny.toml check --hide-inclusion-graph
+	.tools/bin/cargo-deny --manifest-path fuzz/Cargo.toml --config deny.toml check --hide-inclusion-graph
+
+.tools/bin/cargo-deny:
+	cargo install --locked --root .tools --version 0.20.2 cargo-deny
+
 sim: ## The simulator: docs/SIMULATION.md anew, ten minutes (SIM="--quick --seed 2" for a look)
 	cargo run --release --quiet --package bellwether-simulator -- $(or $(SIM),--trials 1000 --out docs/SIMULATION.md)
 
 lint: ## Formatting, clippy (also for wasm), documentation; all warnings are errors
 	rustup target add wasm32-wasip1 2>/dev/null || rustup target list --installed | grep -q wasm32-wasip1
 	cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy --target wasm32-wasip1 --target-dir target/linked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --workspace
 
 clean: ## Remove what was built and fetched
 	cargo clean
-	rm -rf .envoy .venv
+	rm -rf .envoy .venv .tools

@@ -36,7 +36,9 @@ fn object(mut message: &[u8], depth: u32, out: &mut String) -> Option<()> {
         while !entry.is_empty() {
             // Of two names protobuf takes the last and two values it merges. No library writes either, so neither is read.
             match field(&mut entry)? {
-                (FIRST, Field::Bytes(bytes)) if name.is_none() => name = Some(std::str::from_utf8(bytes).ok()?),
+                (FIRST, Field::Bytes(bytes)) if name.is_none() => {
+                    name = Some(std::str::from_utf8(bytes).ok()?)
+                }
                 (SECOND, Field::Bytes(bytes)) if held.is_none() => held = Some(bytes),
                 _ => return None,
             }
