@@ -41,7 +41,7 @@ test: lint test-native test-envoy test-oldest test-clients test-observe test-ima
 
 test-native: ## Unit, property and exhaustive tests, without Envoy
 	cargo test --workspace --lib --bins
-	cargo test --test config --test properties --test samples --test kubernetes
+	cargo test --test config --test properties --test samples --test kubernetes --test corpus --test security --test supply_chain
 
 test-envoy: build envoy ## Integration tests against a real Envoy with two workers
 	cargo test $(patsubst tests/%.rs,--test %,$(wildcard tests/envoy_*.rs))
@@ -87,9 +87,20 @@ compose-test: engine build ## Scenarios in containers; needs a Docker engine, an
 
 compose-engine: ## Install and start Debian's Docker engine and docker-compose, as root
 	scripts/compose-engine
+
 test-page: build envoy ## The live page in a headless Chromium: canned answers, and a real Envoy
 	cargo build --quiet --package bellwether-harness
 	scripts/test-page
+
+fuzz: ## Each fuzz target for ten minutes, two at a time (MINUTES=1 JOBS=4 TARGETS="shared engine"); `make test` replays the corpora
+	scripts/fuzz $(TARGETS)
+
+audit: .tools/bin/cargo-deny ## Security advisories, licences, bans and sources of all dependencies (needs the network)
+	.tools/bin/cargo-deny --workspace --config deny.toml check --hide-inclusion-graph
+	.tools/bin/cargo-deny --manifest-path fuzz/Cargo.toml --config deny.toml check --hide-inclusion-graph
+
+.tools/bin/cargo-deny:
+	cargo install --locked --root .tools --version 0.20.2 cargo-deny
 
 sim: ## The simulator: docs/SIMULATION.md anew, ten minutes (SIM="--quick --seed 2" for a look)
 	cargo run --release --quiet --package bellwether-simulator -- $(or $(SIM),--trials 1000 --out docs/SIMULATION.md)
@@ -97,10 +108,11 @@ sim: ## The simulator: docs/SIMULATION.md anew, ten minutes (SIM="--quick --seed
 lint: ## Formatting, clippy (also for wasm), documentation; all warnings are errors
 	rustup target add wasm32-wasip1 2>/dev/null || rustup target list --installed | grep -q wasm32-wasip1
 	cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy --target wasm32-wasip1 --target-dir target/linked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --workspace
 
 clean: ## Remove what was built and fetched
 	cargo clean
-	rm -rf .envoy .venv .venv-page .prometheus
+	rm -rf .envoy .venv .venv-page .prometheus .tools

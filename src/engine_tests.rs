@@ -269,6 +269,31 @@ fn the_request_path_reads_shared_data_once_in_ten_milliseconds() {
 }
 
 #[test]
+fn nothing_that_a_request_brings_becomes_a_key_of_shared_data() {
+    let store = MemoryStore::default();
+    let w = Worker::new(r#""sticky": {"on": [{"header": "u"}]}, "guard": {"max_errors": 1000000},"#);
+    let mut known = Vec::new();
+    for n in 0..2000u64 {
+        let pairs =
+            [("u", format!("user-{n}")), (":path", format!("/{n}")), ("x-request-id", format!("id-{n}"))];
+        let pairs = pairs.map(|(name, value)| (name.to_owned(), value.into_bytes()));
+        let headers = Headers::new(pairs.into());
+        let facts = RequestFacts { headers: &headers, client_address: &|| None, random: n };
+        let (mut notes, at) = (Notes::default(), n * 30_000);
+        let deployment = &w.plan.deployments[0];
+        let assigned = w.bindings[0].assign(deployment, &facts, &store, Micros(at), &mut notes);
+        w.result(&store, at, &assigned, if n % 50 == 0 { BAD } else { GOOD });
+        let keys: Vec<String> = store.content().into_iter().map(|(key, _)| key).collect();
+        if n == 100 {
+            known = keys;
+        } else if n > 100 {
+            assert_eq!(keys, known, "after request {n}");
+        }
+    }
+    assert!(!known.is_empty());
+}
+
+#[test]
 fn good_outcomes_are_merged_in_batches_and_a_canarys_failure_at_once() {
     let store = MemoryStore::default();
     let a = Worker::new(CONSECUTIVE);

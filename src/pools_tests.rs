@@ -187,3 +187,19 @@ proptest! {
         prop_assert!(memory.is_active());
     }
 }
+
+#[test]
+fn shared_data_holds_a_key_as_a_fingerprint_only() {
+    let (store, mut w) = (MemoryStore::default(), Worker::new(&THREE));
+    for (n, fault) in (0..).zip([WAIT, Fault::Rejected, Fault::Failing, Fault::Failing, Fault::None]) {
+        w.report(&store, SECOND, n % 3, fault);
+    }
+    let held = store.content();
+    assert!(held.iter().any(|(_, value)| !value.is_empty()), "something is remembered");
+    for (key, value) in held {
+        let shown = [key.as_bytes(), &value].concat();
+        for secret in ["sk-a", "sk-b", "sk-c", "sk-"] {
+            assert!(!shown.windows(secret.len()).any(|part| part == secret.as_bytes()), "{key}");
+        }
+    }
+}

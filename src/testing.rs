@@ -74,6 +74,11 @@ pub struct MemoryStore {
 }
 
 impl MemoryStore {
+    /// Everything in it, by key.
+    pub fn content(&self) -> Vec<(String, Vec<u8>)> {
+        self.values.borrow().iter().map(|(key, (bytes, _))| (key.clone(), bytes.clone())).collect()
+    }
+
     /// Overwrites a value from outside.
     pub fn force(&self, key: &str, bytes: &[u8]) {
         self.tokens.set(self.tokens.get() + 1);

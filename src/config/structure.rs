@@ -32,16 +32,19 @@ fn object(mut message: &[u8], depth: u32, out: &mut String) -> Option<()> {
     let mut first = true;
     while !message.is_empty() {
         let (FIRST, Field::Bytes(mut entry)) = field(&mut message)? else { return None };
-        let (mut name, mut held) = ("", None);
+        let (mut name, mut held) = (None, None);
         while !entry.is_empty() {
+            // Of two names protobuf takes the last and two values it merges. No library writes either, so neither is read.
             match field(&mut entry)? {
-                (FIRST, Field::Bytes(bytes)) => name = std::str::from_utf8(bytes).ok()?,
-                (SECOND, Field::Bytes(bytes)) => held = Some(bytes),
+                (FIRST, Field::Bytes(bytes)) if name.is_none() => {
+                    name = Some(std::str::from_utf8(bytes).ok()?)
+                }
+                (SECOND, Field::Bytes(bytes)) if held.is_none() => held = Some(bytes),
                 _ => return None,
             }
         }
         comma(&mut first, out);
-        out.push_str(&quoted(name)?);
+        out.push_str(&quoted(name.unwrap_or(""))?);
         out.push(':');
         value(held?, depth, out)?;
     }
@@ -145,6 +148,16 @@ mod tests {
         let text = to_json(&fields(&value)).unwrap();
         assert_eq!(serde_json::from_slice::<Value>(&text).unwrap(), value);
         assert_eq!(to_json(b"").unwrap(), b"{}");
+    }
+
+    #[test]
+    fn an_entry_with_two_names_or_two_values_is_refused() {
+        let (name, value) = (delimited(0x0a, b"a"), delimited(0x12, &encode(&json!(true))));
+        let entry = |parts: &[&[u8]]| to_json(&delimited(0x0a, &parts.concat()));
+        assert_eq!(entry(&[&name, &value]).as_deref(), Some(&b"{\"a\":true}"[..]));
+        assert!(entry(&[&name, &name, &value]).is_none());
+        // Found by fuzzing: the first value was skipped, whatever it was.
+        assert!(entry(&[&name, &delimited(0x12, b"id"), &value]).is_none());
     }
 
     #[test]

@@ -1,0 +1,237 @@
+//! Two workers under one store, with time going by, a store that interferes or refuses, plans that are reloaded, and somebody
+//! else who writes whatever he likes under their keys.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use arbitrary::{Result, Unstructured};
+use bellwether::codec::Found;
+use bellwether::compare::Comparison;
+use bellwether::engine::{Assigned, Binding, Engine, Notes};
+use bellwether::events;
+use bellwether::keyring::{Fault, Keyring};
+use bellwether::keys::Ring;
+use bellwether::outcome::Outcome;
+use bellwether::plan::Plan;
+use bellwether::pools::{Pick, PoolState, Pools, Wish};
+use bellwether::route::{Headers, RequestFacts};
+use bellwether::standings::Standings;
+use bellwether::stats::{Event, Stats};
+use bellwether::units::{Micros, Millis};
+
+use super::exercise::now;
+use super::samples::plans;
+use super::store::Memory;
+
+pub fn run(data: &[u8]) {
+    let _ = days(&mut Unstructured::new(data));
+}
+
+struct Worker {
+    engine: Engine,
+    pools: Pools,
+    plan: &'static Plan,
+    bindings: Vec<Binding>,
+    rings: Vec<(Rc<RefCell<PoolState>>, Ring)>,
+    /// Requests under way: deployment, and under what circumstances.
+    under_way: Vec<(usize, Assigned)>,
+}
+
+impl Worker {
+    fn new() -> Worker {
+        let (plan, engine) = (&plans()[0], Engine::default());
+        let mut worker = Worker {
+            engine,
+            pools: Pools::default(),
+            plan,
+            bindings: vec![],
+            rings: vec![],
+            under_way: vec![],
+        };
+        worker.bind();
+        worker
+    }
+
+    fn bind(&mut self) {
+        self.bindings = self.engine.attach(self.plan);
+        let pools = &mut self.pools;
+        let ring = |pool| (Ring::new(pool, &BTreeMap::new()), pool);
+        let rings = self.plan.pools.iter().map(ring);
+        self.rings = rings.map(|(ring, pool)| (pools.attach(&pool.name), ring)).collect();
+        // A request belongs to the plan that it was assigned under; here, where they are indices, it goes with it.
+        self.under_way.clear();
+    }
+}
+
+/// What the engine writes it can read: the bytes go to every other worker.
+fn watch(key: &str, bytes: &[u8]) {
+    let undecodable = match key.strip_prefix("bellwether/1/").and_then(|rest| rest.split('/').next()) {
+        Some("standings") => matches!(Standings::decode(Some(bytes)), Found::Undecodable),
+        Some("stats") => matches!(Stats::decode(Some(bytes)), Found::Undecodable),
+        Some("compare") => matches!(Comparison::decode(Some(bytes)), Found::Undecodable),
+        Some("keys") => matches!(Keyring::decode(Some(bytes)), Found::Undecodable),
+        _ => panic!("an unknown key: {key}"),
+    };
+    assert!(!undecodable, "{key}: {bytes:?}");
+}
+
+fn days(u: &mut Unstructured<'_>) -> Result<()> {
+    let store = Memory::watched(watch);
+    let mut workers = [Worker::new(), Worker::new()];
+    let mut at = 5_000_000u64;
+    for _ in 0..200 {
+        if u.is_empty() {
+            break;
+        }
+        let mut notes = Notes::default();
+        let worker = &mut workers[usize::from(u.arbitrary::<bool>()?)];
+        match u.int_in_range(0..=15)? {
+            0..=4 => request(worker, &store, at, u, &mut notes)?,
+            5..=9 => answer(worker, &store, at, u, &mut notes)?,
+            10 => tick(worker, &store, at, &mut notes),
+            11 => at = at.saturating_add(1 << u.int_in_range(0..=36)?),
+            12 => tamper(&store, u)?,
+            13 => key(worker, &store, at, u, &mut notes)?,
+            14 => match u.int_in_range(0..=2)? {
+                0 => store.late.set(u.int_in_range(0..=20)?),
+                _ => store.broken.set(!store.broken.get()),
+            },
+            _ => reload(worker, &store, u)?,
+        }
+        told(&notes, at);
+    }
+    Ok(())
+}
+
+fn request(
+    worker: &mut Worker,
+    store: &Memory,
+    at: u64,
+    u: &mut Unstructured<'_>,
+    notes: &mut Notes,
+) -> Result<()> {
+    let n = u.choose_index(worker.plan.deployments.len())?;
+    let (deployment, binding) = (&worker.plan.deployments[n], &worker.bindings[n]);
+    let mut pairs = Vec::new();
+    if u.ratio(1, 4)? {
+        pairs.push(("x-force".to_owned(), b"two".to_vec()));
+    }
+    if u.ratio(1, 2)? {
+        pairs.push(("x-user-id".to_owned(), vec![u.arbitrary()?]));
+    }
+    let headers = Headers::new(pairs);
+    let facts = RequestFacts { headers: &headers, client_address: &|| None, random: u.arbitrary()? };
+    let mut assigned = binding.assign(deployment, &facts, store, Micros(at), notes);
+    assert!(assigned.choice.version < deployment.versions.len());
+    let to_canary = assigned.choice.version != deployment.stable;
+    assert!(assigned.lease.is_none() || to_canary, "only a canary is probed");
+    if to_canary {
+        assigned.request_id = Some("an \"id\"\n".into());
+    }
+    let shares: u32 = binding.effective_weights(deployment).iter().map(|share| u32::from(*share)).sum();
+    assert_eq!(shares, 10_000);
+    if worker.under_way.len() < 64 {
+        worker.under_way.push((n, assigned));
+    }
+    Ok(())
+}
+
+fn answer(
+    worker: &mut Worker,
+    store: &Memory,
+    at: u64,
+    u: &mut Unstructured<'_>,
+    notes: &mut Notes,
+) -> Result<()> {
+    if worker.under_way.is_empty() {
+        return Ok(());
+    }
+    let which = u.choose_index(worker.under_way.len())?;
+    let (n, assigned) = worker.under_way.swap_remove(which);
+    let (deployment, binding) = (&worker.plan.deployments[n], &worker.bindings[n]);
+    // Mostly failures of canaries: they are what something follows from.
+    let bad = u.ratio(2, 3)? && assigned.choice.version != deployment.stable;
+    let outcome = if bad { Outcome::Bad } else { *u.choose(&Outcome::ALL)? };
+    let latency = u.arbitrary::<Option<u32>>()?.map(|micros| Micros(u64::from(micros)));
+    for _ in 0..=u.int_in_range(0..=3)? {
+        binding.record(deployment, &assigned, Event::Answered { outcome, latency }, store, now(at), notes);
+    }
+    let end = if u.ratio(1, 8)? { Event::Broke } else { Event::Completed };
+    binding.record(deployment, &assigned, end, store, now(at), notes);
+    binding.finish(deployment, &assigned, u.arbitrary()?, store, now(at), notes);
+    Ok(())
+}
+
+fn tick(worker: &mut Worker, store: &Memory, at: u64, notes: &mut Notes) {
+    for (deployment, binding) in worker.plan.deployments.iter().zip(&worker.bindings) {
+        binding.tick(deployment, store, now(at), notes);
+        assert!(binding.evidence(deployment) <= 100);
+        assert!(binding.phase_gauge(deployment) <= 3);
+    }
+}
+
+/// Another plugin with the same `vm_id`.
+fn tamper(store: &Memory, u: &mut Unstructured<'_>) -> Result<()> {
+    let Some(key) = store.key(u.arbitrary()?) else { return Ok(()) };
+    let mut value = store.value(&key);
+    match u.int_in_range(0..=3)? {
+        0 => {
+            let length = u.int_in_range(1..=40usize)?.min(u.len());
+            value = [&[1], u.bytes(length)?].concat();
+        }
+        1 if value.len() > 1 => value.truncate(1 + u.choose_index(value.len() - 1)?),
+        2 => value = vec![0],
+        _ if value.is_empty() => value = vec![u.arbitrary()?],
+        // Another value of the same shape, mostly.
+        _ => {
+            for _ in 0..u.int_in_range(1..=4)? {
+                let at = u.choose_index(value.len())?;
+                value[at] = u.arbitrary()?;
+            }
+        }
+    }
+    store.force(&key, &value);
+    Ok(())
+}
+
+fn key(
+    worker: &mut Worker,
+    store: &Memory,
+    at: u64,
+    u: &mut Unstructured<'_>,
+    notes: &mut Notes,
+) -> Result<()> {
+    let n = u.choose_index(worker.plan.pools.len())?;
+    let (pool, (state, ring)) = (&worker.plan.pools[n], &worker.rings[n]);
+    let wish = Wish { tried: &[0], identity: u.arbitrary()?, random: u.arbitrary()?, now: Micros(at) };
+    let Pick::Key(key) = state.borrow_mut().pick(pool, ring, wish, store, notes) else { return Ok(()) };
+    assert!(ring.value(key).is_some());
+    let wait = u.arbitrary::<Option<u32>>()?.map(|millis| Millis(u64::from(millis)));
+    let faults = [Fault::None, Fault::Limited(wait), Fault::Rejected, Fault::Failing, Fault::Nothing];
+    let began = Micros(at.saturating_sub(u.arbitrary::<u32>()?.into()));
+    let moved =
+        state.borrow_mut().report(pool, ring, key, *u.choose(&faults)?, (began, Micros(at)), store, notes);
+    for moved in &moved {
+        one_line(&events::key_line(&pool.name, &pool.keys[moved.key].id, moved, now(at)));
+    }
+    Ok(())
+}
+
+fn reload(worker: &mut Worker, store: &Memory, u: &mut Unstructured<'_>) -> Result<()> {
+    worker.plan = u.choose(plans())?;
+    worker.bind();
+    worker.engine.sweep(store, u.arbitrary()?);
+    Ok(())
+}
+
+fn told(notes: &Notes, at: u64) {
+    for transition in &notes.transitions {
+        one_line(&events::line(transition, now(at).wall));
+    }
+}
+
+fn one_line(line: &str) {
+    assert!(!line.chars().any(char::is_control), "{line}");
+    assert!(serde_json::from_str::<serde_json::Value>(line).is_ok_and(|json| json.is_object()), "{line}");
+}

@@ -1,0 +1,76 @@
+//! Headers of any bytes: of a request, which is routed, and of a response, which says when to come again.
+//!
+//! Lines: the client's address first, then `name: value`. Names in lower case, as Envoy hands them over.
+
+use std::time::{Duration, SystemTime};
+
+use bellwether::hash::hash;
+use bellwether::reset;
+use bellwether::route::{Headers, RequestFacts, address_without_port, find, rewritten_path};
+use bellwether::units::{Millis, UnixMillis};
+
+use super::exercise::{WALL, permitted};
+use super::samples::plans;
+
+/// A wait is clamped to a day.
+const DAY: Millis = Millis(86_400_000);
+
+pub fn run(data: &[u8]) {
+    let mut lines = data.split(|byte| *byte == b'\n');
+    let address = lines.next().unwrap_or_default();
+    let pairs: Vec<(String, Vec<u8>)> = lines.take(32).map(pair).collect();
+    request(address, &pairs);
+    response(&pairs);
+}
+
+fn pair(line: &[u8]) -> (String, Vec<u8>) {
+    let colon = line.iter().skip(1).position(|byte| *byte == b':').map_or(line.len(), |at| at + 1);
+    let (name, value) = line.split_at(colon);
+    let name = String::from_utf8_lossy(name).to_ascii_lowercase();
+    (name, value.strip_prefix(b":").unwrap_or(value).trim_ascii().to_vec())
+}
+
+fn request(address: &[u8], pairs: &[(String, Vec<u8>)]) {
+    let bare = address_without_port(address);
+    assert!(address.windows(bare.len().max(1)).any(|part| part == bare) || bare.is_empty());
+    let random = hash(&[address]);
+    let headers = Headers::new(pairs.to_vec());
+    let mut more = pairs.to_vec();
+    more.insert(0, ("x-nobody-asks".to_owned(), b"1".to_vec()));
+    let more = Headers::new(more);
+    for plan in plans() {
+        assert_eq!(find(plan, &headers), find(plan, &more));
+        for deployment in &plan.deployments {
+            let facts = RequestFacts { headers: &headers, client_address: &|| Some(bare.to_vec()), random };
+            for shut in [0, 0b10, 0xffff] {
+                permitted(deployment, &facts, shut);
+            }
+            for (version, path) in
+                deployment.versions.iter().flat_map(|v| headers.all(":path").map(move |p| (v, p)))
+            {
+                let wanted = version.rewrite_prefix.as_ref().filter(|r| path.starts_with(r.from.as_bytes()));
+                let wanted = wanted.map(|r| [r.to.as_bytes(), &path[r.from.len()..]].concat());
+                assert_eq!(rewritten_path(version, path), wanted);
+            }
+        }
+    }
+}
+
+fn response(pairs: &[(String, Vec<u8>)]) {
+    let all = || pairs.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
+    for now in [0, WALL, u64::MAX] {
+        assert!(reset::wait(all(), UnixMillis(now)).is_none_or(|wait| wait <= DAY));
+    }
+    for (_, value) in pairs {
+        // An HTTP date, read an hour before: what we read of it is what a library for such dates reads.
+        let Ok(Ok(then)) = std::str::from_utf8(value).map(|text| httpdate::parse_http_date(text.trim()))
+        else {
+            continue;
+        };
+        let Ok(since) = then.duration_since(SystemTime::UNIX_EPOCH) else { continue };
+        let Some(before) = since.checked_sub(Duration::from_secs(3600)) else { continue };
+        let now = UnixMillis(u64::try_from(before.as_millis()).expect("a year of four digits"));
+        let wait = reset::wait([("retry-after", value.as_slice())].into_iter(), now);
+        assert!(wait.is_none_or(|wait| wait == Millis(3_600_000)), "{wait:?}");
+    }
+}
