@@ -228,6 +228,12 @@ pub fn set_tick(period: Duration) {
     let _ = hostcalls::set_tick_period(period);
 }
 
+/// Bytes of this VM's linear memory.
+pub fn memory() -> u64 {
+    const PAGE: u64 = 65_536;
+    u64::try_from(core::arch::wasm32::memory_size::<0>()).unwrap_or(0).saturating_mul(PAGE)
+}
+
 /// Seeds a generator from the host's entropy.
 pub fn seed() -> u64 {
     getrandom::u64().unwrap_or(0)

@@ -25,7 +25,7 @@
 //! * what became of it: [`outcome`], [`flight`]
 //! * what that says: [`histogram`], [`window`], [`stats`], [`verdict`] (limits), [`share`], [`compare`] (the comparison)
 //! * what follows: [`rollout`] (phases), [`ramp`], [`standings`], [`events`]
-//! * what the workers share: [`codec`], [`store`], [`engine`]
+//! * what the workers share: [`codec`], [`store`], [`engine`], [`census`] (what each of them holds)
 //! * the proxy's side, compiled for wasm only: `host` (every host call), `filter` (contexts of the two roles)
 //!
 //! ## Invariants, each an absence
@@ -42,6 +42,7 @@
 //! 8. Nothing panics: no unwrap, no index, no unchecked arithmetic (the lints deny them).
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 
+pub mod census;
 pub mod codec;
 pub mod compare;
 pub mod config;

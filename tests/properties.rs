@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use bellwether::census::Census;
 use bellwether::codec::Found;
 use bellwether::compare::Comparison;
 use bellwether::config::compile;
@@ -135,6 +136,7 @@ proptest! {
         let _ = Comparison::decode(Some(&bytes));
         let _ = Keyring::decode(Some(&bytes));
         let _ = EventLog::decode(Some(&bytes));
+        let _ = Census::decode(Some(&bytes));
     }
 
     #[test]
