@@ -212,9 +212,9 @@ impl PoolState {
                 let since = if before.failing_since == Micros(0) { now } else { before.failing_since };
                 // An attempt that was under way when the provider failed and was lucky shows nothing, or a breakdown of the
                 // provider would take out every key at once. And the last key stays, whatever it does.
-                let others_work = worked.iter().any(|(other, at)| {
-                    *other != fingerprint && *at > since && held.get(*other).is_active()
-                });
+                let others_work = worked
+                    .iter()
+                    .any(|(other, at)| *other != fingerprint && *at > since && held.get(*other).is_active());
                 let after = before.after(fault, began, now, others_work, pool);
                 held.put(fingerprint, after);
                 if before.status != after.status {

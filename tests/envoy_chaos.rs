@@ -58,8 +58,6 @@ fn of_version<'a>(samples: &'a [Sample], version: &str) -> Vec<&'a Sample> {
 fn failures() -> Vec<(&'static str, Sabotage)> {
     let say = |text: &str| Sabotage::Say(text.as_bytes().to_vec());
     let hang = |text: &str| Sabotage::SayAndHang(text.as_bytes().to_vec());
-    let early = "HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n".repeat(2_000);
-    let wait = "HTTP/1.1 100 Continue\r\n\r\n".repeat(2_000);
     let long = format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "x".repeat(100_000));
     let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "x-many: 1\r\n".repeat(500));
     vec![
@@ -70,7 +68,7 @@ fn failures() -> Vec<(&'static str, Sabotage)> {
         ("half a head, then silence", hang("HTTP/1.1 200 OK\r\ncontent-le")),
         (
             "a head byte by byte without end",
-            Sabotage::Drip(b"HTTP/1.1 200 OK\r\nx: ".repeat(99), Duration::from_millis(40)),
+            Sabotage::Drip(Vec::new(), b"HTTP/1.1 200 OK\r\nx: ".repeat(99), Duration::from_millis(40)),
         ),
         ("another protocol", say("SSH-2.0-OpenSSH_9.2\r\n\r\n")),
         ("a TLS alert", Sabotage::Say(b"\x15\x03\x01\x00\x02\x02\x28".repeat(20))),
@@ -79,8 +77,6 @@ fn failures() -> Vec<(&'static str, Sabotage)> {
         ("five hundred headers", say(&many)),
         ("two lengths", say("HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab")),
         ("a length that is none", say("HTTP/1.1 200 OK\r\ncontent-length: abc\r\n\r\n")),
-        ("two thousand early hints", say(&early)),
-        ("two thousand times 100, then silence", hang(&wait)),
     ]
 }
 
@@ -116,13 +112,25 @@ async fn a_canary_that_breaks_its_answers_is_charged_for_exactly_these() {
     let ok = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n";
     let chunked = format!("{ok}transfer-encoding: chunked\r\n\r\n5\r\ndata:\r\n");
     let say = |text: String| Sabotage::Say(text.into_bytes());
-    let every = Duration::from_millis(3);
+    let (head, every) =
+        (format!("{ok}transfer-encoding: chunked\r\n\r\n").into_bytes(), Duration::from_millis(3));
     let ways = [
         ("less than its length", say(format!("{ok}content-length: 100\r\n\r\ndata")), false),
         ("a chunk that is none", say(format!("{chunked}zz\r\n")), false),
         ("no last chunk", say(chunked.clone()), false),
+        // Envoy tries nobody else once there was an interim answer.
+        ("two thousand early hints", say("HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n".repeat(2_000)), false),
+        (
+            "two thousand times 100, then silence",
+            Sabotage::SayAndHang(b"HTTP/1.1 100 Continue\r\n\r\n".repeat(2_000)),
+            false,
+        ),
         ("silence after a chunk", Sabotage::SayAndHang(chunked.clone().into_bytes()), false),
-        ("a whole answer, byte by byte", Sabotage::Drip(format!("{chunked}0\r\n\r\n").into_bytes(), every), true),
+        (
+            "a whole answer, byte by byte",
+            Sabotage::Drip(head, b"5\r\ndata:\r\n0\r\n\r\n".to_vec(), every),
+            true,
+        ),
         ("an answer until the end of the connection", say(format!("{ok}\r\ndata")), true),
     ];
     for (how, sabotage, good) in ways {
@@ -177,7 +185,11 @@ async fn providers_are_killed_and_come_back_under_load() {
     let expected = counts(&[("v1 good", sent - by_v2), ("v2 good", by_v2 - bad), ("v2 bad", bad)]);
     assert_eq!(counted.requests, expected, "of {sent}");
     assert_eq!(counted.attempts["v1 good"], sent - by_v2);
-    assert_eq!(stage.v1.count(), sent - by_v2, "every attempt at stable has arrived, and none was counted twice");
+    assert_eq!(
+        stage.v1.count(),
+        sent - by_v2,
+        "every attempt at stable has arrived, and none was counted twice"
+    );
     assert_eq!(counted.attempts["v2 good"], by_v2 - bad);
     // What was under way when a provider died has arrived and is bad; what found nobody is bad and has not arrived.
     assert!(counted.attempts["v2 good"] + counted.attempts["v2 bad"] >= at_v2 + v2.count());
@@ -225,7 +237,8 @@ async fn requests_in_flight_are_shown_and_leave_with_their_clients() {
         };
         let clients: Vec<_> = (0..HELD).map(held).collect();
         shown(HELD, "while they wait").await;
-        assert_eq!(stage.v1.count() + v2.count(), HELD, "each is one attempt");
+        eventually("all have arrived", || async { (stage.v1.count() + v2.count() >= HELD).then_some(()) })
+            .await;
         clients.iter().for_each(|client| client.abort());
         let counted = Counts::since(&before, &stage.envoy, HELD).await;
         let to_v1 = stage.v1.count();

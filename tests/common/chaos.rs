@@ -134,8 +134,8 @@ pub enum Sabotage {
     Say(Vec<u8>),
     /// These bytes, and then nothing, on a connection that stays open.
     SayAndHang(Vec<u8>),
-    /// These bytes one by one with so much time between them, and the end of the connection.
-    Drip(Vec<u8>, Duration),
+    /// The first bytes at once, the others one by one with so much time between them, and the end of the connection.
+    Drip(Vec<u8>, Vec<u8>, Duration),
     /// The connection is reset.
     Reset,
 }
@@ -208,8 +208,9 @@ async fn sabotage(mut stream: TcpStream, does: &Mutex<Sabotage>, counter: &Atomi
         Sabotage::SayAndHang(bytes) => {
             let _ = stream.write_all(&bytes).await;
         }
-        Sabotage::Drip(bytes, every) => {
+        Sabotage::Drip(first, bytes, every) => {
             let _ = stream.set_nodelay(true);
+            let _ = stream.write_all(&first).await;
             for byte in bytes {
                 if stream.write_all(&[byte]).await.is_err() {
                     return;
