@@ -7,7 +7,7 @@ INLINE   := -C llvm-args=-inline-threshold=40
 WASM_MAX := 400000
 SOURCES := $(shell find src -name '*.rs') Cargo.toml Cargo.lock
 
-.PHONY: help build envoy demo test test-native test-envoy test-clients sim lint clean
+.PHONY: help build envoy demo test test-native test-envoy test-clients sim soak lint clean
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -44,6 +44,9 @@ test-clients: build envoy ## The official OpenAI and Anthropic clients against E
 
 sim: ## The simulator: docs/SIMULATION.md anew, ten minutes (SIM="--quick --seed 2" for a look)
 	cargo run --release --quiet --package bellwether-simulator -- $(or $(SIM),--trials 1000 --out docs/SIMULATION.md)
+
+soak: build envoy ## Whether anything grows: MINUTES=30 of load with reloads, rotations, faults, rollbacks (SOAK="--growth 5")
+	cargo run --release --quiet --package bellwether-harness -- soak --minutes $(or $(MINUTES),30) $(SOAK)
 
 lint: ## Formatting, clippy (also for wasm), documentation; all warnings are errors
 	rustup target add wasm32-wasip1 2>/dev/null || rustup target list --installed | grep -q wasm32-wasip1

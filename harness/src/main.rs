@@ -1,6 +1,7 @@
 //! The harness on the command line.
 
 mod demo;
+mod soak;
 mod stand;
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -41,6 +42,8 @@ enum Command {
         #[arg(long)]
         keep: bool,
     },
+    /// Watch Envoy's memory under hours of load with reloads, rotations, faults and rollbacks; fails if anything grows or fails.
+    Soak(soak::Soak),
     /// Run Envoy, the filter and two providers on free ports until standard input is closed.
     ///
     /// Prints the ports as a line of JSON.
@@ -80,6 +83,7 @@ async fn run() -> anyhow::Result<()> {
         }
         // Not in tasks: Envoy ends with the thread that started it, and this one stays.
         Command::Demo { keep } => demo::run(keep).await?,
+        Command::Soak(options) => soak::run(options).await?,
         Command::Stand { router_config } => stand::run(router_config.as_deref()).await?,
     }
     Ok(())
