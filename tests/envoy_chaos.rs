@@ -249,7 +249,7 @@ async fn requests_in_flight_are_shown_and_leave_with_their_clients() {
     let memory = stage.envoy.metric("bellwether_vm_memory_bytes", &[]).await.unwrap();
     // Two workers and the main thread, of at least seventeen pages each.
     assert!((3.0 * 17.0 * 65_536.0..64e6).contains(&memory), "{memory}");
-    [&stage.v1, &v2].map(|provider| provider.set(Behaviour::default()));
+    [&stage.v1, &v2].into_iter().for_each(|provider| provider.set(Behaviour::default()));
     all_ok(&burst(&stage.lanes, BURST, |_| Request::chat(false)).await, "clients that left");
     at_rest(&stage.envoy, 0, "clients that left").await;
 }

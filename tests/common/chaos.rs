@@ -37,11 +37,11 @@ pub fn config(guard: Value) -> Value {
     })
 }
 
-/// An edit of a bootstrap: a provider that is silent for a third of a second is given up.
+/// An edit of a bootstrap: a provider that is silent for a second is given up.
 pub fn impatient(bootstrap: &mut Value) {
     for route in routes(bootstrap) {
         if let Some(policy) = route["route"].get_mut("retry_policy") {
-            policy["per_try_idle_timeout"] = json!("0.3s");
+            policy["per_try_idle_timeout"] = json!("1s");
         }
     }
 }

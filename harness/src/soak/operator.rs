@@ -168,28 +168,39 @@ async fn reload(envoy: &EnvoyProcess, state: &State) -> Result<()> {
     envoy.wait_config_accepted(&update, LIMIT).await
 }
 
-/// What the name of a release leaves behind for good (shared data has no deletion): bytes that Envoy's allocator has given out,
-/// per release, over so many that were never named before and each had some requests. Nothing else may be going on.
+/// What reloads leave behind for good at rest, in bytes that Envoy's allocator has given out.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Costs {
+    /// Of a reload between two releases that were there before.
+    pub reload: f64,
+    /// Of a reload to a release with a name that never was: shared data has no deletion.
+    pub name: f64,
+}
+
+/// Measures [`Costs`], each over so many reloads with some requests after each. Nothing else may be going on.
 ///
 /// # Errors
 /// If Envoy does not take a configuration or does not answer.
-pub async fn cost_of_a_name(envoy: &EnvoyProcess, names: u64) -> Result<f64> {
-    // Once round, so that whatever grows with the first of them has grown.
-    let settled = names / 10 + 1;
-    let mut before = 0;
-    for n in 0..settled + names {
-        if n == settled {
-            before = super::memory(envoy).await?;
-        }
-        let state = State { release: format!("named-{n}"), ..State::default() };
-        reload(envoy, &state).await?;
-        for client in [envoy.client(), envoy.client()] {
-            for _ in 0..4 {
-                client.send(Request::chat(false).header(DEPLOYMENT, "faulty")).await?;
+pub async fn costs(envoy: &EnvoyProcess, reloads: u64) -> Result<Costs> {
+    let client = [envoy.client(), envoy.client(), envoy.client(), envoy.client()];
+    let mut costs = [0.0; 2];
+    for (cost, new) in costs.iter_mut().zip([false, true]) {
+        // First some that do not count, so that whatever grows at the beginning only has grown.
+        let settled = reloads / 10 + 1;
+        let mut before = 0;
+        for n in 0..settled + reloads {
+            if n == settled {
+                before = super::memory(envoy).await?;
+            }
+            let release = if new { format!("named-{n}") } else { format!("r{}", n % 2) };
+            reload(envoy, &State { release, ..State::default() }).await?;
+            for n in 0..12 {
+                client[n % 4].send(Request::chat(false).header(DEPLOYMENT, "faulty")).await?;
             }
         }
+        *cost = (super::memory(envoy).await? as f64 - before as f64) / reloads.max(1) as f64;
     }
-    Ok((super::memory(envoy).await? as f64 - before as f64) / names.max(1) as f64)
+    Ok(Costs { reload: costs[0], name: costs[1] })
 }
 
 /// The router's configuration.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use super::operator::Done;
+use super::operator::{Costs, Done};
 use super::traffic::Counts;
 
 /// One interval: what is counted is since the beginning, the latencies are the interval's.
@@ -51,10 +51,8 @@ pub struct Report {
     pub failures: BTreeMap<String, u64>,
     /// Releases under load.
     pub releases: u64,
-    /// Releases afterwards, each with a new name.
-    pub names: u64,
-    /// Bytes that each of these has left behind.
-    pub name_cost: f64,
+    /// Of reloads at rest.
+    pub costs: Costs,
     /// VMs that were built anew.
     pub traps: u64,
 }
@@ -78,8 +76,7 @@ impl Report {
             early_cancels: 0,
             failures: BTreeMap::new(),
             releases: 0,
-            names: 0,
-            name_cost: 0.0,
+            costs: Costs::default(),
             traps: 0,
         }
     }
@@ -187,9 +184,9 @@ impl fmt::Display for Report {
         }
         writeln!(
             f,
-            "\n{} of {} requests are counted ({} clients left before an answer). {} releases under sixteen names; \
-             {} more afterwards, at rest, each under a new name, have left {:.0} bytes each.",
-            self.counted, self.sent, self.early_cancels, self.releases, self.names, self.name_cost,
+            "\n{} of {} requests are counted ({} clients left before an answer). {} releases under sixteen names. \
+             Afterwards, at rest: a reload has left {:.0} bytes in Envoy, and one to a release of a new name {:.0}.",
+            self.counted, self.sent, self.early_cancels, self.releases, self.costs.reload, self.costs.name,
         )?;
         match self.faults().as_slice() {
             [] => write!(
@@ -237,7 +234,7 @@ mod tests {
         let spoil: [fn(&mut Report); 6] = [
             |r| r.left_in_flight = 1.0,
             |r| r.left_in_flight = f64::NAN,
-            |r| drop(r.failures.insert("503".to_owned(), 1)),
+            |r| r.failures = [("503".to_owned(), 1)].into(),
             |r| r.traps = 1,
             |r| r.counted = 97,
             |r| r.counted = 101,

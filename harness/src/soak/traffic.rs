@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bellwether_harness::client::{Client, Request};
-use bellwether_harness::load::Sample;
-use bellwether_harness::load::send_one;
+use bellwether_harness::load::{Sample, send_one};
 use bellwether_harness::provider::Behaviour;
 use hdrhistogram::Histogram;
 use tokio::task::JoinSet;
@@ -186,7 +185,8 @@ async fn one(lane: Lane, client: &Client, number: u64, tally: &Tally) {
             tally.judge(&sample, lane);
         }
         Lane::Faulty => {
-            let sample = send_one(client, number, Instant::now(), chat(number % 2 == 0, "faulty")).await;
+            let sample =
+                send_one(client, number, Instant::now(), chat(number.is_multiple_of(2), "faulty")).await;
             tally.judge(&sample, lane);
         }
         Lane::LeaveStream => match client.open(chat(true, "steady")).await {
