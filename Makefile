@@ -105,6 +105,9 @@ audit: .tools/bin/cargo-deny ## Security advisories, licences, bans and sources 
 sim: ## The simulator: docs/SIMULATION.md anew, ten minutes (SIM="--quick --seed 2" for a look)
 	cargo run --release --quiet --package bellwether-simulator -- $(or $(SIM),--trials 1000 --out docs/SIMULATION.md)
 
+soak: build envoy ## Whether anything grows: MINUTES=30 of load with reloads, rotations, faults, rollbacks (SOAK="--growth 5")
+	cargo run --release --quiet --package bellwether-harness -- soak --minutes $(or $(MINUTES),30) $(SOAK)
+
 lint: ## Formatting, clippy (also for wasm), documentation; all warnings are errors
 	rustup target add wasm32-wasip1 2>/dev/null || rustup target list --installed | grep -q wasm32-wasip1
 	cargo fmt --all --check

@@ -171,6 +171,7 @@ impl RootContext for Root {
         let Role::Router { router, .. } = &self.role else { return };
         router.served.set(true);
         let now = self.worker.clock.now();
+        self.worker.report(now.mono);
         for (n, (deployment, binding)) in router.plan.deployments.iter().zip(&router.bindings).enumerate() {
             let mut notes = Notes::default();
             binding.tick(deployment, &SharedData, now, &mut notes);

@@ -5,13 +5,14 @@
 //! always bytes.
 #![allow(clippy::disallowed_methods)]
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, LogLevel, MapType, MetricType, Status};
 
+use crate::hash::hash;
 use crate::keys;
 use crate::reset;
 use crate::route::Headers;
@@ -261,6 +262,12 @@ pub fn set_tick(period: Duration) {
     let _ = hostcalls::set_tick_period(period);
 }
 
+/// Bytes of this VM's linear memory.
+pub fn memory() -> u64 {
+    const PAGE: u64 = 65_536;
+    u64::try_from(core::arch::wasm32::memory_size::<0>()).unwrap_or(0).saturating_mul(PAGE)
+}
+
 /// Seeds a generator from the host's entropy.
 pub fn seed() -> u64 {
     getrandom::u64().unwrap_or(0)
@@ -287,7 +294,29 @@ pub struct MetricId(u32);
 
 /// Makes a counter, or finds it if there is one of this name.
 pub fn define_counter(name: &str) -> Option<MetricId> {
-    hostcalls::define_metric(MetricType::Counter, name).ok().map(MetricId)
+    define(MetricType::Counter, name).map(MetricId)
+}
+
+thread_local! {
+    /// The metrics that this VM has defined, by hash of their names, in order.
+    static DEFINED: RefCell<Vec<(u64, u32)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Defines a metric once in a VM's life. The host gives a new number each time it is asked and keeps all of them, so that asking
+/// with every plan would cost it some kilobytes a reload for ever.
+fn define(kind: MetricType, name: &str) -> Option<u32> {
+    let hash = hash(&[name.as_bytes()]);
+    DEFINED.with(|defined| {
+        let mut defined = defined.try_borrow_mut().ok()?;
+        match defined.binary_search_by_key(&hash, |(held, _)| *held) {
+            Ok(at) => defined.get(at).map(|(_, id)| *id),
+            Err(at) => {
+                let id = hostcalls::define_metric(kind, name).ok()?;
+                defined.insert(at, (hash, id));
+                Some(id)
+            }
+        }
+    })
 }
 
 /// Adds to a counter.
@@ -340,7 +369,7 @@ impl Metric {
 
     fn id(&self) -> Option<u32> {
         if self.id.get().is_none() {
-            self.id.set(hostcalls::define_metric(self.kind, &self.name).ok());
+            self.id.set(define(self.kind, &self.name));
         }
         self.id.get()
     }

@@ -90,7 +90,7 @@ pub struct Memory {
     rejected: u32,
     /// Bad outcomes in a row.
     failed: u32,
-    /// When that run began.
+    /// When the first of that run was noticed.
     pub failing_since: Micros,
     /// When the trial under way is given up.
     trial_until: Micros,
@@ -124,8 +124,8 @@ impl Memory {
         !self.is_active() && now >= self.until && now >= self.trial_until
     }
 
-    /// After an attempt that began at `began`. `others_work`: some other key of the pool has worked since this one's run of
-    /// bad outcomes began.
+    /// After an attempt that began at `began`. `others_work`: some other key of the pool, itself in use, has worked in an attempt
+    /// that began after this one's run of bad outcomes.
     pub fn after(
         self,
         fault: Fault,
@@ -163,7 +163,7 @@ impl Memory {
             }
             Fault::Failing => {
                 let (after, span) = pool.failing;
-                let failing_since = if self.failed == 0 { began } else { self.failing_since };
+                let failing_since = if self.failed == 0 { now } else { self.failing_since };
                 let counted = Memory { failed: self.failed.saturating_add(1), failing_since, ..self };
                 let out = (counted.failed >= after && others_work) || (!self.is_active() && !stale);
                 if out { counted.out(self.worse(Status::CoolingDown), span, stale, now) } else { counted }

@@ -25,7 +25,8 @@
 //! * what became of it: [`outcome`], [`flight`]
 //! * what that says: [`histogram`], [`window`], [`stats`], [`verdict`] (limits), [`share`], [`compare`] (the comparison)
 //! * what follows: [`rollout`] (phases), [`ramp`], [`standings`], [`events`]
-//! * what the workers share: [`codec`], [`store`], [`engine`], [`usage`] (of keys)
+//! * what the workers share: [`codec`], [`store`], [`engine`], [`usage`] (of keys), [`census`] (what each VM
+//!   holds)
 //! * what people ask and order: [`admin`]
 //! * the proxy's side, compiled for wasm only: `host` (every host call), `filter` (contexts of the three roles)
 //!
@@ -44,6 +45,7 @@
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 
 pub mod admin;
+pub mod census;
 pub mod codec;
 pub mod compare;
 pub mod config;

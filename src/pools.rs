@@ -70,7 +70,7 @@ pub struct PoolState {
     key: String,
     ring: Keyring,
     read_at: Option<Micros>,
-    /// When each key, by fingerprint, last worked here.
+    /// When the latest attempt began that has worked here, by the key's fingerprint.
     worked: BTreeMap<u64, Micros>,
 }
 
@@ -185,7 +185,8 @@ impl PoolState {
     ) -> Vec<Moved> {
         let Some(fingerprint) = ring.fingerprint(key) else { return Vec::new() };
         if fault == Fault::None {
-            self.worked.insert(fingerprint, now);
+            let latest = self.worked.entry(fingerprint).or_insert(began);
+            *latest = began.max(*latest);
         }
         if matches!(fault, Fault::None | Fault::Nothing) {
             // Nothing to forget, as far as is known here: the usual case writes nothing.
@@ -208,8 +209,12 @@ impl PoolState {
             for n in &affected {
                 let Some(fingerprint) = ring.fingerprint(*n) else { continue };
                 let before = held.get(fingerprint);
-                let since = if before.failing_since == Micros(0) { began } else { before.failing_since };
-                let others_work = worked.iter().any(|(other, at)| *other != fingerprint && *at > since);
+                let since = if before.failing_since == Micros(0) { now } else { before.failing_since };
+                // An attempt that was under way when the provider failed and was lucky shows nothing, or a breakdown of the
+                // provider would take out every key at once. And the last key stays, whatever it does.
+                let others_work = worked
+                    .iter()
+                    .any(|(other, at)| *other != fingerprint && *at > since && held.get(*other).is_active());
                 let after = before.after(fault, began, now, others_work, pool);
                 held.put(fingerprint, after);
                 if before.status != after.status {

@@ -124,6 +124,38 @@ fn an_outage_of_the_provider_burns_no_key() {
 }
 
 #[test]
+fn attempts_under_way_when_the_provider_fails_burn_no_key_however_they_end() {
+    // Both keys have long attempts under way; some are answered just before the breakdown, the others fail with it.
+    let store = MemoryStore::default();
+    let mut a = Worker::new(&[("a", 1), ("b", 1)]);
+    let report = |a: &mut Worker, (began, now): (u64, u64), key, fault| {
+        let times = (Micros(began * SECOND), Micros(now * SECOND));
+        a.state.report(&a.pool, &a.ring, key, fault, times, &store, &mut Notes::default())
+    };
+    for key in [0, 1] {
+        report(&mut a, (3, 10), key, Fault::Failing);
+        report(&mut a, (9, 11), key, Fault::None);
+    }
+    for _ in 0..20 {
+        for key in [0, 1] {
+            assert!(report(&mut a, (2, 12), key, Fault::Failing).is_empty());
+        }
+    }
+    assert_eq!(a.in_use(&store, 12 * SECOND), [0, 1]);
+    // It is the key where others work in attempts that began later.
+    report(&mut a, (13, 14), 1, Fault::None);
+    assert_eq!(report(&mut a, (13, 14), 0, Fault::Failing)[0].to, Status::CoolingDown);
+    // And the last one stays, although the other has worked since: it is not there to take its place.
+    report(&mut a, (15, 16), 1, Fault::Failing);
+    report(&mut a, (17, 18), 0, Fault::Nothing);
+    a.state.worked.insert(a.ring.fingerprint(0).unwrap(), Micros(17 * SECOND));
+    for _ in 0..20 {
+        assert!(report(&mut a, (18, 19), 1, Fault::Failing).is_empty());
+    }
+    assert_eq!(a.in_use(&store, 20 * SECOND), [1]);
+}
+
+#[test]
 fn a_tried_key_is_taken_again_only_when_no_other_is_active() {
     let store = MemoryStore::default();
     let mut a = Worker::new(&[("a", 1), ("b", 1)]);

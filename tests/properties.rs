@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use bellwether::admin;
+use bellwether::census::Census;
 use bellwether::codec::Found;
 use bellwether::compare::Comparison;
 use bellwether::config::compile;
@@ -138,6 +139,7 @@ proptest! {
         let _ = Keyring::decode(Some(&bytes));
         let _ = EventLog::decode(Some(&bytes));
         let _ = Record::decode(Some(&bytes));
+        let _ = Census::decode(Some(&bytes));
     }
 
     #[test]
@@ -272,18 +274,20 @@ proptest! {
     }
 
     #[test]
-    fn a_ramp_never_goes_back_and_never_skips(looks in vec((0u64..100_000_000, 0u64..100, 0u64..120, any::<bool>()), 1..60)) {
+    fn a_ramp_never_goes_back_and_never_skips_whatever_the_wall_clock_does(
+        looks in vec((0u64..100_000_000, 0u64..100, 0u64..120, any::<bool>(), any::<u64>()), 1..60),
+    ) {
         let document = r#"{"deployments": [{"name": "d", "stable": "a", "versions": [{"id": "a", "cluster": "c"}, {"id": "b", "cluster": "c"}],
             "ramp": {"stages": [{"weight": 5, "for": "10s", "min_requests": 20}, {"weight": 25, "for": "1m"}, {"weight": 100, "for": "1h"}]}}]}"#;
         let plan = plan(document);
         let ramp = plan.deployments[0].ramp.as_ref().unwrap();
-        let now = |mono: u64| bellwether::units::Now { mono: Micros(mono), wall: UnixMillis(mono / 1000) };
+        let now = |mono: u64, wall: u64| bellwether::units::Now { mono: Micros(mono), wall: UnixMillis(wall) };
         let (mut at, mut seen) = (0, 0);
-        let mut position = Position::first(ramp, now(0));
-        for (later, more, evidence, active) in looks {
+        let mut position = Position::first(ramp, now(0, 0));
+        for (later, more, evidence, active, wall) in looks {
             at += later;
             seen += more;
-            let (next, begun) = position.look(ramp, Sight { now: now(at), outcomes: seen, evidence, active });
+            let (next, begun) = position.look(ramp, Sight { now: now(at, wall), outcomes: seen, evidence, active });
             let (before, after) = (position.stage.unwrap(), next.stage.unwrap());
             prop_assert_eq!(after - before, u32::from(begun));
             prop_assert!(!begun || (active && evidence < 50), "nothing advances in trouble");

@@ -4,7 +4,7 @@
 //! rest is the document.
 
 use arbitrary::Unstructured;
-use bellwether::config::{compile, document, empty_object, secrets};
+use bellwether::config::{admin, compile, document, secrets};
 use bellwether::error::Problems;
 use bellwether::plan::Plan;
 
@@ -56,7 +56,7 @@ fn same(wrapped: &[u8], plain: &Result<Plan, Problems>, valid: bool) {
 /// Each role's reader gives something, or at least one problem, each on a line of its own.
 pub fn all_sound(bytes: &[u8]) -> Result<Plan, Problems> {
     let _ = sound(secrets(bytes).map(|_| ()));
-    let _ = sound(empty_object(bytes));
+    let _ = sound(admin(bytes).map(|_| ()));
     let _ = sound(document(bytes).map(|_| ()));
     sound(compile(bytes, &env))
 }

@@ -6,6 +6,7 @@
 mod options;
 mod paths;
 mod prometheus;
+mod restart;
 mod sample;
 mod update;
 
@@ -24,6 +25,8 @@ use tokio::time::sleep;
 pub use options::{Edit, EnvoyOptions, Role, Route};
 pub use paths::{envoy_path, envoy_version, skipped, wasm_path};
 pub use prometheus::sum_metric;
+pub use restart::Kept;
+use restart::Launch;
 pub use sample::router_config;
 pub use update::ConfigUpdate;
 
@@ -46,6 +49,8 @@ const INGRESS: &str = "ingress";
 #[derive(Debug)]
 pub struct EnvoyProcess {
     child: Child,
+    /// How it was started, to start it again.
+    launch: Launch,
     directory: TempDir,
     sample: sample::Sample,
     admin: Client,
@@ -72,7 +77,7 @@ impl EnvoyProcess {
         sample.write(directory.path())?;
 
         let file = |name: &str| File::create(directory.path().join(name));
-        let admin_address = directory.path().join("admin-address");
+        let admin_address = directory.path().join(Launch::ADMIN_ADDRESS);
         let mut command = Command::new(&binary);
         command
             .arg("--config-path")
@@ -95,9 +100,10 @@ impl EnvoyProcess {
             .stdin(Stdio::null())
             .stdout(file("access.log")?)
             .stderr(file("envoy.log")?);
-        let child = command.spawn().with_context(|| format!("start {}", binary.display()))?;
+        let mut launch = Launch(command);
         let mut envoy = EnvoyProcess {
-            child,
+            child: launch.spawn()?,
+            launch,
             directory,
             sample,
             // Not known before Envoy has written it.

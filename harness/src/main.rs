@@ -2,6 +2,7 @@
 
 mod compose;
 mod demo;
+mod soak;
 mod stand;
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -42,6 +43,8 @@ enum Command {
         #[arg(long)]
         keep: bool,
     },
+    /// Watch Envoy's memory under hours of load with reloads, rotations, faults and rollbacks; fails if anything grows or fails.
+    Soak(soak::Soak),
     /// Run Envoy, the filter and two providers on free ports until standard input is closed.
     ///
     /// Prints the ports as a line of JSON.
@@ -102,6 +105,7 @@ async fn run() -> anyhow::Result<()> {
         }
         // Not in tasks: Envoy ends with the thread that started it, and this one stays.
         Command::Demo { keep } => demo::run(keep).await?,
+        Command::Soak(options) => soak::run(options).await?,
         Command::Stand { router_config } => stand::run(router_config.as_deref()).await?,
         Command::Traffic { port, rate } => compose::traffic(port, rate).await?,
         Command::ComposeDemo(ports) => compose::demo(&ports).await?,

@@ -115,6 +115,11 @@ impl Provider {
         lock(&self.shared.journal).count()
     }
 
+    /// Keeps no request from now on, and only counts them: for loads of which nobody could look at each.
+    pub fn count_only(&self) {
+        lock(&self.shared.journal).count_only();
+    }
+
     /// Forgets the requests received so far.
     pub fn clear(&self) {
         lock(&self.shared.journal).clear();

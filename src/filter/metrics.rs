@@ -136,6 +136,10 @@ pub struct Global {
     pub accepted: Metric,
     /// Updates that were rejected.
     pub rejected: Metric,
+    /// Requests in flight, in all VMs.
+    pub in_flight: Metric,
+    /// Linear memory of all VMs, in bytes.
+    pub memory: Metric,
     dropped: RefCell<BTreeMap<&'static str, Metric>>,
 }
 
@@ -146,7 +150,9 @@ impl Global {
         let rejected = Metric::counter("bellwether_config_updates_total.result.rejected".to_owned());
         accepted.define();
         rejected.define();
-        Global { accepted, rejected, dropped: RefCell::default() }
+        let in_flight = Metric::gauge("bellwether_in_flight".to_owned());
+        let memory = Metric::gauge("bellwether_vm_memory_bytes".to_owned());
+        Global { accepted, rejected, in_flight, memory, dropped: RefCell::default() }
     }
 
     /// Counts what a bound or a fault has dropped.

@@ -145,6 +145,7 @@ impl RouterStream {
             labelled: Cell::new(false),
             out_of_keys: Cell::new(false),
             flight: RefCell::new(Flight::new(seen, impatient_after)),
+            aboard: self.worker.board(),
         });
         let id = self.worker.has_keys_role().then(|| self.worker.launch(&request));
         if let Some(id) = id {

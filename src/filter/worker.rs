@@ -7,6 +7,7 @@ use std::rc::{Rc, Weak};
 use super::alerts::Outbox;
 use super::dress::Before;
 use super::metrics::{DeploymentMetrics, Global, PoolMetrics};
+use crate::census::{self, Census, Holding};
 use crate::codec::{Found, SCHEMA};
 use crate::config;
 use crate::engine::{Assigned, Binding, Dropped, Engine, Notes};
@@ -29,6 +30,8 @@ const SECRETS: &str = "bellwether/1/secrets";
 pub const EVENTS: &str = "bellwether/1/events";
 /// Shared key of the last events of pools: apart, so that an exhausted pool does not push out why a canary was rolled back.
 pub const POOL_EVENTS: &str = "bellwether/1/pool-events";
+/// Shared key of what all VMs hold.
+const CENSUS: &str = "bellwether/1/census";
 
 thread_local! {
     static WORKER: Rc<Worker> = Rc::new(Worker::new());
@@ -44,6 +47,12 @@ pub struct Worker {
     random: RefCell<fastrand::Rng>,
     flights: RefCell<HashMap<u64, Rc<InFlight>>>,
     next_flight: Cell<u64>,
+    /// Number of this VM.
+    vm: u64,
+    /// Requests in flight, whether or not their attempts can find them.
+    aboard: Rc<Cell<u64>>,
+    /// When this VM last said what it holds.
+    reported: Cell<Option<Micros>>,
     secrets: RefCell<BTreeMap<String, Secret>>,
     /// Every plan that something still holds, in the order in which they came.
     pub routers: RefCell<Vec<Weak<Router>>>,
@@ -101,6 +110,8 @@ pub struct InFlight {
     pub out_of_keys: Cell<bool>,
     /// Its attempts.
     pub flight: RefCell<Flight>,
+    /// The requests in flight on this worker, of which it is one for as long as anybody holds it; see [`Worker::board`].
+    pub aboard: Rc<Cell<u64>>,
 }
 
 impl Worker {
@@ -114,6 +125,9 @@ impl Worker {
             // A number outlives the VM that gave it, in a request that is still under way when another VM takes over. Numbers
             // of two VMs must not meet, or one request would be taken for another.
             next_flight: Cell::new(host::seed()),
+            vm: host::seed(),
+            aboard: Rc::default(),
+            reported: Cell::new(None),
             // A VM that is built anew after a trap has its router before its `keys` role, which an attempt brings: until then
             // the document that was kept last serves.
             secrets: RefCell::new(kept_secrets()),
@@ -209,6 +223,39 @@ impl Worker {
     /// Whether there is a `keys` role on this worker at all.
     pub fn has_keys_role(&self) -> bool {
         self.keys_roles.get() > 0
+    }
+
+    /// Counts one more request in flight, which takes itself off what is returned when it is dropped.
+    pub fn board(&self) -> Rc<Cell<u64>> {
+        self.aboard.set(self.aboard.get().saturating_add(1));
+        Rc::clone(&self.aboard)
+    }
+
+    /// Says, when it is time to, what this VM holds, and shows what all of them do.
+    pub fn report(&self, now: Micros) {
+        if self.reported.get().is_some_and(|last| now.since(last) < census::PERIOD) {
+            return;
+        }
+        self.reported.set(Some(now));
+        let held = Holding { in_flight: self.aboard.get(), memory: host::memory() };
+        let sum = update(&SharedData, CENSUS, &mut |bytes| {
+            let mut census = match Census::decode(bytes) {
+                Found::Undecodable => return Change::Keep(Err(Dropped::Undecodable)),
+                Found::Value(census) => census,
+                Found::Nothing => Census::default(),
+            };
+            census.report(self.vm, held, now);
+            Change::Write(census.encode(), Ok(census.sum()))
+        });
+        match sum {
+            Ok(Ok(sum)) => {
+                self.metrics.in_flight.record(sum.in_flight);
+                self.metrics.memory.record(sum.memory);
+            }
+            Ok(Err(what)) => self.metrics.dropped(what, 1),
+            // The next report says the same, or better.
+            Err(_) => {}
+        }
     }
 
     /// Registers a request, so that its attempts find it; returns its number.
@@ -469,6 +516,12 @@ impl Router {
         let Some(value) = ring.value(key) else { return carried };
         host::set_request_header(&pool.header, value.expose().as_bytes());
         Carried { key: Some((n, key)), fingerprint: ring.fingerprint(key), to_stable }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.aboard.set(self.aboard.get().saturating_sub(1));
     }
 }
 

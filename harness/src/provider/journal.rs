@@ -96,15 +96,19 @@ impl Arrival {
 pub(super) struct Journal {
     received: VecDeque<Received>,
     count: u64,
+    count_only: bool,
 }
 
 impl Journal {
     pub fn push(&mut self, received: Received) {
+        self.count += 1;
+        if self.count_only {
+            return;
+        }
         if self.received.len() == KEPT_MAX {
             self.received.pop_front();
         }
         self.received.push_back(received);
-        self.count += 1;
     }
 
     pub fn received(&self) -> impl DoubleEndedIterator<Item = &Received> + ExactSizeIterator {
@@ -115,7 +119,12 @@ impl Journal {
         self.count
     }
 
+    pub fn count_only(&mut self) {
+        self.count_only = true;
+        self.received = VecDeque::new();
+    }
+
     pub fn clear(&mut self) {
-        *self = Journal::default();
+        *self = Journal { count_only: self.count_only, ..Journal::default() };
     }
 }
