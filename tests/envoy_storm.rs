@@ -157,7 +157,7 @@ async fn configuration_files_broken_and_swapped_in_a_storm_lose_no_request_and_t
             let document = match role {
                 _ if n % 2 == 0 => json!({"wrong": n}),
                 Role::Router => json!({"secrets": {"n": n.to_string()}}),
-                Role::Keys => weighing(n),
+                Role::Keys | Role::Admin => weighing(n),
             };
             files.swap(role, &files.resource(role, &document, "wrong"));
             eventually("it is rejected", || async { (rejected(role).await > before).then_some(()) }).await;

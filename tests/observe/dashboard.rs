@@ -114,7 +114,7 @@ fn every_metric_of_the_filter_is_on_the_dashboard_and_no_other() {
             shown.insert(selector.metric.trim_end_matches("_bucket").to_owned());
         }
     }
-    assert_eq!(metrics().len(), 11, "{:?}", metrics());
+    assert_eq!(metrics().len(), 13, "{:?}", metrics());
     let missing: Vec<String> = metrics().difference(&shown).cloned().collect();
     assert!(missing.is_empty(), "not on the dashboard: {missing:?}");
 }
