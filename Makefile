@@ -42,6 +42,10 @@ test-clients: build envoy ## The official OpenAI client against Envoy, streaming
 	cargo build --quiet --package bellwether-harness
 	scripts/test-clients
 
+bench-instructions: build envoy bench-empty ## Instructions a request under callgrind, also streamed: docs/BENCH-INSTRUCTIONS.md
+	@scripts/need-valgrind
+	cargo run --quiet --profile measure --package bellwether-harness -- bench instructions $(BENCH)
+
 sim: ## The simulator: docs/SIMULATION.md anew, ten minutes (SIM="--quick --seed 2" for a look)
 	cargo run --release --quiet --package bellwether-simulator -- $(or $(SIM),--trials 1000 --out docs/SIMULATION.md)
 

@@ -1,5 +1,6 @@
 //! The harness on the command line.
 
+mod bench;
 mod demo;
 mod stand;
 
@@ -41,6 +42,11 @@ enum Command {
         #[arg(long)]
         keep: bool,
     },
+    /// Measure what the filter costs.
+    Bench {
+        #[command(subcommand)]
+        bench: bench::Bench,
+    },
     /// Run Envoy, the filter and two providers on free ports until standard input is closed.
     ///
     /// Prints the ports as a line of JSON.
@@ -80,6 +86,7 @@ async fn run() -> anyhow::Result<()> {
         }
         // Not in tasks: Envoy ends with the thread that started it, and this one stays.
         Command::Demo { keep } => demo::run(keep).await?,
+        Command::Bench { bench } => bench::run(bench).await?,
         Command::Stand { router_config } => stand::run(router_config.as_deref()).await?,
     }
     Ok(())
