@@ -2,6 +2,10 @@
 
 mod callgrind;
 mod instructions;
+mod process;
+mod reload;
+mod report;
+mod time;
 mod traffic;
 mod variant;
 
@@ -16,6 +20,15 @@ use variant::Variant;
 /// What to measure.
 #[derive(Subcommand)]
 pub enum Bench {
+    /// CPU time a request, sizes, workers, reloads and memory.
+    Time {
+        /// Rounds of all cases.
+        #[arg(long, default_value_t = 15)]
+        rounds: usize,
+        /// Requests of each case in a round.
+        #[arg(long, default_value_t = 4_000)]
+        requests: u64,
+    },
     /// Instructions a request, under callgrind.
     Instructions {
         /// Only the variants whose name contains one of these.
@@ -33,6 +46,7 @@ pub enum Bench {
 /// If something does not start, or a request fails.
 pub async fn run(bench: Bench) -> Result<()> {
     match bench {
+        Bench::Time { rounds, requests } => report::time(&empty_module()?, rounds, requests).await?,
         Bench::Instructions { only, sizes } => {
             let wanted = |variant: &Variant| {
                 let name = variant.name();
