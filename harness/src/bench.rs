@@ -9,7 +9,7 @@ mod time;
 mod traffic;
 mod variant;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use bellwether_harness::workspace_root;
@@ -28,6 +28,12 @@ pub enum Bench {
         /// Requests of each case in a round.
         #[arg(long, default_value_t = 4_000)]
         requests: u64,
+        /// Only these parts: variants, sizes, workers, reload.
+        #[arg(long)]
+        part: Vec<String>,
+        /// Write the tables into this document too, between its marks.
+        #[arg(long)]
+        out: Option<PathBuf>,
     },
     /// Instructions a request, under callgrind.
     Instructions {
@@ -37,6 +43,9 @@ pub enum Bench {
         /// Also at other sizes of the configuration.
         #[arg(long)]
         sizes: bool,
+        /// Write the tables into this document too, between its marks.
+        #[arg(long)]
+        out: Option<PathBuf>,
     },
 }
 
@@ -46,20 +55,31 @@ pub enum Bench {
 /// If something does not start, or a request fails.
 pub async fn run(bench: Bench) -> Result<()> {
     match bench {
-        Bench::Time { rounds, requests } => report::time(&empty_module()?, rounds, requests).await?,
-        Bench::Instructions { only, sizes } => {
+        Bench::Time { rounds, requests, part, out } => {
+            let text = report::time(&empty_module()?, rounds, requests, &part).await?;
+            tell("time", &text, out.as_deref())?;
+        }
+        Bench::Instructions { only, sizes, out } => {
             let wanted = |variant: &Variant| {
                 let name = variant.name();
                 only.is_empty() || only.iter().any(|part| name.contains(part))
             };
             let variants: Vec<Variant> = Variant::ALL.into_iter().filter(wanted).collect();
-            println!("{}", instructions::table(&variants, &empty_module()?).await?);
+            let mut text = instructions::table(&variants, &empty_module()?).await?;
             if sizes {
-                println!("{}", instructions::sizes(&empty_module()?).await?);
+                text = [text, instructions::sizes(&empty_module()?).await?].join("\n");
             }
+            tell("instructions", &text, out.as_deref())?;
         }
     }
     Ok(())
+}
+
+/// Prints a text, and puts it into a document.
+fn tell(mark: &str, text: &str, out: Option<&Path>) -> Result<()> {
+    let text = format!("{}\n\n{text}", report::machine());
+    println!("{text}");
+    out.map_or(Ok(()), |document| report::insert(document, mark, &text))
 }
 
 /// The filter that does nothing.

@@ -1,42 +1,55 @@
 //! The tables of `make bench`, in Markdown.
 
+use std::fmt::Write as _;
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use bellwether_harness::workspace_root;
 
 use super::reload;
 use super::time::{Case, Measured, interleaved, middle, ratio};
 use super::variant::{SMALL, Size, Variant};
 
-/// Measures everything but instructions, and prints it.
-pub async fn time(empty: &Path, rounds: usize, requests: u64) -> Result<()> {
-    println!("### CPU time a request\n");
-    println!(
-        "{rounds} rounds of {requests} requests each, in turn; medians, ± half of the distance between the quartiles.\n"
+/// Measures everything but instructions, or only these parts of it (`variants`, `sizes`, `workers`, `reload`).
+pub async fn time(empty: &Path, rounds: usize, requests: u64, parts: &[String]) -> Result<String> {
+    let wanted = |part: &str| parts.is_empty() || parts.iter().any(|wanted| wanted == part);
+    let mut out = format!(
+        "CPU time of the Envoy process, user and system, {rounds} rounds of {requests} requests each, in turn; medians, \
+         ± half of the distance between the quartiles.\n"
     );
-    let cases = Variant::ALL.map(Case::of);
-    variants(&interleaved(&cases, empty, rounds, requests).await?);
+    if wanted("variants") {
+        let cases = Variant::ALL.map(Case::of);
+        variants(&mut out, &interleaved(&cases, empty, rounds, requests).await?)?;
+    }
+    if wanted("sizes") {
+        let size = |deployments, keys| Size { deployments, keys };
+        let sizes = [SMALL, size(10, 1), size(100, 1), size(1000, 1), size(1, 10), size(1, 100)];
+        let cases = sizes.map(|size| Case { size, ..Case::of(Variant::RouterAndKeys) });
+        by_size(&mut out, &interleaved(&cases, empty, rounds, requests).await?)?;
+    }
+    if wanted("workers") {
+        let cases = [Variant::Native, Variant::EmptyTwice, Variant::RouterAndKeys]
+            .map(|variant| [1, 2].map(|workers| Case { workers, ..Case::of(variant) }));
+        by_workers(&mut out, &interleaved(&cases.concat(), empty, rounds, requests).await?)?;
+    }
+    if wanted("reload") {
+        reloads(&mut out, empty).await?;
+    }
+    Ok(out)
+}
 
-    println!("\n### Size of the configuration\n");
-    let size = |deployments, keys| Size { deployments, keys };
-    let sizes = [SMALL, size(10, 1), size(100, 1), size(1000, 1), size(1, 10), size(1, 100)];
-    let cases = sizes.map(|size| Case { size, ..Case::of(Variant::RouterAndKeys) });
-    by_size(&interleaved(&cases, empty, rounds, requests).await?);
-
-    println!("\n### Workers\n");
-    let cases = [Variant::Native, Variant::EmptyTwice, Variant::RouterAndKeys]
-        .map(|variant| [1, 2].map(|workers| Case { workers, ..Case::of(variant) }));
-    by_workers(&interleaved(&cases.concat(), empty, rounds, requests).await?);
-
-    println!("\n### Reload\n");
-    println!(
-        "| deployments | CPU time on the worker | on the main thread | longest request, quiet | longest request, ten reloads | idle worker |"
-    );
-    println!("|---|---|---|---|---|---|");
+async fn reloads(out: &mut String, empty: &Path) -> Result<()> {
+    writeln!(
+        out,
+        "\n| deployments | reload: CPU time on the worker | on the main thread | longest request, quiet | longest, ten \
+         reloads | idle worker | memory of a VM |\n|---|---|---|---|---|---|---|"
+    )?;
     for deployments in [1, 100, 1000] {
         let r = reload::measure(deployments, empty).await?;
-        println!(
+        writeln!(
+            out,
             "| {} | {} | {} | {:.1} ms | {:.1} ms | {:.2} % | {:.1} MiB |",
             r.deployments,
             millis(&r.worker),
@@ -45,7 +58,7 @@ pub async fn time(empty: &Path, rounds: usize, requests: u64) -> Result<()> {
             r.reloading.as_secs_f64() * 1e3,
             r.idle.as_secs_f64() * 100.0,
             mib(r.memory),
-        );
+        )?;
     }
     Ok(())
 }
@@ -61,29 +74,34 @@ fn to(all: &[Measured], of: &Measured, variant: Variant) -> String {
     }
 }
 
-fn variants(all: &[Measured]) {
-    println!(
-        "| who chooses | µs a request | of native | of one empty filter | of two |\n|---|---|---|---|---|"
-    );
+fn variants(out: &mut String, all: &[Measured]) -> Result<()> {
+    writeln!(
+        out,
+        "\n| who chooses | µs a request | of native | of one empty filter | of two |\n|---|---|---|---|---|"
+    )?;
     for of in all {
         let (micros, spread) = middle(&of.rounds);
-        println!(
+        writeln!(
+            out,
             "| {} | {micros:.1} ± {spread:.1} | {} | {} | {} |",
             of.case.variant.name(),
             to(all, of, Variant::Native),
             to(all, of, Variant::Empty),
             to(all, of, Variant::EmptyTwice),
-        );
+        )?;
     }
+    Ok(())
 }
 
-fn by_size(all: &[Measured]) {
-    println!(
-        "| deployments | keys a pool | µs a request | of the smallest | memory of a VM |\n|---|---|---|---|---|"
-    );
+fn by_size(out: &mut String, all: &[Measured]) -> Result<()> {
+    writeln!(
+        out,
+        "\n| deployments | keys a pool | µs a request | of the smallest | memory of a VM |\n|---|---|---|---|---|"
+    )?;
     for of in all {
         let (micros, spread) = middle(&of.rounds);
-        println!(
+        writeln!(
+            out,
             "| {} | {} | {micros:.1} ± {spread:.1} | {} | {:.1} MiB |",
             of.case.size.deployments,
             of.case.size.keys,
@@ -91,24 +109,27 @@ fn by_size(all: &[Measured]) {
                 .map(|first| ratio(of, first))
                 .map_or(String::new(), |(r, s)| format!("{r:.3} ± {s:.3}")),
             mib(of.memory),
-        );
+        )?;
     }
+    Ok(())
 }
 
-fn by_workers(all: &[Measured]) {
-    println!("| who chooses | workers | µs a request | of one worker |\n|---|---|---|---|");
+fn by_workers(out: &mut String, all: &[Measured]) -> Result<()> {
+    writeln!(out, "\n| who chooses | workers | µs a request | of one worker |\n|---|---|---|---|")?;
     for pair in all.chunks(2) {
         for of in pair {
             let (micros, spread) = middle(&of.rounds);
             let of_one = pair.first().map(|one| ratio(of, one));
-            println!(
+            writeln!(
+                out,
                 "| {} | {} | {micros:.1} ± {spread:.1} | {} |",
                 of.case.variant.name(),
                 of.case.workers,
                 of_one.map_or(String::new(), |(r, s)| format!("{r:.3} ± {s:.3}")),
-            );
+            )?;
         }
     }
+    Ok(())
 }
 
 fn mib(bytes: u64) -> f64 {
@@ -119,4 +140,32 @@ fn millis(times: &[Duration]) -> String {
     let millis: Vec<f64> = times.iter().map(|time| time.as_secs_f64() * 1e3).collect();
     let (median, spread) = middle(&millis);
     format!("{median:.1} ± {spread:.1} ms")
+}
+
+/// Puts a text between two marks of a document, in place of what is there.
+pub fn insert(document: &Path, mark: &str, text: &str) -> Result<()> {
+    let held = fs::read_to_string(document).with_context(|| format!("read {}", document.display()))?;
+    let (begin, end) = (format!("<!-- {mark} -->"), format!("<!-- end of {mark} -->"));
+    let (before, rest) = held.split_once(&begin).with_context(|| format!("no {begin} in the document"))?;
+    let (_, after) = rest.split_once(&end).with_context(|| format!("no {end} in the document"))?;
+    fs::write(document, format!("{before}{begin}\n{}\n{end}{after}", text.trim_end()))?;
+    Ok(())
+}
+
+/// The machine, in one line.
+pub fn machine() -> String {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let field = |text: &str, name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+        line.split_once(':').map_or(String::from("unknown"), |(_, value)| value.trim().to_owned())
+    };
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let (cpu, load) = (field(&read("/proc/cpuinfo"), "model name"), read("/proc/loadavg"));
+    let envoy = read(&workspace_root().join("envoy/VERSION").display().to_string());
+    format!(
+        "{cpu}, {cores} cores, Linux {}, load average {} when it was written; Envoy {}.",
+        read("/proc/sys/kernel/osrelease").trim(),
+        load.split_whitespace().next().unwrap_or_default(),
+        envoy.trim()
+    )
 }
