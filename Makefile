@@ -42,21 +42,22 @@ test-clients: build envoy ## The official OpenAI client against Envoy, streaming
 	cargo build --quiet --package bellwether-harness
 	scripts/test-clients
 
-# The filter that does nothing, which ours is compared with; not post-linked, like any other filter on the SDK.
-EMPTY := target/linked/wasm32-wasip1/release/bellwether_bench_empty.wasm
+# Filters that ours is compared with; not post-linked, like any other on the SDK.
+LINKED_BENCH := target/linked/wasm32-wasip1/release/bellwether_bench_
+FILTERS := $(LINKED_BENCH)empty.wasm $(LINKED_BENCH)calls.wasm
 MEASURE := cargo run --quiet --profile measure --package
 
-$(EMPTY): bench/empty/src/lib.rs bench/empty/Cargo.toml Cargo.toml Cargo.lock
+$(LINKED_BENCH)%.wasm: bench/%/src/lib.rs bench/%/Cargo.toml Cargo.toml Cargo.lock
 	rustup target add wasm32-wasip1 2>/dev/null || rustup target list --installed | grep -q wasm32-wasip1
-	cargo rustc --quiet --release --package bellwether-bench-empty --target wasm32-wasip1 --target-dir target/linked --crate-type cdylib
+	cargo rustc --quiet --release --package bellwether-bench-$* --target wasm32-wasip1 --target-dir target/linked --crate-type cdylib
 	touch $@
 
-bench: build envoy $(EMPTY) ## CPU time a request, sizes, workers, reloads: docs/BENCH.md anew (BENCH="--rounds 3" for a look)
+bench: build envoy $(FILTERS) ## CPU time a request, sizes, workers, reloads: docs/BENCH.md anew (BENCH="--rounds 3" for a look)
 	eval "$$(scripts/fetch-valgrind)"; $(MEASURE) bellwether-bench-engine -- $(if $(BENCH),,--out docs/BENCH.md)
 	$(MEASURE) bellwether-harness -- bench time $(or $(BENCH),--out docs/BENCH.md)
 
-bench-instructions: build envoy $(EMPTY) ## Instructions a request under callgrind: docs/BENCH.md anew (BENCH="--only keys" for a look)
-	eval "$$(scripts/fetch-valgrind)"; $(MEASURE) bellwether-harness -- bench instructions $(or $(BENCH),--sizes --out docs/BENCH.md)
+bench-instructions: build envoy $(FILTERS) ## Instructions a request under callgrind: docs/BENCH.md anew (BENCH="--only keys" for a look)
+	eval "$$(scripts/fetch-valgrind)"; $(MEASURE) bellwether-harness -- bench instructions $(or $(BENCH),--sizes --calls --out docs/BENCH.md)
 
 sim: ## The simulator: docs/SIMULATION.md anew, ten minutes (SIM="--quick --seed 2" for a look)
 	cargo run --release --quiet --package bellwether-simulator -- $(or $(SIM),--trials 1000 --out docs/SIMULATION.md)

@@ -122,7 +122,7 @@ impl Index {
             && let Some(path) = headers.get(":path")
         {
             let begins = self.prefix_lengths.iter().filter_map(|length| path.get(..*length));
-            begins.filter_map(|begin| self.prefixes.get(begin)).for_each(|filed| look(filed));
+            begins.filter_map(|begin| self.prefixes.get(begin)).for_each(&mut look);
         }
         look(&self.rest);
         found
@@ -137,7 +137,7 @@ impl Index {
             if !self.suffixes.is_empty() {
                 let dots = host.iter().enumerate().skip(1).filter(|(_, byte)| **byte == b'.');
                 let ends = dots.filter_map(|(at, _)| self.suffixes.get(host.get(at..)?));
-                ends.for_each(|filed| look(filed));
+                ends.for_each(&mut *look);
             }
             if bare.len() == authority.len() {
                 break;

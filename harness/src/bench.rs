@@ -43,6 +43,9 @@ pub enum Bench {
         /// Also at other sizes of the configuration.
         #[arg(long)]
         sizes: bool,
+        /// Also of single host calls.
+        #[arg(long)]
+        calls: bool,
         /// Write the tables into this document too, between its marks.
         #[arg(long)]
         out: Option<PathBuf>,
@@ -59,7 +62,7 @@ pub async fn run(bench: Bench) -> Result<()> {
             let text = report::time(&empty_module()?, rounds, requests, &part).await?;
             tell("time", &text, out.as_deref())?;
         }
-        Bench::Instructions { only, sizes, out } => {
+        Bench::Instructions { only, sizes, calls, out } => {
             let wanted = |variant: &Variant| {
                 let name = variant.name();
                 only.is_empty() || only.iter().any(|part| name.contains(part))
@@ -68,6 +71,9 @@ pub async fn run(bench: Bench) -> Result<()> {
             let mut text = instructions::table(&variants, &empty_module()?).await?;
             if sizes {
                 text = [text, instructions::sizes(&empty_module()?).await?].join("\n");
+            }
+            if calls {
+                text = [text, instructions::calls(&module("bellwether_bench_calls")?).await?].join("\n");
             }
             tell("instructions", &text, out.as_deref())?;
         }
@@ -84,7 +90,12 @@ fn tell(mark: &str, text: &str, out: Option<&Path>) -> Result<()> {
 
 /// The filter that does nothing.
 fn empty_module() -> Result<PathBuf> {
-    let path = workspace_root().join("target/linked/wasm32-wasip1/release/bellwether_bench_empty.wasm");
+    module("bellwether_bench_empty")
+}
+
+/// A module of `bench/`, as linked.
+fn module(name: &str) -> Result<PathBuf> {
+    let path = workspace_root().join(format!("target/linked/wasm32-wasip1/release/{name}.wasm"));
     ensure!(path.is_file(), "{}: no such file; run `make bench`, which builds it", path.display());
     Ok(path)
 }

@@ -169,3 +169,30 @@ pub fn machine() -> String {
         envoy.trim()
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_takes_the_place_of_what_is_between_its_marks() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let held = "before\n<!-- a -->\nold\n<!-- end of a -->\nafter <!-- b --><!-- end of b -->";
+        fs::write(file.path(), held).unwrap();
+        insert(file.path(), "a", "new\n\n").unwrap();
+        insert(file.path(), "a", "newer").unwrap();
+        let text = fs::read_to_string(file.path()).unwrap();
+        assert_eq!(text, held.replace("old", "newer"));
+        assert!(insert(file.path(), "c", "x").is_err());
+    }
+
+    #[test]
+    fn a_ratio_is_taken_within_each_round() {
+        let measured =
+            |rounds: &[f64]| Measured { case: Case::of(Variant::Native), rounds: rounds.to_vec(), memory: 0 };
+        // The machine is twice as slow in the second round and three times in the third.
+        let (one, other) = (measured(&[10.0, 20.0, 30.0]), measured(&[12.0, 24.0, 36.0]));
+        let (ratio, spread) = ratio(&other, &one);
+        assert!((ratio - 1.2).abs() < 1e-9 && spread < 1e-9, "{ratio} ± {spread}");
+    }
+}
