@@ -15,6 +15,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use crate::error::Problems;
+use crate::index::Index;
 use crate::json::{self, Cursor, Items, Read, Sink, each};
 use crate::plan::{Alerts, Plan, Secret};
 use crate::units::Millis;
@@ -140,8 +141,10 @@ fn plan(at: &Cursor<'_>, env: &dyn Fn(&str) -> Option<String>) -> Read<Plan> {
         each(&items, |at| deployment::deployment(at, &surroundings))
     });
     let alerts = object.get("alerts").map(|at| alerts(&at)).transpose();
+    let deployments = deployments?;
     Ok(Plan {
-        deployments: deployments?,
+        index: Index::new(&deployments),
+        deployments,
         pools: pools?,
         cluster_header: cluster_header?,
         version_header: version_header?,

@@ -17,6 +17,8 @@ const MASKED: usize = 8;
 /// A pool with its values resolved. Holds secrets: no `Debug`.
 pub struct Ring {
     keys: Vec<Slot>,
+    /// The candidates, each with the sum of the weights up to it.
+    ends: Vec<(u64, usize)>,
 }
 
 struct Slot {
@@ -44,7 +46,19 @@ impl Ring {
                 Slot { weight: key.weight, value }
             })
             .collect();
-        Ring { keys }
+        let mut ring = Ring { keys, ends: Vec::new() };
+        ring.ends = ring
+            .candidates()
+            .scan(0u64, |end, n| {
+                *end = end.saturating_add(ring.weight(n));
+                Some((*end, n))
+            })
+            .collect();
+        ring
+    }
+
+    fn weight(&self, n: usize) -> u64 {
+        self.keys.get(n).map_or(0, |slot| u64::from(slot.weight))
     }
 
     /// Keys that have a value and a weight.
@@ -54,6 +68,15 @@ impl Ring {
             .enumerate()
             .filter(|(_, slot)| slot.weight > 0 && slot.value.is_some())
             .map(|(n, _)| n)
+    }
+
+    /// Chooses among all candidates by weight, `random` being 64 uniform bits: as [`Ring::choose`] does where every key is
+    /// allowed, but without a look at each of them.
+    pub fn any(&self, random: u64) -> Option<usize> {
+        let total = self.ends.last().map(|(end, _)| *end)?;
+        let scaled = scale(random, total)?;
+        let at = self.ends.partition_point(|(end, _)| *end <= scaled);
+        self.ends.get(at).map(|(_, n)| *n)
     }
 
     /// Chooses among the candidates that are `allowed`: by weight, `random` being 64 uniform bits, or for an identity by
@@ -71,12 +94,10 @@ impl Ring {
     }
 
     fn by_weight(&self, random: u64, allowed: &dyn Fn(usize) -> bool) -> Option<usize> {
-        let weight = |n: usize| self.keys.get(n).map_or(0, |slot| u64::from(slot.weight));
+        let weight = |n: usize| self.weight(n);
         let allowed = || self.candidates().filter(|n| allowed(*n));
         let total = allowed().fold(0u64, |sum, n| sum.saturating_add(weight(n)));
-        // Multiply-shift: uniform on 0..total, and 0 when there is nothing to choose from.
-        let scaled = u128::from(random).saturating_mul(u128::from(total)) >> 64;
-        let mut rest = u64::try_from(scaled).ok()?;
+        let mut rest = scale(random, total)?;
         for n in allowed() {
             if rest < weight(n) {
                 return Some(n);
@@ -127,6 +148,11 @@ impl Ring {
     }
 }
 
+/// Multiply-shift: uniform on 0..total, and 0 when there is nothing to choose from.
+fn scale(random: u64, total: u64) -> Option<u64> {
+    u64::try_from(u128::from(random).saturating_mul(u128::from(total)) >> 64).ok()
+}
+
 /// Headers in which clients bring credentials of their own; removed when a version has a key pool.
 pub const CLIENT_CREDENTIALS: [&str; 3] = ["authorization", "x-api-key", "api-key"];
 
@@ -148,6 +174,20 @@ mod tests {
 
     fn secrets(pairs: &[(&str, &str)]) -> BTreeMap<String, Secret> {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), Secret::clean(value, ""))).collect()
+    }
+
+    #[test]
+    fn choosing_among_all_is_choosing_with_every_key_allowed() {
+        let mut keys = pool(&[("a", 3), ("b", 0), ("c", 2), ("d", 5)]);
+        keys.keys[2].value = KeyValue::Named("absent".to_owned());
+        for ring in [Ring::new(&keys, &BTreeMap::new()), Ring::new(&keys, &secrets(&[("absent", "sk-c")]))] {
+            for step in 0..1000u64 {
+                let random = step.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                assert_eq!(ring.any(random), ring.choose(random, None, &|_| true));
+            }
+        }
+        let nothing = Ring::new(&pool(&[("a", 1)]), &BTreeMap::new());
+        assert_eq!(nothing.any(u64::MAX), Some(0));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //!
 //! A [`Plan`] comes from [`crate::config::compile`] and from nowhere else (`#[non_exhaustive]` sees to it).
 
+use crate::index::Index;
 use crate::split::Split;
 use crate::units::{Bps, Millis, UnixMillis};
 
@@ -12,6 +13,8 @@ use crate::units::{Bps, Millis, UnixMillis};
 pub struct Plan {
     /// In configuration order: the first whose match holds takes the request. `1..=1024` of them.
     pub deployments: Vec<Deployment>,
+    /// Where to look for a request's deployment.
+    pub index: Index,
     /// Key pools; versions refer to them by index.
     pub pools: Vec<KeyPool>,
     /// Request header that carries the chosen cluster to the route; lower case.

@@ -125,8 +125,13 @@ impl PoolState {
         notes: &mut Notes,
     ) -> Pick {
         self.refresh(store, wish.now, notes);
+        let identity = wish.identity.filter(|_| pool.sticky);
         // The record holds only keys with something against them: usually there is nothing to look through.
-        if !self.ring.0.is_empty() {
+        if self.ring.0.is_empty() {
+            if wish.tried.is_empty() && identity.is_none() {
+                return ring.any(wish.random).map_or(Pick::Exhausted { returns_in: None }, Pick::Key);
+            }
+        } else {
             let due = |key: &usize| self.memory(ring, *key).trial_due(wish.now) && !wish.tried.contains(key);
             let due: Vec<usize> = ring.candidates().filter(due).collect();
             for key in due {
@@ -135,7 +140,6 @@ impl PoolState {
                 }
             }
         }
-        let identity = wish.identity.filter(|_| pool.sticky);
         let active = |key: usize| self.memory(ring, key).is_active();
         let fresh = |key: usize| active(key) && !wish.tried.contains(&key);
         let picked = ring

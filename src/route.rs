@@ -80,10 +80,11 @@ pub struct Choice {
 
 /// The first deployment whose match holds.
 pub fn find(plan: &Plan, headers: &Headers) -> Option<usize> {
-    plan.deployments.iter().position(|deployment| matches(&deployment.matches, headers))
+    plan.index.first(headers, &|n| plan.deployments.get(n).is_some_and(|d| matches(&d.matches, headers)))
 }
 
-fn matches(conditions: &Match, headers: &Headers) -> bool {
+/// Whether every condition holds.
+pub(crate) fn matches(conditions: &Match, headers: &Headers) -> bool {
     if !conditions.hosts.is_empty() {
         let Some(authority) = headers.get(":authority") else { return false };
         if !conditions.hosts.iter().any(|pattern| host_matches(pattern, &authority)) {
@@ -115,7 +116,7 @@ fn ends_with(host: &[u8], suffix: &str) -> bool {
 }
 
 /// `host:port` → `host`, `[::1]:port` → `[::1]`; anything else as it is.
-fn without_port(authority: &[u8]) -> &[u8] {
+pub(crate) fn without_port(authority: &[u8]) -> &[u8] {
     match authority.iter().rposition(|byte| *byte == b':') {
         Some(colon) => {
             let (host, port) = authority.split_at_checked(colon).unwrap_or((authority, b""));

@@ -32,9 +32,6 @@ pub use update::ConfigUpdate;
 
 use crate::client::Client;
 
-/// Compiling the module takes most of it; a debug build of one on a busy machine takes longest.
-const START_LIMIT: Duration = Duration::from_secs(60);
-
 /// How often something awaited is looked at.
 const POLL: Duration = Duration::from_millis(10);
 
@@ -78,8 +75,10 @@ impl EnvoyProcess {
 
         let file = |name: &str| File::create(directory.path().join(name));
         let admin_address = directory.path().join(Launch::ADMIN_ADDRESS);
-        let mut command = Command::new(&binary);
+        let mut words = options.launcher.clone().into_iter().chain([binary.clone().into_os_string()]);
+        let mut command = Command::new(words.next().unwrap_or_default());
         command
+            .args(words)
             .arg("--config-path")
             .arg(directory.path().join("bootstrap.json"))
             .arg("--admin-address-path")
@@ -112,7 +111,7 @@ impl EnvoyProcess {
             listeners: BTreeMap::new(),
             version: AtomicU64::new(1),
         };
-        envoy.wait_ready(&admin_address).await?;
+        envoy.wait_ready(&admin_address, options.start_limit).await?;
         if !options.allow_rejected_config {
             for role in envoy.sample.roles() {
                 let rejected = envoy.role_stat(role, "update_rejected").await?;
@@ -250,13 +249,13 @@ impl EnvoyProcess {
         Ok(pairs.map(|(name, value)| (name.to_owned(), value.trim_matches('"').to_owned())).collect())
     }
 
-    async fn wait_ready(&mut self, admin_address: &Path) -> Result<()> {
-        let deadline = Instant::now() + START_LIMIT;
+    async fn wait_ready(&mut self, admin_address: &Path, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
         loop {
             if let Some(status) = self.child.try_wait()? {
                 bail!("Envoy ended with {status}\n{}", self.log_tail());
             }
-            ensure!(Instant::now() < deadline, "Envoy is not ready in {START_LIMIT:?}\n{}", self.log_tail());
+            ensure!(Instant::now() < deadline, "Envoy is not ready in {limit:?}\n{}", self.log_tail());
             let address = fs::read_to_string(admin_address).unwrap_or_default();
             let port = address.rsplit(':').next().and_then(|port| port.trim().parse().ok());
             if let Some(port) = port {

@@ -1,5 +1,6 @@
 //! The harness on the command line.
 
+mod bench;
 mod compose;
 mod demo;
 mod soak;
@@ -45,6 +46,11 @@ enum Command {
     },
     /// Watch Envoy's memory under hours of load with reloads, rotations, faults and rollbacks; fails if anything grows or fails.
     Soak(soak::Soak),
+    /// Measure what the filter costs.
+    Bench {
+        #[command(subcommand)]
+        bench: bench::Bench,
+    },
     /// Run Envoy, the filter and two providers on free ports until standard input is closed.
     ///
     /// Prints the ports as a line of JSON.
@@ -106,6 +112,7 @@ async fn run() -> anyhow::Result<()> {
         // Not in tasks: Envoy ends with the thread that started it, and this one stays.
         Command::Demo { keep } => demo::run(keep).await?,
         Command::Soak(options) => soak::run(options).await?,
+        Command::Bench { bench } => bench::run(bench).await?,
         Command::Stand { router_config } => stand::run(router_config.as_deref()).await?,
         Command::Traffic { port, rate } => compose::traffic(port, rate).await?,
         Command::ComposeDemo(ports) => compose::demo(&ports).await?,

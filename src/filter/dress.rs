@@ -44,7 +44,7 @@ impl Before {
 }
 
 /// Sets host, path and headers for a version and removes the client's credentials if it has a pool, but puts no key in.
-/// `path`: the client's; `has`: whether a header is there.
+/// `path`: the client's; `has`: whether a header is there and is not about to be replaced.
 pub fn dress(router: &Router, version: &Version, path: Option<&[u8]>, has: &dyn Fn(&str) -> bool) {
     if let Some(host) = &version.host {
         host::set_request_header(":authority", host.as_bytes());

@@ -86,7 +86,11 @@ impl RouterStream {
         }
         self.start(n, assigned, seen, before);
         host::set_request_header(&plan.cluster_header, version.cluster.as_bytes());
-        dress(&router, version, headers.get(":path").as_deref(), &|name| headers.has(name));
+        // The key takes the place of what the client has in the pool's header: no need to remove that first.
+        let pool = key.and(version.pool).and_then(|pool| plan.pools.get(pool));
+        let replaced = pool.map(|pool| pool.header.as_str());
+        let has = |name: &str| replaced != Some(name) && headers.has(name);
+        dress(&router, version, headers.get(":path").as_deref(), &has);
         // Always, also where the `keys` role will see the attempts: whether it does cannot be known here (another listener may
         // have no such role, or it may be about to be reloaded), and a request must never leave without its credential.
         if let (Some(key), Some(serving)) = (key, &self.serving) {

@@ -508,12 +508,17 @@ impl Router {
         self.rings.try_borrow().is_ok_and(|rings| rings.get(n).is_some_and(|ring| state.usable(ring, now)))
     }
 
-    /// Puts a key's value into the pool's header, and says what the request carries now.
+    /// Puts a key's value into the pool's header in place of whatever is there, and says what the request carries now.
     pub fn put_in(&self, (n, key): (usize, usize), to_stable: bool) -> Carried {
         let carried = Carried { to_stable, ..Carried::default() };
-        let Ok(rings) = self.rings.try_borrow() else { return carried };
-        let (Some(pool), Some(ring)) = (self.plan.pools.get(n), rings.get(n)) else { return carried };
-        let Some(value) = ring.value(key) else { return carried };
+        let Some(pool) = self.plan.pools.get(n) else { return carried };
+        let rings = self.rings.try_borrow().ok();
+        let ring = rings.as_ref().and_then(|rings| rings.get(n));
+        let Some((ring, value)) = ring.and_then(|ring| Some((ring, ring.value(key)?))) else {
+            // Nothing to put in, but what the client sent is not for this upstream.
+            host::remove_request_header(&pool.header);
+            return carried;
+        };
         host::set_request_header(&pool.header, value.expose().as_bytes());
         Carried { key: Some((n, key)), fingerprint: ring.fingerprint(key), to_stable }
     }

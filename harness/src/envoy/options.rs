@@ -1,11 +1,15 @@
 //! What an Envoy is started with.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::Value;
 
 use super::paths::{envoy_version, skipped};
+/// Compiling the module takes most of it; a debug build of one on a busy machine takes longest.
+pub(super) const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// How a version's cluster reaches the route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,6 +141,10 @@ pub struct EnvoyOptions {
     pub component_log_level: String,
     /// Changes the bootstrap after everything else, for what has no option.
     pub edit: Option<Edit>,
+    /// A command that runs Envoy: words put before its own command line, for example of a profiler; default none.
+    pub launcher: Vec<OsString>,
+    /// How long Envoy may take to start; default a minute.
+    pub start_limit: Duration,
 }
 
 impl Default for EnvoyOptions {
@@ -157,6 +165,8 @@ impl Default for EnvoyOptions {
             log_level: "info".to_owned(),
             component_log_level: String::new(),
             edit: None,
+            launcher: Vec::new(),
+            start_limit: START_LIMIT,
         }
     }
 }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpSocket;
 
 use super::EnvoyProcess;
+use super::options::START_LIMIT;
 
 /// Envoy's command line and environment. Not shown: there are keys in it, if only a test's.
 pub(super) struct Launch(pub(super) Command);
@@ -71,7 +72,7 @@ impl EnvoyProcess {
         let admin_address = self.directory.path().join(Launch::ADMIN_ADDRESS);
         fs::remove_file(&admin_address)?;
         self.child = self.launch.spawn()?;
-        self.wait_ready(&admin_address).await?;
+        self.wait_ready(&admin_address, START_LIMIT).await?;
         drop(kept);
         Ok(())
     }

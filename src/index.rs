@@ -1,0 +1,223 @@
+//! Which deployments a request may belong to, so that a thousand of them cost a request no more than one.
+//!
+//! Every deployment is filed under one condition that its match cannot hold without: the value of a header, else its hosts, else
+//! its path prefix; what has none of these is looked at for every request. A look into the files gives the few whose condition
+//! holds, and these are then asked in full, in configuration order. Not a hash table: the standard one draws a random seed, and
+//! ten comparisons find one in a thousand.
+
+use std::borrow::Cow;
+
+use crate::plan::{Deployment, HeaderTest, HostPattern, Match};
+use crate::route::{self, Headers};
+
+/// Deployments (indices, ascending) by what they are filed under, in its order.
+#[derive(Debug, Default)]
+struct File(Vec<(Vec<u8>, Vec<usize>)>);
+
+impl File {
+    fn add(&mut self, under: &[u8], n: usize) {
+        match self.0.binary_search_by(|(held, _)| held.as_slice().cmp(under)) {
+            Ok(at) => {
+                if let Some((_, filed)) = self.0.get_mut(at)
+                    && filed.last() != Some(&n)
+                {
+                    filed.push(n);
+                }
+            }
+            Err(at) => self.0.insert(at, (under.to_vec(), vec![n])),
+        }
+    }
+
+    fn get(&self, under: &[u8]) -> Option<&[usize]> {
+        let at = self.0.binary_search_by(|(held, _)| held.as_slice().cmp(under)).ok()?;
+        self.0.get(at).map(|(_, filed)| filed.as_slice())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Where to look for the deployment of a request.
+#[derive(Debug, Default)]
+pub struct Index {
+    /// By header name, then by its value.
+    headers: Vec<(String, File)>,
+    /// By host, lower case, with a port where the pattern has one.
+    hosts: File,
+    /// By the end of a host, beginning with a dot.
+    suffixes: File,
+    /// By path prefix, and the lengths that these have.
+    prefixes: File,
+    prefix_lengths: Vec<usize>,
+    /// Filed under nothing.
+    rest: Vec<usize>,
+}
+
+impl Index {
+    /// Files all deployments.
+    pub fn new(deployments: &[Deployment]) -> Index {
+        let mut index = Index::default();
+        for (n, deployment) in deployments.iter().enumerate() {
+            index.file(n, &deployment.matches);
+        }
+        index
+    }
+
+    fn file(&mut self, n: usize, conditions: &Match) {
+        let required = conditions.headers.iter().filter(|condition| !condition.invert);
+        let mut values = required.filter_map(|condition| match &condition.test {
+            HeaderTest::Exact(value) => Some((&condition.name, std::slice::from_ref(value))),
+            HeaderTest::OneOf(values) => Some((&condition.name, values.as_slice())),
+            _ => None,
+        });
+        if let Some((name, values)) = values.next() {
+            let at = match self.headers.iter().position(|(held, _)| held == name) {
+                Some(at) => at,
+                None => {
+                    self.headers.push((name.clone(), File::default()));
+                    self.headers.len().saturating_sub(1)
+                }
+            };
+            if let Some((_, file)) = self.headers.get_mut(at) {
+                values.iter().for_each(|value| file.add(value.as_bytes(), n));
+            }
+        } else if !conditions.hosts.is_empty() {
+            for host in &conditions.hosts {
+                match host {
+                    HostPattern::Exact(host) => self.hosts.add(host.as_bytes(), n),
+                    HostPattern::Suffix(suffix) => self.suffixes.add(suffix.as_bytes(), n),
+                }
+            }
+        } else if let Some(prefix) = &conditions.path_prefix {
+            self.prefixes.add(prefix.as_bytes(), n);
+            if !self.prefix_lengths.contains(&prefix.len()) {
+                self.prefix_lengths.push(prefix.len());
+            }
+        } else {
+            self.rest.push(n);
+        }
+    }
+
+    /// The first deployment for which `holds`, among those whose condition this request meets.
+    pub fn first(&self, headers: &Headers, holds: &dyn Fn(usize) -> bool) -> Option<usize> {
+        let mut found: Option<usize> = None;
+        let mut look = |filed: &[usize]| {
+            let earlier = filed.iter().take_while(|n| found.is_none_or(|found| **n < found));
+            if let Some(n) = earlier.copied().find(|n| holds(*n)) {
+                found = Some(n);
+            }
+        };
+        for (name, file) in &self.headers {
+            if let Some(filed) = headers.get(name).and_then(|value| file.get(value.as_ref())) {
+                look(filed);
+            }
+        }
+        if !(self.hosts.is_empty() && self.suffixes.is_empty())
+            && let Some(authority) = headers.get(":authority")
+        {
+            self.of_host(&lower(&authority), &mut look);
+        }
+        if !self.prefixes.is_empty()
+            && let Some(path) = headers.get(":path")
+        {
+            let begins = self.prefix_lengths.iter().filter_map(|length| path.get(..*length));
+            begins.filter_map(|begin| self.prefixes.get(begin)).for_each(&mut look);
+        }
+        look(&self.rest);
+        found
+    }
+
+    fn of_host(&self, authority: &[u8], look: &mut dyn FnMut(&[usize])) {
+        let bare = route::without_port(authority);
+        for host in [bare, authority] {
+            if let Some(filed) = self.hosts.get(host) {
+                look(filed);
+            }
+            if !self.suffixes.is_empty() {
+                let dots = host.iter().enumerate().skip(1).filter(|(_, byte)| **byte == b'.');
+                let ends = dots.filter_map(|(at, _)| self.suffixes.get(host.get(at..)?));
+                ends.for_each(&mut *look);
+            }
+            if bare.len() == authority.len() {
+                break;
+            }
+        }
+    }
+}
+
+fn lower<'a>(host: &'a Cow<'a, [u8]>) -> Cow<'a, [u8]> {
+    if host.iter().any(u8::is_ascii_uppercase) {
+        Cow::Owned(host.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(host)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::route::{Headers, find, matches};
+
+    /// Every kind of condition, and pairs of them: 0…2 of each of hosts, prefix and headers.
+    fn document() -> String {
+        let hosts = ["", r#""hosts": ["a.example.com"]"#, r#""hosts": ["*.example.com", "A.test:8443"]"#];
+        let paths = ["", r#""path_prefix": "/v1/""#, r#""path_prefix": "/v1/chat""#];
+        let headers = [
+            "",
+            r#"{"name": "x-id", "exact": "one"}"#,
+            r#"{"name": "x-id", "one_of": ["one", "two"]}"#,
+            r#"{"name": "x-id", "exact": "one", "invert": true}"#,
+            r#"{"name": "x-other", "present": true}, {"name": "x-id", "exact": "two"}"#,
+            r#"{"name": "x-other", "prefix": "o"}"#,
+        ];
+        let mut deployments = Vec::new();
+        // The most particular ones first, so that each can be the first to match.
+        for header in headers.iter().rev() {
+            for path in paths.iter().rev() {
+                for host in hosts.iter().rev() {
+                    let header =
+                        if header.is_empty() { String::new() } else { format!(r#""headers": [{header}]"#) };
+                    let parts = [host, path, header.as_str()];
+                    let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+                    deployments.push(format!(
+                        r#"{{"name": "d{}", "stable": "v1", "match": {{{}}}, "versions": [{{"id": "v1", "weight": 100, "cluster": "a"}}]}}"#,
+                        deployments.len(),
+                        parts.join(",")
+                    ));
+                }
+            }
+        }
+        format!(r#"{{"deployments": [{}]}}"#, deployments.join(","))
+    }
+
+    #[test]
+    fn the_index_finds_what_asking_every_deployment_finds() {
+        let mut plan = crate::testing::plan(&document());
+        let mut taken = std::collections::BTreeSet::new();
+        // Without its first deployments too, so that the others come to take requests.
+        while !plan.deployments.is_empty() {
+            for authority in
+                ["a.example.com", "A.EXAMPLE.com:80", "a.test:8443", "b.a.example.com:1", ".", ""]
+            {
+                for path in ["/v1/chat/completions", "/v1/x", "/v1", "/", ""] {
+                    for id in [None, Some("one"), Some("two"), Some("three")] {
+                        for other in [None, Some("o"), Some("p")] {
+                            let pairs =
+                                [(":authority", Some(authority)), (":path", Some(path)), ("x-id", id)];
+                            let pairs = pairs.into_iter().chain([("x-other", other)]);
+                            let pairs =
+                                pairs.filter_map(|(name, value)| Some((name.to_owned(), value?.into())));
+                            let headers = Headers::new(pairs.collect());
+                            let asked = plan.deployments.iter().position(|d| matches(&d.matches, &headers));
+                            assert_eq!(find(&plan, &headers), asked, "{headers:?}");
+                            taken.extend(asked.map(|n| plan.deployments[n].name.clone()));
+                        }
+                    }
+                }
+            }
+            plan.deployments.remove(0);
+            plan.index = super::Index::new(&plan.deployments);
+        }
+        assert_eq!(taken.len(), 54, "every deployment takes some request");
+    }
+}
