@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use fuzz::{Run, TARGETS};
 
 /// Changed inputs that each target is given: a few seconds without optimisation.
-const WALK: usize = 1_000;
+const WALK: usize = 3_000;
 /// Bytes of all corpora: they are in every clone.
 const CORPORA_MAX: u64 = 300_000;
 
