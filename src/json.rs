@@ -8,8 +8,10 @@
 //! Reading functions return [`Read`]: a value, or the proof that a problem has been reported. The proof cannot be made
 //! in any other way, so nothing can be refused silently.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::fmt;
+use std::rc::Rc;
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
@@ -46,7 +48,7 @@ enum Json {
     Float(f64),
     String(String),
     Array(Vec<Node>),
-    Object(Vec<(String, Node)>),
+    Object(Vec<(Rc<str>, Node)>),
 }
 
 impl Json {
@@ -125,17 +127,49 @@ fn quoted(text: &str) -> String {
 /// # Errors
 /// One problem at the root: the document is not JSON. The message has line and column and none of the content.
 pub fn parse(text: &[u8]) -> Result<Node, Problems> {
-    let next = Cell::new(0);
+    let (next, names) = (Cell::new(0), RefCell::default());
     let mut deserializer = serde_json::Deserializer::from_slice(text);
-    Grow { next: &next }
+    Grow { next: &next, names: &names }
         .deserialize(&mut deserializer)
         .and_then(|node| deserializer.end().map(|()| node))
         .map_err(|error| Problems::of_document(&format!("JSON syntax error: {error}")))
 }
 
 /// Grows a tree from whatever the parser meets, numbering the nodes.
+#[derive(Clone, Copy)]
 struct Grow<'a> {
     next: &'a Cell<u32>,
+    /// Names of members, each held once: a thousand deployments have the same fields.
+    names: &'a RefCell<BTreeSet<Rc<str>>>,
+}
+
+/// Reads a member's name.
+struct Name<'a>(&'a RefCell<BTreeSet<Rc<str>>>);
+
+impl<'de> DeserializeSeed<'de> for Name<'_> {
+    type Value = Rc<str>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Rc<str>, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Name<'_> {
+    type Value = Rc<str>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<Rc<str>, E> {
+        let Ok(mut names) = self.0.try_borrow_mut() else { return Ok(name.into()) };
+        if let Some(held) = names.get(name) {
+            return Ok(Rc::clone(held));
+        }
+        let name: Rc<str> = name.into();
+        names.insert(Rc::clone(&name));
+        Ok(name)
+    }
 }
 
 impl<'de> DeserializeSeed<'de> for Grow<'_> {
@@ -181,17 +215,20 @@ impl<'de> Visitor<'de> for Grow<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Json, A::Error> {
         let mut items = Vec::new();
-        while let Some(item) = seq.next_element_seed(Grow { next: self.next })? {
+        while let Some(item) = seq.next_element_seed(self)? {
             items.push(item);
         }
+        items.shrink_to_fit();
         Ok(Json::Array(items))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Json, A::Error> {
         let mut members = Vec::new();
-        while let Some(name) = map.next_key::<String>()? {
-            members.push((name, map.next_value_seed(Grow { next: self.next })?));
+        while let Some(name) = map.next_key_seed(Name(self.names))? {
+            members.push((name, map.next_value_seed(self)?));
         }
+        // A third of the tree would be room for members that never come, and a VM's memory never shrinks.
+        members.shrink_to_fit();
         Ok(Json::Object(members))
     }
 }

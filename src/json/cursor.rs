@@ -1,6 +1,7 @@
 //! Reading a tree: where one is, what must be there, and what is reported otherwise.
 
 use std::ops::RangeInclusive;
+use std::rc::Rc;
 
 use super::{Json, Node, Read, Reported, SHOWN_CHARS, Sink, quoted};
 use crate::error::Problem;
@@ -180,7 +181,7 @@ impl<'a> Cursor<'a> {
         let mut seen: u64 = 0;
         for (name, node) in object.members {
             let at = Cursor { node, step: Step::Field(self, name), ..*self };
-            let Some(index) = known.iter().position(|field| field == name) else {
+            let Some(index) = known.iter().position(|field| **field == **name) else {
                 at.refuse(&match known {
                     [] => "unknown field, expected none".to_owned(),
                     [one] => format!("unknown field, expected {one}"),
@@ -209,7 +210,7 @@ impl<'a> Cursor<'a> {
     /// # Errors
     /// It is not an object.
     pub fn members(&self) -> Read<Vec<(&str, Cursor<'_>)>> {
-        let member = |(name, node): &'a (String, Node)| -> (&str, Cursor<'_>) {
+        let member = |(name, node): &'a (Rc<str>, Node)| -> (&str, Cursor<'_>) {
             (name, Cursor { node, step: Step::Field(self, name), sink: self.sink, hidden: true })
         };
         match &self.node.json {
@@ -230,13 +231,13 @@ impl<'a> Cursor<'a> {
 /// An object whose unknown and duplicate fields have been reported.
 pub struct Object<'a> {
     at: &'a Cursor<'a>,
-    members: &'a [(String, Node)],
+    members: &'a [(Rc<str>, Node)],
 }
 
 impl<'a> Object<'a> {
     /// The field `name`, if it is there; of duplicates the first.
     pub fn get(&self, name: &'static str) -> Option<Cursor<'a>> {
-        let (_, node) = self.members.iter().find(|(member, _)| member == name)?;
+        let (_, node) = self.members.iter().find(|(member, _)| **member == *name)?;
         Some(Cursor { node, step: Step::Field(self.at, name), sink: self.at.sink, hidden: false })
     }
 
