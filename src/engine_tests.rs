@@ -445,6 +445,19 @@ fn a_slow_canary_is_found_by_comparison() {
 }
 
 #[test]
+fn what_is_faster_than_the_latency_floor_is_never_slow() {
+    let fate = |version: usize, i: u64| {
+        let millis = if version == 1 { 90 } else { 1 + i % 3 };
+        Event::Answered { outcome: Outcome::Good, latency: Some(Micros(millis * MS)) }
+    };
+    let (transitions, _) = run(&Worker::new(""), &MemoryStore::default(), 10_000, None, fate);
+    assert!(transitions.is_empty(), "nobody minds 90 ms: {transitions:?}");
+    let strict = Worker::new(r#""guard": {"compare": {"latency_floor": "20ms"}},"#);
+    let (transitions, _) = run(&strict, &MemoryStore::default(), 10_000, None, fate);
+    assert_eq!(transitions[0].cause.as_ref().unwrap().label, "worse_latency");
+}
+
+#[test]
 fn one_broken_sticky_client_is_not_a_broken_canary() {
     let store = MemoryStore::default();
     let (transitions, _) =

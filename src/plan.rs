@@ -255,6 +255,9 @@ pub struct Compare {
     pub min_difference: Bps,
     /// The canary's rate must be at least this.
     pub floor: Bps,
+    /// A response faster than this is never a slow one: where everything answers in a few milliseconds, stable's 95th percentile
+    /// tells how busy the machine is.
+    pub latency_floor: Millis,
 }
 
 /// What follows a rollback.

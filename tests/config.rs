@@ -51,7 +51,7 @@ const FULL: &str = r#"{
         "max_errors": 40,
         "max_consecutive_errors": 6,
         "max_latency": {"avg": "2s", "p50": "1s", "p95": "1.2s", "p99": "1500ms"},
-        "compare": {"worse_than_stable": 1.25, "confidence": 1e6, "min_difference": 2, "floor": 0.5},
+        "compare": {"worse_than_stable": 1.25, "confidence": 1e6, "min_difference": 2, "floor": 0.5, "latency_floor": "250ms"},
         "shared_outage": "rollback"
       },
       "recovery": {"mode": "probe", "after": "20s", "max_after": "5m", "max_probes_in_flight": 4, "successes": 9}
@@ -224,6 +224,7 @@ fn every_field_of_a_full_document_reaches_the_plan() {
             compare: Some(Compare {
                 worse_than_stable_milli: 1_250,
                 confidence: 1e6,
+                latency_floor: Millis(250),
                 min_difference: bps(200),
                 floor: bps(50),
             }),
@@ -281,6 +282,7 @@ fn fields_that_are_absent_have_the_defaults_of_the_contract() {
             compare: Some(Compare {
                 worse_than_stable_milli: 1_500,
                 confidence: 1e7,
+                latency_floor: Millis(100),
                 min_difference: bps(100),
                 floor: bps(100),
             }),
@@ -511,7 +513,7 @@ const CASES: &[Case] = &[
     (r#""p95": "1.2s""#, r#""p95": "0.5ms""#, &[r#"deployments[0].guard.max_latency.p95: must be a duration such as 250ms, 30s, 5m or 1h, got "0.5ms""#]),
     (r#""p95": "1.2s""#, r#""p95": "2h""#, &[r#"deployments[0].guard.max_latency.p95: must be in 1ms..=1h, got "2h""#]),
     (r#""p95": "1.2s""#, r#""p90": "1.2s""#, &["deployments[0].guard.max_latency.p90: unknown field, expected one of avg, p50, p95, p99"]),
-    (r#"{"worse_than_stable": 1.25, "confidence": 1e6, "min_difference": 2, "floor": 0.5}"#, r#"true"#, &["deployments[0].guard.compare: must be an object or false, got true"]),
+    (r#"{"worse_than_stable": 1.25, "confidence": 1e6, "min_difference": 2, "floor": 0.5, "latency_floor": "250ms"}"#, r#"true"#, &["deployments[0].guard.compare: must be an object or false, got true"]),
     (r#""worse_than_stable": 1.25"#, r#""worse_than_stable": 0.9"#, &["deployments[0].guard.compare.worse_than_stable: must be a number in 1..=100 with at most three decimals, got 0.9"]),
     (r#""worse_than_stable": 1.25"#, r#""worse_than_stable": 1.2345"#, &["deployments[0].guard.compare.worse_than_stable: must be a number in 1..=100 with at most three decimals, got 1.2345"]),
     (r#""confidence": 1e6"#, r#""confidence": 99.5"#, &["deployments[0].guard.compare.confidence: must be a number in 1e2..=1e12, got 99.5"]),

@@ -54,6 +54,8 @@ pub const CONFIDENCE: RangeInclusive<f64> = 1e2..=1e12;
 
 /// The guard's sliding window.
 pub const WINDOW: RangeInclusive<Millis> = Millis(1_000)..=Millis(3_600_000);
+/// `compare.latency_floor`.
+pub const LATENCY_FLOOR: RangeInclusive<Millis> = Millis(0)..=Millis(3_600_000);
 /// Latency limits.
 pub const LATENCY: RangeInclusive<Millis> = Millis(1)..=Millis(3_600_000);
 /// Times out of the pool of a key.

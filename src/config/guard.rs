@@ -14,6 +14,7 @@ const COMPARE: Compare = Compare {
     confidence: 1e7,
     min_difference: ONE_PERCENT,
     floor: ONE_PERCENT,
+    latency_floor: Millis(100),
 };
 
 const ONE_PERCENT: Bps = match Bps::new(100) {
@@ -125,7 +126,8 @@ fn compare(at: &Cursor<'_>, base: Option<Compare>) -> Read<Option<Compare>> {
         return Err(at.wrong("must be an object or false"));
     }
     let base = base.unwrap_or(COMPARE);
-    let object = at.object(&["worse_than_stable", "confidence", "min_difference", "floor"])?;
+    let object =
+        at.object(&["worse_than_stable", "confidence", "min_difference", "floor", "latency_floor"])?;
     let worse_than_stable_milli =
         object.get("worse_than_stable").map_or(Ok(base.worse_than_stable_milli), |at| {
             at.as_number()
@@ -140,11 +142,15 @@ fn compare(at: &Cursor<'_>, base: Option<Compare>) -> Read<Option<Compare>> {
     let min_difference =
         object.get("min_difference").map_or(Ok(base.min_difference), |at| value::percent(&at));
     let floor = object.get("floor").map_or(Ok(base.floor), |at| value::percent(&at));
+    let latency_floor = object
+        .get("latency_floor")
+        .map_or(Ok(base.latency_floor), |at| value::duration(&at, &bounds::LATENCY_FLOOR));
     Ok(Some(Compare {
         worse_than_stable_milli: worse_than_stable_milli?,
         confidence: confidence?,
         min_difference: min_difference?,
         floor: floor?,
+        latency_floor: latency_floor?,
     }))
 }
 

@@ -10,7 +10,7 @@ use crate::rollout::{Cause, Signal};
 use crate::share::Evidence;
 use crate::stats::{Delta, Snapshot, Stats};
 use crate::store::{Change, StoreError, update};
-use crate::units::{Hundredths, Millis};
+use crate::units::{Hundredths, Micros, Millis};
 use crate::verdict::{self, Limit, Verdict};
 
 /// What became of a merge.
@@ -58,7 +58,10 @@ impl State {
         let stable = merged.iter().find(|(version, _)| *version == deployment.stable).map(|(_, s)| s.clone());
         if let Some(stable) = &stable {
             let enough = stable.tally.latency.count() >= YARDSTICK_MIN;
-            self.yardstick = stable.tally.latency.percentile_ceiling(9500).filter(|_| enough);
+            let floor =
+                deployment.guard_at(self.stage()).compare.map_or(Millis(0), |compare| compare.latency_floor);
+            let p95 = stable.tally.latency.percentile_ceiling(9500).filter(|_| enough);
+            self.yardstick = p95.map(|p95| p95.max(Micros(floor.as_micros())));
         }
         // What an older plan has seen is merged; what it means is for the newest to say.
         let decides = self.decides(scene.generation);
