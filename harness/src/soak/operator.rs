@@ -175,6 +175,8 @@ pub struct Costs {
     pub reload: f64,
     /// Of a reload to a release with a name that never was: shared data has no deletion.
     pub name: f64,
+    /// Bytes by which the VMs have grown with all of them: linear memory, in pages of 64 KiB.
+    pub vms: f64,
 }
 
 /// Measures [`Costs`], each over so many reloads with some requests after each. Nothing else may be going on.
@@ -183,6 +185,8 @@ pub struct Costs {
 /// If Envoy does not take a configuration or does not answer.
 pub async fn costs(envoy: &EnvoyProcess, reloads: u64) -> Result<Costs> {
     let client = [envoy.client(), envoy.client(), envoy.client(), envoy.client()];
+    let vm_memory = async || envoy.metric("bellwether_vm_memory_bytes", &[]).await;
+    let vms_before = vm_memory().await?;
     let mut costs = [0.0; 2];
     for (cost, new) in costs.iter_mut().zip([false, true]) {
         // First some that do not count, so that whatever grows at the beginning only has grown.
@@ -200,7 +204,9 @@ pub async fn costs(envoy: &EnvoyProcess, reloads: u64) -> Result<Costs> {
         }
         *cost = (super::memory(envoy).await? as f64 - before as f64) / reloads.max(1) as f64;
     }
-    Ok(Costs { reload: costs[0], name: costs[1] })
+    // Every VM reports twice a second.
+    sleep(Duration::from_millis(1_200)).await;
+    Ok(Costs { reload: costs[0], name: costs[1], vms: vm_memory().await? - vms_before })
 }
 
 /// The router's configuration.
