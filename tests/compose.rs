@@ -124,6 +124,10 @@ async fn a_canary_that_breaks_is_rolled_back_without_its_clients_noticing_and_pr
     let [event] = &events[..] else { panic!("one event is expected: {events:#?}") };
     assert!(event.contains("\"to\":\"rolled_back\"") && event.contains("\"version\":\"v2\""), "{event}");
 
+    let status = stack.page().get("/status", &[]).await.unwrap();
+    assert_eq!(status.json()["deployments"][0]["phase"], "rolled_back", "{}", status.text());
+    assert!(stack.page().get("/", &[]).await.unwrap().text().contains("<html"), "the live page");
+
     let prometheus = stack.prometheus();
     let query = async |query: &str| {
         let answer = prometheus.get(&format!("/api/v1/query?query={query}"), &[]).await.ok()?;

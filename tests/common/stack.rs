@@ -20,7 +20,8 @@ use serde_json::{Value, json};
 pub const LIMIT: Duration = Duration::from_secs(60);
 
 /// Where `envoy/compose.yaml` publishes what.
-const PORTS: [&str; 5] = ["ENVOY_PORT", "ENVOY_ADMIN_PORT", "V1_PORT", "V2_PORT", "PROMETHEUS_PORT"];
+const PORTS: [&str; 6] =
+    ["ENVOY_PORT", "ENVOY_ADMIN_PORT", "PAGE_PORT", "V1_PORT", "V2_PORT", "PROMETHEUS_PORT"];
 
 /// Running containers; dropping it removes them, and prints the end of Envoy's log if the thread is panicking.
 pub struct Stack {
@@ -66,6 +67,11 @@ impl Stack {
     /// A new client of Envoy.
     pub fn client(&self) -> Client {
         Client::new(self.port("ENVOY_PORT"))
+    }
+
+    /// A new client of the filter's admin role.
+    pub fn page(&self) -> Client {
+        Client::new(self.port("PAGE_PORT"))
     }
 
     /// A new client of Envoy's admin interface.
