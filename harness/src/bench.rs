@@ -2,6 +2,7 @@
 
 mod callgrind;
 mod instructions;
+mod order;
 mod process;
 mod reload;
 mod report;
@@ -20,7 +21,7 @@ use variant::Variant;
 /// What to measure.
 #[derive(Subcommand)]
 pub enum Bench {
-    /// CPU time a request, sizes, workers, reloads and memory.
+    /// CPU time a request, sizes, workers, reloads, memory, and rollbacks by hand.
     Time {
         /// Rounds of all cases.
         #[arg(long, default_value_t = 15)]
@@ -28,7 +29,7 @@ pub enum Bench {
         /// Requests of each case in a round.
         #[arg(long, default_value_t = 4_000)]
         requests: u64,
-        /// Only these parts: variants, sizes, workers, reload.
+        /// Only these parts: variants, sizes, workers, reload, order.
         #[arg(long)]
         part: Vec<String>,
         /// Write the tables into this document too, between its marks.

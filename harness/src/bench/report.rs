@@ -8,11 +8,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use bellwether_harness::workspace_root;
 
-use super::reload;
 use super::time::{Case, Measured, interleaved, middle, ratio};
 use super::variant::{SMALL, Size, Variant};
+use super::{order, reload};
 
-/// Measures everything but instructions, or only these parts of it (`variants`, `sizes`, `workers`, `reload`).
+/// Measures everything but instructions, or only these parts of it (`variants`, `sizes`, `workers`, `reload`, `order`).
 pub async fn time(empty: &Path, rounds: usize, requests: u64, parts: &[String]) -> Result<String> {
     let wanted = |part: &str| parts.is_empty() || parts.iter().any(|wanted| wanted == part);
     let mut out = format!(
@@ -36,6 +36,9 @@ pub async fn time(empty: &Path, rounds: usize, requests: u64, parts: &[String]) 
     }
     if wanted("reload") {
         reloads(&mut out, empty).await?;
+    }
+    if wanted("order") {
+        orders(&mut out, &order::measure().await?)?;
     }
     Ok(out)
 }
@@ -61,6 +64,32 @@ async fn reloads(out: &mut String, empty: &Path) -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+fn orders(out: &mut String, of: &order::Orders) -> Result<()> {
+    let (answered, last) = (sorted(&of.answered), sorted(&of.last));
+    let at = |times: &[Duration], percent: usize| {
+        let time = times.get(times.len().saturating_sub(1) * percent / 100).copied().unwrap_or_default();
+        format!("{:.1} ms", time.as_secs_f64() * 1e3)
+    };
+    writeln!(
+        out,
+        "\n| {} rollbacks by POST, {:.0} requests a second, two workers | median | 90 % | longest |\n|---|---|---|---|",
+        last.len(),
+        of.rate
+    )?;
+    for (what, times) in
+        [("the POST", &answered), ("from its answer to the last request that the canary got", &last)]
+    {
+        writeln!(out, "| {what} | {} | {} | {} |", at(times, 50), at(times, 90), at(times, 100))?;
+    }
+    Ok(())
+}
+
+fn sorted(times: &[Duration]) -> Vec<Duration> {
+    let mut times = times.to_vec();
+    times.sort();
+    times
 }
 
 /// A column of ratios: to the case of this variant.
