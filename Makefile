@@ -7,7 +7,7 @@ INLINE   := -C llvm-args=-inline-threshold=40
 WASM_MAX := 400000
 SOURCES := $(shell find src -name '*.rs') Cargo.toml Cargo.lock
 
-.PHONY: help build envoy demo test test-native test-envoy test-clients sim soak lint clean
+.PHONY: help build envoy prometheus demo test test-native test-envoy test-clients test-observe sim soak lint clean
 .DEFAULT_GOAL := help
 
 help: ## This list
@@ -26,10 +26,13 @@ $(WASM): $(SOURCES) postlink/src/main.rs
 envoy: ## Fetch the pinned Envoy into .envoy/ (unless ENVOY names one)
 	@scripts/fetch-envoy
 
+prometheus: ## Fetch Prometheus and promtool into .prometheus/ (unless PROMETHEUS names their directory)
+	@scripts/fetch-prometheus
+
 demo: build envoy ## Watch a rollback: Envoy, the filter, two mock providers (KEEP=1 leaves them running)
 	cargo run --quiet --package bellwether-harness -- demo $(if $(KEEP),--keep)
 
-test: lint test-native test-envoy test-clients ## Everything CI needs
+test: lint test-native test-envoy test-clients test-observe ## Everything CI needs
 
 test-native: ## Unit, property and exhaustive tests, without Envoy
 	cargo test --workspace --lib --bins
@@ -41,6 +44,9 @@ test-envoy: build envoy ## Integration tests against a real Envoy with two worke
 test-clients: build envoy ## The official OpenAI and Anthropic clients against Envoy, streaming and not
 	cargo build --quiet --package bellwether-harness
 	scripts/test-clients
+
+test-observe: build envoy prometheus ## Dashboard and alerts: a real Prometheus scrapes a real Envoy
+	cargo test --test observe
 
 sim: ## The simulator: docs/SIMULATION.md anew, ten minutes (SIM="--quick --seed 2" for a look)
 	cargo run --release --quiet --package bellwether-simulator -- $(or $(SIM),--trials 1000 --out docs/SIMULATION.md)
@@ -57,4 +63,4 @@ lint: ## Formatting, clippy (also for wasm), documentation; all warnings are err
 
 clean: ## Remove what was built and fetched
 	cargo clean
-	rm -rf .envoy .venv
+	rm -rf .envoy .venv .prometheus

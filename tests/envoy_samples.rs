@@ -276,7 +276,7 @@ async fn metrics_have_labels_and_the_access_log_has_the_version() {
         assert!(until(LIMIT, there).await, "{name} {labels:?} in\n{}", envoy.prometheus().await.unwrap());
     }
     let page = envoy.prometheus().await.unwrap();
-    let bucket = "bellwether_latency_ms_bucket{deployment=\"version\",version=\"outcome\",le=\"600000\"}";
+    let bucket = "bellwether_latency_ms_bucket{deployment=\"version\",version=\"outcome\",le=\"599999\"}";
     assert!(page.contains(bucket), "{page}");
 
     assert!(until(LIMIT, async || !envoy.access_log().is_empty()).await);

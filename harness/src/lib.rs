@@ -2,6 +2,7 @@
 //!
 //! - [`provider`]: a mock OpenAI-compatible provider that can be told to misbehave while it runs;
 //! - [`envoy`]: starts a real Envoy on the sample configuration in `envoy/`, so that tests test the samples;
+//! - [`prometheus`]: starts a real Prometheus and asks it, so that tests test the dashboard and the alerts;
 //! - [`client`] and [`load`]: one request, many requests at a rate, or bytes no HTTP library would send.
 //!
 //! Nothing here depends on the filter: the harness knows it as a file and by what it does on the wire.
@@ -9,6 +10,7 @@
 pub mod client;
 pub mod envoy;
 pub mod load;
+pub mod prometheus;
 pub mod provider;
 
 use std::path::{Path, PathBuf};

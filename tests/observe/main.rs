@@ -1,0 +1,12 @@
+//! What an operator sees: the dashboard, the alerts and the percentiles, on a real Prometheus that scrapes a real Envoy.
+#![allow(clippy::arithmetic_side_effects, clippy::disallowed_methods, clippy::expect_used)]
+#![allow(clippy::indexing_slicing, clippy::panic, clippy::print_stdout, clippy::unwrap_used)]
+
+#[path = "../common/load.rs"]
+mod load;
+
+mod buckets;
+mod dashboard;
+mod rules;
+mod scenario;
+mod shipped;
