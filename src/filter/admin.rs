@@ -7,7 +7,8 @@ use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
 use super::overview::kept_events;
-use super::worker::{Router, Worker};
+use super::service::Router;
+use super::worker::Worker;
 use crate::admin::status;
 use crate::admin::{self, Ask, Body, Refusal, page};
 use crate::engine::{Binding, Notes, Order};

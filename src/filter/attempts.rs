@@ -9,7 +9,9 @@ use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
 use super::dress::dress;
-use super::worker::{InFlight, Router, Worker};
+use super::request::InFlight;
+use super::service::Router;
+use super::worker::Worker;
 use crate::engine::Notes;
 use crate::flight::{Carried, Flight};
 use crate::host;

@@ -1,6 +1,6 @@
 //! Making a request what a version's upstream expects, and, for a failover, what it was before.
 
-use super::worker::Router;
+use super::service::Router;
 use crate::host;
 use crate::keys::CLIENT_CREDENTIALS;
 use crate::plan::Version;

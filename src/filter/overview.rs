@@ -3,7 +3,9 @@
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 
-use super::worker::{EVENTS, POOL_EVENTS, Router, Worker};
+use super::record::{EVENTS, POOL_EVENTS};
+use super::service::Router;
+use super::worker::Worker;
 use crate::admin::status::KeyView;
 use crate::codec::Found;
 use crate::engine::{Dropped, Notes};

@@ -7,7 +7,9 @@ use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
 use super::dress::{Before, dress};
-use super::worker::{InFlight, Router, Worker, impatience};
+use super::request::{InFlight, impatience};
+use super::service::Router;
+use super::worker::Worker;
 use crate::engine::{Assigned, Notes};
 use crate::flight::Flight;
 use crate::host::{self, SharedData};

@@ -1,0 +1,177 @@
+//! What becomes of requests and attempts: counted, blamed, told.
+
+use super::request::InFlight;
+use super::service::Router;
+use super::worker::Worker;
+use crate::codec::Found;
+use crate::engine::Notes;
+use crate::events::{self, EventLog};
+use crate::flight::Judgement;
+use crate::host::{self, SharedData};
+use crate::keyring::{Fault, Status};
+use crate::outcome::Outcome;
+use crate::stats::Event;
+use crate::store::{Change, update};
+use crate::units::{Millis, Now};
+
+/// Shared key of the last transitions of the process.
+pub const EVENTS: &str = "bellwether/1/events";
+/// Shared key of the last events of pools: apart, so that an exhausted pool does not push out why a canary was rolled back.
+pub const POOL_EVENTS: &str = "bellwether/1/pool-events";
+
+impl Worker {
+    /// Records judgements about a request's attempts. `wait`: what the response says of a rate limit.
+    pub fn record(&self, request: &InFlight, judgements: &[Judgement], wait: Option<Millis>, now: Now) {
+        let Some(deployment) = request.deployment() else { return };
+        let Some(binding) = request.router.bindings.get(request.deployment) else { return };
+        let metrics = request.router.metrics.get(request.deployment);
+        let mut notes = Notes::default();
+        for judgement in judgements {
+            let to_stable = judgement.carried.to_stable;
+            let version = if to_stable { deployment.stable } else { request.version() };
+            if let (Some(metrics), Some(outcome)) =
+                (metrics.and_then(|m| m.versions.get(version)), judgement.outcome)
+            {
+                metrics.attempts.count(outcome);
+            }
+            if let Some((pool, key)) = judgement.carried.key {
+                self.blame_key(&request.router, (pool, key), judgement, wait, now, &mut notes);
+            }
+            if let Some(event) = judgement.event {
+                // What a failover does to stable is no sample of stable's share.
+                let forced = to_stable.then(|| binding.forced(deployment.stable));
+                let assigned = forced.as_ref().unwrap_or(&request.assigned);
+                binding.record(deployment, assigned, event, &SharedData, now, &mut notes);
+            }
+        }
+        self.tell(&request.router, request.deployment, notes);
+    }
+
+    /// Counts an attempt for its key, and reports to the pool what it says about it.
+    fn blame_key(
+        &self,
+        router: &Router,
+        (n, key): (usize, usize),
+        judgement: &Judgement,
+        wait: Option<Millis>,
+        now: Now,
+        notes: &mut Notes,
+    ) {
+        let metrics = router.pool_metrics.get(n);
+        if let (Some(outcome), Some((requests, _))) =
+            (judgement.outcome, metrics.and_then(|m| m.keys.get(key)))
+        {
+            requests.count(outcome);
+            if let (Some(fingerprint), Some(Ok(mut usage))) =
+                (judgement.carried.fingerprint, router.usages.get(n).map(|usage| usage.try_borrow_mut()))
+            {
+                usage.count(fingerprint, outcome, now.wall);
+            }
+        }
+        let (Some(fault), Some(pool)) = (fault_of(judgement, wait), router.plan.pools.get(n)) else { return };
+        let (Ok(rings), Some(state)) = (router.rings.try_borrow(), router.pools.get(n)) else { return };
+        let (Some(ring), Ok(mut state)) = (rings.get(n), state.try_borrow_mut()) else { return };
+        // The secret may have been rotated meanwhile: what the old one did is not the new one's fault.
+        if ring.fingerprint(key) != judgement.carried.fingerprint {
+            return;
+        }
+        let times = (judgement.began, now.mono);
+        let moved = state.report(pool, ring, key, fault, times, &SharedData, notes);
+        for moved in &moved {
+            let id = pool.keys.get(moved.key).map_or("", |key| key.id.as_str());
+            host::info(&events::key_line(&pool.name, id, moved, now));
+        }
+        drop(rings);
+        let lost_one = moved.iter().any(|moved| moved.from == Status::Active);
+        if lost_one && !router.pool_usable(&state, n, now.mono) {
+            self.publish(router, POOL_EVENTS, events::pool_line(&pool.name, now));
+        }
+    }
+
+    /// A request is over: counts it, and ends its probe, if it was one.
+    pub fn finish(&self, request: &InFlight, outcome: Outcome, now: Now) {
+        let metrics = request.router.metrics.get(request.deployment);
+        if let Some(version) = metrics.and_then(|metrics| metrics.versions.get(request.served_by())) {
+            version.requests.count(outcome);
+        }
+        if request.assigned.lease.is_some()
+            && let Some(deployment) = request.deployment()
+            && let Some(binding) = request.router.bindings.get(request.deployment)
+        {
+            // What stable made of it after a failover says nothing about the canary.
+            let by_stable = request.served_by() != request.version();
+            let good = match outcome {
+                _ if by_stable => None,
+                Outcome::Good => Some(true),
+                Outcome::Bad => Some(false),
+                _ => None,
+            };
+            let mut notes = Notes::default();
+            binding.finish(deployment, &request.assigned, good, &SharedData, now, &mut notes);
+            self.tell(&request.router, request.deployment, notes);
+        }
+    }
+
+    /// Logs and counts what the engine reports.
+    pub fn tell(&self, router: &Router, deployment: usize, notes: Notes) {
+        self.count(notes.dropped);
+        let moved = !notes.transitions.is_empty();
+        for transition in notes.transitions {
+            self.publish(router, EVENTS, events::line(&transition, self.clock.now().wall));
+            let rolled_back = transition.enforced && transition.to == "rolled_back";
+            if let (true, Some(cause)) = (rolled_back, &transition.cause)
+                && let Some(plan) = router.plan.deployments.get(deployment)
+                && let Some(n) = plan.versions.iter().position(|v| v.id == transition.version)
+                && let Some(metrics) = router.metrics.get(deployment).and_then(|m| m.versions.get(n))
+            {
+                metrics.rollback(&cause.label);
+            }
+        }
+        if moved {
+            router.show(deployment);
+        }
+    }
+
+    /// Logs an event, keeps it in shared data and, with `alerts`, has it posted. Only the worker that made a transition gets
+    /// here with it, so each is published once.
+    fn publish(&self, router: &Router, log: &str, line: String) {
+        host::warn(&line);
+        let kept = update(&SharedData, log, &mut |bytes| match EventLog::decode(bytes) {
+            Found::Undecodable => Change::Keep(false),
+            found => {
+                let mut log = if let Found::Value(log) = found { log } else { EventLog::default() };
+                log.push(&line);
+                Change::Write(log.encode(), true)
+            }
+        });
+        if kept != Ok(true) {
+            self.metrics.dropped_label("event", 1);
+        }
+        self.alert(router, line);
+    }
+
+    fn alert(&self, router: &Router, line: String) {
+        if let (Some(alerts), Ok(mut outbox)) = (&router.plan.alerts, self.outbox.try_borrow_mut())
+            && !outbox.push(alerts.clone(), line)
+        {
+            self.metrics.dropped_label("alert", 1);
+        }
+    }
+}
+
+/// What a judgement says about the key that the attempt carried; `None`: nothing.
+fn fault_of(judgement: &Judgement, wait: Option<Millis>) -> Option<Fault> {
+    // By the status first: a guard may count 429 against the version as well.
+    match (judgement.status, judgement.event?) {
+        (Some(429), _) => Some(Fault::Limited(wait)),
+        (Some(401 | 403), _) => Some(Fault::Rejected),
+        (_, Event::Broke) => Some(Fault::Failing),
+        (_, Event::Answered { outcome, .. }) => match outcome {
+            Outcome::Good | Outcome::CallerError => Some(Fault::None),
+            Outcome::Bad => Some(Fault::Failing),
+            Outcome::Cancelled => Some(Fault::Nothing),
+            _ => None,
+        },
+        (_, Event::Completed) => None,
+    }
+}
