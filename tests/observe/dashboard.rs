@@ -92,7 +92,13 @@ fn variables_are_declared_and_used() {
         query.of("d", "p", "1m");
         for selector in selectors(&query.expression) {
             let asks = |label: &str| selector.matchers.iter().any(|(name, _)| name == label);
-            let global = ["ALERTS", "bellwether_config_updates_total", "bellwether_dropped_total"];
+            let global = [
+                "ALERTS",
+                "bellwether_config_updates_total",
+                "bellwether_dropped_total",
+                "bellwether_in_flight",
+                "bellwether_vm_memory_bytes",
+            ];
             let free = global.contains(&selector.metric.as_str())
                 || selector.metric.starts_with("envoy_")
                 || query.title.starts_with("variable");

@@ -337,6 +337,11 @@ async fn the_dashboard_is_right(watched: &Watched, sent: &[Sent], before: &[usiz
     assert!(updates["accepted"] > 0.5 && updates["rejected"] > 0.5, "{updates:?}");
     let dropped = watched.by("what", &expression("Dropped")).await;
     assert!(dropped.contains_key("late_result") && dropped.contains_key("alert"), "{dropped:?}");
+    let memory = watched.ask(&expression("Memory of the filter")).await;
+    // Each of at least two VMs has a megabyte or so.
+    assert!(memory.iter().any(|of| (2e6..2e8).contains(&of.value)), "{memory:?}");
+    let in_flight = watched.ask(&expression("Requests in flight")).await;
+    assert!(!in_flight.is_empty() && in_flight.iter().all(|of| of.value < 1000.0), "{in_flight:?}");
 }
 
 /// A panel's last expression, for everything.
