@@ -31,7 +31,7 @@ fn every_panel_says_what_it_shows_and_in_which_unit() {
         let description = string(&panel["description"]);
         assert!(description.ends_with('.') && description.split(' ').count() >= 5, "{title}: {description}");
         let unit = string(&panel["fieldConfig"]["defaults"]["unit"]);
-        const UNITS: [&str; 6] = ["none", "reqps", "percent", "percentunit", "ms", "cps"];
+        const UNITS: [&str; 7] = ["none", "reqps", "percent", "percentunit", "ms", "cps", "bytes"];
         assert!(UNITS.contains(&unit), "{title}: unit {unit}");
         let ids: BTreeSet<&str> = list(&panel["targets"]).iter().map(|t| string(&t["refId"])).collect();
         assert!(!ids.is_empty() && ids.len() == list(&panel["targets"]).len(), "{title}: {ids:?}");
