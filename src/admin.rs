@@ -61,7 +61,7 @@ impl Refusal {
     pub fn no_router() -> Refusal {
         Refusal::new(
             503,
-            "no router role in this VM (yet): it must be configured, and with the very same vm_config as the admin role",
+            "no router role in this VM (yet): it must be configured (if its first configuration was rejected, Envoy's log says why), and with the very same vm_config as the admin role",
         )
     }
 

@@ -917,3 +917,32 @@ fn a_worker_that_has_seen_nothing_shows_what_the_others_have() {
     assert_eq!(seen.versions[0].tally.judged, 40);
     assert_eq!(seen.worst(0).map(|(n, v)| (n, v.standing.phase.name())), Some((1, "rolled_back")));
 }
+
+#[test]
+fn a_second_rollback_names_none_of_the_requests_of_the_first() {
+    let store = MemoryStore::default();
+    let w = Worker::new(CONSECUTIVE);
+    let mut named = Vec::new();
+    for round in 0..2u32 {
+        for n in 0..3u32 {
+            let at = u64::from(round * 100 + n + 1) * MS;
+            let epoch = round * 2;
+            let choice = Choice { version: 1, forced: false, probe: false, identity: None };
+            let shares = Assigned {
+                choice,
+                epoch,
+                shares: Rc::new([5_000, 5_000]),
+                stage: None,
+                lease: None,
+                request_id: Some(format!("round {round}, {n}").into()),
+                compared: Cell::default(),
+            };
+            let notes = w.result(&store, at, &shares, BAD);
+            named.extend(notes.transitions.into_iter().map(|t| t.requests));
+        }
+        let _ = order(&w, &store, u64::from(round * 100 + 50) * MS, Order::Resume, "again");
+    }
+    assert_eq!(named.len(), 2, "{named:?}");
+    assert!(named[0].len() == 3 && named[0].iter().all(|id| id.starts_with("round 0")), "{named:?}");
+    assert!(named[1].len() == 3 && named[1].iter().all(|id| id.starts_with("round 1")), "{named:?}");
+}

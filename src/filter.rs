@@ -12,6 +12,7 @@ mod router;
 mod service;
 mod worker;
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -63,8 +64,10 @@ enum Role {
         uncounted: Option<u64>,
     },
     Keys {
-        /// The secrets document, until it is kept in shared data.
-        unkept: Option<Vec<u8>>,
+        /// The secrets document.
+        document: Rc<[u8]>,
+        /// It is to be kept in shared data.
+        unkept: Cell<bool>,
     },
     Admin {
         /// By which it may be asked, besides addresses and `localhost`.
@@ -83,12 +86,13 @@ impl Root {
                 self.role = Role::Router { router, uncounted: Some(hash(&[bytes])) };
             }
             b"keys" => {
-                self.worker.set_secrets(config::secrets(bytes)?);
+                let document: Rc<[u8]> = bytes.into();
+                self.worker.set_secrets(config::secrets(bytes)?, &document);
                 if !matches!(self.role, Role::Keys { .. }) {
                     self.worker.count_keys_role(1);
                 }
                 // Kept by the first tick, which the throw-away VM that checks a configuration never sees.
-                self.role = Role::Keys { unkept: Some(bytes.to_vec()) };
+                self.role = Role::Keys { document, unkept: Cell::new(true) };
                 host::set_tick(TICK);
             }
             b"admin" => self.role = Role::Admin { hosts: config::admin(bytes)?.into() },
@@ -161,9 +165,9 @@ impl RootContext for Root {
     fn on_tick(&mut self) {
         let configuration = match &mut self.role {
             Role::Router { uncounted, .. } => uncounted.take(),
-            Role::Keys { unkept } => {
-                if let Some(document) = unkept.take() {
-                    worker::keep_secrets(&document);
+            Role::Keys { document, unkept } => {
+                if unkept.take() {
+                    worker::keep_secrets(document);
                 }
                 return host::set_tick(Duration::ZERO);
             }
@@ -197,8 +201,22 @@ impl RootContext for Root {
     fn create_http_context(&self, _: u32) -> Option<Box<dyn HttpContext>> {
         let worker = Rc::clone(&self.worker);
         Some(match &self.role {
-            Role::Router { router, .. } => Box::new(RouterStream::new(worker, Rc::clone(router))),
-            Role::Keys { .. } => Box::new(AttemptStream::new(worker)),
+            // A configuration that comes back while streams of its first time last is not configured again: Envoy still has
+            // this context, and puts it in service as it is.
+            Role::Router { router, .. } => {
+                worker.in_service(router);
+                Box::new(RouterStream::new(worker, Rc::clone(router)))
+            }
+            Role::Keys { document, unkept } => {
+                if !worker.has_secrets_of(document)
+                    && let Ok(secrets) = config::secrets(document)
+                {
+                    worker.set_secrets(secrets, document);
+                    unkept.set(true);
+                    host::set_tick(TICK);
+                }
+                Box::new(AttemptStream::new(worker))
+            }
             Role::Admin { hosts } => Box::new(AdminStream::new(worker, Rc::clone(hosts))),
             Role::Unconfigured => Box::new(Untouched),
         })

@@ -171,6 +171,11 @@ impl Memory {
         }
     }
 
+    /// The same, out until then at least.
+    pub fn not_before(self, until: Micros) -> Memory {
+        Memory { until: self.until.max(until), ..self }
+    }
+
     /// A trial begins.
     pub fn tried(self, now: Micros) -> Memory {
         Memory { trial_until: now.plus(TRIAL), ..self }

@@ -145,18 +145,25 @@ impl PoolState {
         let picked = ring
             .choose(wish.random, identity, &fresh)
             .or_else(|| ring.choose(wish.random, identity, &active));
-        match picked {
-            Some(key) => Pick::Key(key),
-            None => Pick::Exhausted { returns_in: self.returns_in(ring, wish.now) },
+        if let Some(key) = picked {
+            return Pick::Key(key);
         }
+        // Rather the trial of a key that this request has had before than none.
+        let due = |key: &usize| self.memory(ring, *key).trial_due(wish.now);
+        let due: Vec<usize> = ring.candidates().filter(due).collect();
+        for key in due {
+            if self.lease(ring, key, wish.now, store, notes) {
+                return Pick::Key(key);
+            }
+        }
+        Pick::Exhausted { returns_in: self.returns_in(ring, wish.now) }
     }
 
-    /// When the first key comes back from a rate limit or a cooldown.
+    /// When the first key comes back from a rate limit.
     pub fn returns_in(&self, ring: &Ring, now: Micros) -> Option<Millis> {
         let waits = ring.candidates().filter_map(|key| {
             let memory = self.memory(ring, key);
-            let by_itself = matches!(memory.status, Status::RateLimited | Status::CoolingDown);
-            by_itself.then(|| memory.returns_at().since(now).div_ceil(1000))
+            (memory.status == Status::RateLimited).then(|| memory.returns_at().since(now).div_ceil(1000))
         });
         waits.min().map(Millis)
     }
@@ -219,7 +226,11 @@ impl PoolState {
                 let others_work = worked
                     .iter()
                     .any(|(other, at)| *other != fingerprint && *at > since && held.get(*other).is_active());
-                let after = before.after(fault, began, now, others_work, pool);
+                let after = match before.after(fault, began, now, others_work, pool) {
+                    // That another key of its group is limited makes a refused one no better.
+                    after if *n != key && before.status == Status::Disabled => before.not_before(after.until),
+                    after => after,
+                };
                 held.put(fingerprint, after);
                 if before.status != after.status {
                     moved.push(Moved { key: *n, from: before.status, to: after.status, until: after.until });

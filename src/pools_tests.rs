@@ -235,3 +235,31 @@ fn shared_data_holds_a_key_as_a_fingerprint_only() {
         }
     }
 }
+
+#[test]
+fn a_refused_key_stays_disabled_when_its_group_is_limited() {
+    let store = MemoryStore::default();
+    let mut pool = pool(&THREE);
+    pool.keys[0].quota_group = Some("g".to_owned());
+    pool.keys[1].quota_group = Some("g".to_owned());
+    let mut a = Worker::on(pool);
+    a.report(&store, SECOND, 0, Fault::Rejected);
+    a.report(&store, 5 * SECOND, 1, WAIT);
+    let of = |worker: &Worker, key| worker.state.memory(&worker.ring, key);
+    assert_eq!((of(&a, 0).status, of(&a, 0).until), (Status::Disabled, Micros(601 * SECOND)));
+    assert_eq!(of(&a, 1).status, Status::RateLimited);
+}
+
+#[test]
+fn only_a_rate_limit_says_when_to_come_again() {
+    let store = MemoryStore::default();
+    let mut a = Worker::new(&[("a", 1), ("b", 1)]);
+    for n in 0..6 {
+        a.report(&store, SECOND + n * 1000, 0, Fault::Failing);
+        a.report(&store, SECOND + n * 1000 + 500, 1, Fault::None);
+    }
+    a.report(&store, 2 * SECOND, 1, Fault::Rejected);
+    let statuses = [0, 1].map(|key| a.state.memory(&a.ring, key).status);
+    assert_eq!(statuses, [Status::CoolingDown, Status::Disabled]);
+    assert_eq!(a.pick(&store, 3 * SECOND, 0, &[]), Pick::Exhausted { returns_in: None });
+}

@@ -92,7 +92,7 @@ pub async fn demo(ports: &Ports) -> Result<()> {
     ensure!(until(ROLLBACK_LIMIT, rolled_back).await, "v2 is not rolled back in {ROLLBACK_LIMIT:?}");
     set(&v2, &healthy()).await?;
     println!(
-        "v2 is rolled back: all traffic goes to v1 (and v2 is mended, but stays out until the release changes)"
+        "v2 is rolled back: all traffic goes to v1 (and v2 is mended, but stays out until somebody resumes it or the release changes)"
     );
     print!("{}", directions(ports));
     Ok(())
@@ -132,14 +132,15 @@ fn directions(ports: &Ports) -> String {
     format!(
         r#"
   Envoy                  http://127.0.0.1:{envoy}
+  the live page          http://127.0.0.1:9902/, or the port that PAGE_PORT names: also to resume v2
   metrics                http://127.0.0.1:{admin}/stats/prometheus
   Prometheus             http://127.0.0.1:{prometheus}/graph?g0.expr=sum%20by%20(version)%20(rate(bellwether_requests_total%5B1m%5D))&g0.tab=0&g0.range_input=15m
   Grafana                http://127.0.0.1:{grafana}, if it was not left out
   events                 scripts/compose logs envoy | grep '"bellwether"'
-  break v2 again         curl -X PUT 127.0.0.1:{v2}/_mock/behaviour -d '{{"fault":{{"kind":"status","status":500}}}}'
-  mend it                curl -X PUT 127.0.0.1:{v2}/_mock/behaviour -d '{{}}'
-  stop a provider        scripts/compose stop v2
   start release 2        sed 's/"release": "1"/"release": "2"/; s/^version_info: .*/version_info: "2"/' {router} > {router}.new && mv {router}.new {router}
+  break v2 again         curl -X PUT 127.0.0.1:{v2}/_mock/behaviour -d '{{"fault":{{"kind":"status","status":500}}}}'
+  mend it                curl -X PUT 127.0.0.1:{v2}/_mock/behaviour -d '{{"latency":{{"kind":"lognormal","median_ms":20,"sigma":0.35}}}}'
+  stop a provider        scripts/compose stop v2
   end everything         make compose-down
 "#
     )

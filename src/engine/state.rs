@@ -339,6 +339,7 @@ impl State {
                 if shared.epoch > version.standing.epoch {
                     version.pending = Delta::default();
                     version.compared.clear();
+                    version.bad_requests.clear();
                     version.limits_percent = 0;
                     version.compare_percent = 0;
                 }

@@ -11,9 +11,8 @@ use super::service::Router;
 use super::worker::Worker;
 use crate::admin::status;
 use crate::admin::{self, Ask, Body, Refusal, page};
-use crate::engine::{Binding, Notes, Order};
+use crate::engine::{Notes, Order, Refused};
 use crate::host::{self, SharedData};
-use crate::plan::Deployment;
 use crate::units::Now;
 
 const JSON: &str = "application/json";
@@ -84,24 +83,35 @@ impl AdminStream {
         Ok(out.finish())
     }
 
-    /// The deployment of a name: in the plan that was configured last, if several have one.
+    /// Orders every deployment of a name, in whatever plan: another listener may have one, or another worker may serve by a plan
+    /// that this one takes to be replaced. Returns the status of the one that is in service here.
     fn carry_out(&self, name: &str, order: Order, body: &Body, now: Now) -> Result<String, Refusal> {
-        let routers = self.routers()?;
-        let found = routers.iter().find_map(|router| {
-            let n = router.plan.deployments.iter().position(|deployment| deployment.name == name)?;
-            Some((router, n, router.plan.deployments.get(n)?, router.bindings.get(n)?))
-        });
-        let (router, n, deployment, binding): (&Rc<Router>, usize, &Deployment, &Binding) =
-            found.ok_or_else(|| Refusal::unknown(name))?;
+        let first = self.routers()?.iter().find_map(|router| named(router, name)).map(|(release, _)| release);
+        let first = first.ok_or_else(|| Refusal::unknown(name))?;
         let cause = admin::cause(body, now)?;
-        let mut notes = Notes::default();
-        let done = binding.order(deployment, order, &cause, &SharedData, now, &mut notes);
-        self.worker.tell(router, n, notes);
-        done?;
-        let mut notes = Notes::default();
-        let view = binding.view(deployment, &SharedData, now, &mut notes);
-        self.worker.count(notes.dropped);
-        Ok(status::one(deployment, &view, now))
+        let mut answer = None;
+        for router in self.worker.routers_alive() {
+            let Some((release, n)) = named(&router, name) else { continue };
+            let (Some(deployment), Some(binding)) = (router.plan.deployments.get(n), router.bindings.get(n))
+            else {
+                continue;
+            };
+            let mut notes = Notes::default();
+            let done = binding.order(deployment, order, &cause, &SharedData, now, &mut notes);
+            self.worker.tell(&router, n, notes);
+            match done {
+                // Of a plan that is about to go it matters only if it has something to take out.
+                Err(Refused::NoCanary) if release != first => continue,
+                done => done?,
+            }
+            if release == first && answer.is_none() {
+                let mut notes = Notes::default();
+                let view = binding.view(deployment, &SharedData, now, &mut notes);
+                self.worker.count(notes.dropped);
+                answer = Some(status::one(deployment, &view, now));
+            }
+        }
+        answer.ok_or_else(|| Refusal::unknown(name))
     }
 
     fn routers(&self) -> Result<Vec<Rc<Router>>, Refusal> {
@@ -118,6 +128,13 @@ impl AdminStream {
             Err(refusal) => host::answer(refusal.status, JSON, page::NO_PAGE, refusal.allow, &refusal.body()),
         }
     }
+}
+
+/// The release of the deployment of this name, and its place in the plan.
+fn named(router: &Rc<Router>, name: &str) -> Option<(String, usize)> {
+    let deployments = router.plan.deployments.iter().enumerate();
+    let mut found = deployments.filter(|(_, deployment)| deployment.name == name);
+    found.next().map(|(n, deployment)| (deployment.release.clone(), n))
 }
 
 impl Context for AdminStream {}

@@ -90,6 +90,9 @@ impl AttemptStream {
         let attempt = flight.begin(now.mono, carried, errors, &mut judged);
         let next_to_stable = deployment.failover.is_some_and(|after| flight.attempts_on_assigned() >= after);
         drop(flight);
+        if first && to_stable {
+            self.worker.not_carried(&request, now);
+        }
         self.attempt = Some((Rc::clone(&request), attempt));
         if next_to_stable
             && !to_stable

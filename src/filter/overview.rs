@@ -30,13 +30,19 @@ impl Worker {
         plan.pools.iter().map(|pool| &pool.name).map(of).collect()
     }
 
-    /// The plans in service on this worker, the one that was configured last before the others; of several for one filter only
-    /// that one, for the others are about to be replaced by it.
-    pub fn routers_in_service(&self) -> Vec<Rc<Router>> {
+    /// Every plan that has not ended on this worker, the one that was configured or came into service last before the others: also
+    /// those that another is about to replace, and which may serve on another worker.
+    pub fn routers_alive(&self) -> Vec<Rc<Router>> {
         let Ok(all) = self.routers.try_borrow() else { return Vec::new() };
+        all.iter().rev().filter_map(Weak::upgrade).filter(|router| !router.retired.get()).collect()
+    }
+
+    /// The plans in service on this worker, the one that was configured or came into service last before the others; of several for one filter
+    /// only that one, for the others are about to be replaced by it.
+    pub fn routers_in_service(&self) -> Vec<Rc<Router>> {
         let mut found: Vec<Rc<Router>> = Vec::new();
-        for router in all.iter().rev().filter_map(Weak::upgrade) {
-            if !router.retired.get() && !found.iter().any(|newer| newer.plugin == router.plugin) {
+        for router in self.routers_alive() {
+            if !found.iter().any(|newer| newer.plugin == router.plugin) {
                 found.push(router);
             }
         }

@@ -47,6 +47,25 @@ impl Worker {
         self.tell(&request.router, request.deployment, notes);
     }
 
+    /// The key that the router role has put in was carried by no attempt: if it was a trial, another may follow.
+    pub fn not_carried(&self, request: &InFlight, now: Now) {
+        let carried = request.router_key.get();
+        let Some((n, key)) = carried.key else { return };
+        let router = &request.router;
+        let (Some(pool), Some(state), Ok(rings)) =
+            (router.plan.pools.get(n), router.pools.get(n), router.rings.try_borrow())
+        else {
+            return;
+        };
+        let (Some(ring), Ok(mut state)) = (rings.get(n), state.try_borrow_mut()) else { return };
+        if ring.fingerprint(key) == carried.fingerprint {
+            let began = request.flight.try_borrow().map_or(now.mono, |flight| flight.seen());
+            let mut notes = Notes::default();
+            state.report(pool, ring, key, Fault::Nothing, (began, now.mono), &SharedData, &mut notes);
+            self.count(notes.dropped);
+        }
+    }
+
     /// Counts an attempt for its key, and reports to the pool what it says about it.
     fn blame_key(
         &self,

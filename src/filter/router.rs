@@ -13,7 +13,7 @@ use super::worker::Worker;
 use crate::engine::{Assigned, Notes};
 use crate::flight::Flight;
 use crate::host::{self, SharedData};
-use crate::outcome;
+use crate::outcome::{self, Outcome};
 use crate::plan::Deployment;
 use crate::pools::{Pick, Wish};
 use crate::route::{self, Headers, RequestFacts};
@@ -209,6 +209,9 @@ impl RouterStream {
             flight.finish(ending, carried, now.mono, &request.guard(deployment).errors, &mut judged)
         };
         self.worker.record(request, &judged, self.wait.get(), now);
+        if outcome == Outcome::Local {
+            self.worker.not_carried(request, now);
+        }
         self.worker.finish(request, outcome, now);
     }
 }

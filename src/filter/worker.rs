@@ -46,6 +46,8 @@ pub struct Worker {
     /// When this VM last said what it holds.
     reported: Cell<Option<Micros>>,
     secrets: RefCell<BTreeMap<String, Secret>>,
+    /// The document that they are of.
+    document: RefCell<Option<Rc<[u8]>>>,
     /// Every plan that something still holds, in the order in which they came.
     pub routers: RefCell<Vec<Weak<Router>>>,
     /// Contexts of the `keys` role that are configured on this worker.
@@ -74,6 +76,7 @@ impl Worker {
             // A VM that is built anew after a trap has its router before its `keys` role, which an attempt brings: until then
             // the document that was kept last serves.
             secrets: RefCell::new(kept_secrets()),
+            document: RefCell::default(),
             routers: RefCell::default(),
             keys_roles: Cell::new(0),
             pools: RefCell::default(),
@@ -139,8 +142,33 @@ impl Worker {
         }
     }
 
+    /// A router is given a new request: of those of its filter it is the one in service.
+    pub fn in_service(&self, router: &Rc<Router>) {
+        let Ok(mut routers) = self.routers.try_borrow_mut() else { return };
+        if routers.last().is_some_and(|last| std::ptr::eq(last.as_ptr(), Rc::as_ptr(router))) {
+            return;
+        }
+        let at = routers.iter().position(|held| std::ptr::eq(held.as_ptr(), Rc::as_ptr(router)));
+        let Some(at) = at else { return };
+        let behind = routers.iter().skip(at.saturating_add(1)).filter_map(Weak::upgrade);
+        if behind.into_iter().any(|other| other.plugin == router.plugin) {
+            let held = routers.remove(at);
+            routers.push(held);
+        }
+    }
+
+    /// Whether the secrets are those of this document, the very copy.
+    pub fn has_secrets_of(&self, document: &Rc<[u8]>) -> bool {
+        self.document
+            .try_borrow()
+            .is_ok_and(|held| held.as_ref().is_some_and(|held| Rc::ptr_eq(held, document)))
+    }
+
     /// Takes over a secrets document.
-    pub fn set_secrets(&self, secrets: BTreeMap<String, Secret>) {
+    pub fn set_secrets(&self, secrets: BTreeMap<String, Secret>, document: &Rc<[u8]>) {
+        if let Ok(mut held) = self.document.try_borrow_mut() {
+            *held = Some(Rc::clone(document));
+        }
         if let Ok(mut held) = self.secrets.try_borrow_mut() {
             *held = secrets;
         }

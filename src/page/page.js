@@ -335,7 +335,7 @@ function verdict(sorted) {
 		lines.push(`No usable key in ${names(dry.slice(0, 3))}${dry.length > 3 ? " …" : ""}: see Keys.`);
 		if (sorted.length && sorted[0].rank > 1) [level, sign, title] = ["warn", "off", "Out of keys"];
 	}
-	if (rest) lines.push(`${troubled.length ? "Everything else" : "Everything"} is on plan: ${many(rest, "deployment")}.`);
+	if (rest && !dry.length) lines.push(`${troubled.length ? "Everything else" : "Everything"} is on plan: ${many(rest, "deployment")}.`);
 	if (lost) {
 		lines.splice(0, 9, problem && `Envoy answers, but: ${problem}.`,
 			lastSeen === null ? "Nothing was seen yet." : `Last seen ${at(lastSeen)}, ${ago(lastSeen)}. What is below is from then: ${title.toLowerCase()}.`,

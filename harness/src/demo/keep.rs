@@ -79,7 +79,7 @@ fn instructions(stage: &Stage, router: &Path) -> String {
   a request              curl -i 127.0.0.1:{ENVOY_PORT}/v1/chat/completions {chat}
   one that has to be {CANARY}  curl -i 127.0.0.1:{ENVOY_PORT}/v1/chat/completions -H 'x-test-version: {CANARY}' {chat}
   break {CANARY}               curl -X PUT 127.0.0.1:{V2_PORT}/_mock/behaviour -d '{{"fault":{{"kind":"status","status":500}}}}'
-  mend {CANARY}                curl -X PUT 127.0.0.1:{V2_PORT}/_mock/behaviour -d '{{}}'
+  mend {CANARY}                curl -X PUT 127.0.0.1:{V2_PORT}/_mock/behaviour -d '{{"latency":{{"kind":"lognormal","median_ms":20,"sigma":0.35}}}}'
   what {CANARY} received       curl 127.0.0.1:{V2_PORT}/_mock/requests
   the live page          http://127.0.0.1:{ADMIN_ROLE_PORT}/ (roll back and resume by hand)
   metrics                curl -s 127.0.0.1:{ADMIN_PORT}/stats/prometheus | grep ^bellwether_

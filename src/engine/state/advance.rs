@@ -47,6 +47,8 @@ impl State {
             return;
         }
         let (id, total) = (held.id.clone(), held.total);
+        // Taken before a new epoch forgets them.
+        let failed = held.bad_requests.clone();
         let moved = self.transit(scene.deployment, scene.store, slot, &signal, rules, total);
         match moved {
             Ok(Moved::Won(standings, change)) => {
@@ -65,8 +67,7 @@ impl State {
                 };
                 let counts = |snapshot: &Snapshot| (snapshot.tally.judged, snapshot.tally.bad);
                 // Where trouble has ended, nothing is to be proved.
-                let proof =
-                    self.versions.get(slot).filter(|_| cause.is_some()).map(|held| &held.bad_requests);
+                let proof = cause.as_ref().map(|_| failed);
                 let requests = proof.into_iter().flatten().map(|id| id.as_ref().to_owned()).collect();
                 notes.transitions.push(Transition {
                     deployment: self.name.clone(),
