@@ -157,6 +157,8 @@ async fn rollbacks_windows_and_cooldowns_are_spans_of_time_and_dates_are_read_wh
     let status = async |key: &str| gauge(&envoy, "bellwether_key_status", ("key", key)).await;
     // The provider's clock is Envoy's: both were set a day back, and the date is four seconds off.
     clock.step(-24 * HOUR);
+    // The filter reads the wall clock anew when its last reading is 20 ms old.
+    sleep(Duration::from_millis(50)).await;
     let date = http_date(4 - 24 * HOUR);
     v1.set(Behaviour::default().key("sk-one-1", 429, &[("retry-after", &date)]));
     let limited = Instant::now();
