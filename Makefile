@@ -16,7 +16,7 @@ ENVOYS  := 1.36.4 1.37.0 1.38.2 1.39.3 $(shell cat envoy/VERSION)
 .DEFAULT_GOAL := help
 
 help: ## This list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
 
 build: $(WASM) ## The filter: target/wasm32-wasip1/release/bellwether.wasm
 
@@ -63,13 +63,13 @@ test-observe: build envoy prometheus ## Dashboard and alerts: a real Prometheus 
 image: build ## The filter as an OCI image, for Istio and Envoy Gateway: target/image, no Docker needed
 	scripts/image
 
-test-image: build ## The same, read as those who fetch it do
+test-image: build ## That image, read as those who fetch it do
 	cargo test --test image
 
 test-kubernetes: ## The Kubernetes samples against generated types: builds a hundred crates, no part of `make test`
 	cargo test --manifest-path tests/kubernetes-types/Cargo.toml --target-dir target/kubernetes-types
 
-compose-up: engine build ## The same in containers, with Prometheus (and Grafana where its image can be had): shows a rollback, keeps running
+compose-up: engine build ## The demo in containers, with Prometheus (and Grafana where its image can be had): shows a rollback, keeps running
 	scripts/compose-images
 	scripts/compose-files target/compose/envoy
 	scripts/compose up --detach --remove-orphans
