@@ -16,8 +16,8 @@ use std::collections::BTreeMap;
 
 use crate::error::Problems;
 use crate::index::Index;
-use crate::json::{self, Cursor, Items, Read, Sink, each};
-use crate::plan::{Alerts, Plan, Secret};
+use crate::json::{self, Cursor, Items, Node, Read, Sink, each};
+use crate::plan::{Alerts, Deployment, Plan, Secret};
 use crate::units::Millis;
 
 pub mod bounds;
@@ -34,16 +34,20 @@ mod value;
 pub use envelope::document;
 pub use time::parse as timestamp;
 
-/// Compiles the `router`'s plugin configuration. `env` reads an environment variable, for keys that name one.
+/// Compiles the `router`'s plugin configuration, and releases it as soon as it is read, if it is handed over. `env` reads an
+/// environment variable, for keys that name one.
 ///
 /// # Errors
 /// Everything that is wrong with it, in document order.
-pub fn compile(document: &[u8], env: &dyn Fn(&str) -> Option<String>) -> Result<Plan, Problems> {
-    let text = envelope::document(document)?;
-    let root = json::parse(&text)?;
+pub fn compile(document: impl AsRef<[u8]>, env: &dyn Fn(&str) -> Option<String>) -> Result<Plan, Problems> {
+    let text = envelope::document(document.as_ref())?;
+    let mut root = json::parse(&text)?;
     // A Struct from a YAML file has its decimals as strings: Envoy's YAML reader knows no others.
     let sink = if let Cow::Owned(_) = text { Sink::numbers_in_strings() } else { Sink::default() };
-    let plan = plan(&Cursor::root(&root, &sink), env);
+    // What is released here the plan uses again: a VM's memory never shrinks.
+    drop(text);
+    drop(document);
+    let plan = plan(&mut root, &sink, env);
     sink.finish(plan)
 }
 
@@ -102,7 +106,8 @@ const VERSION_HEADER: &str = "x-bellwether-version";
 /// An alert that takes longer is better repeated.
 const ALERT_TIMEOUT: Millis = Millis(5_000);
 
-fn plan(at: &Cursor<'_>, env: &dyn Fn(&str) -> Option<String>) -> Read<Plan> {
+fn plan(root: &mut Node, sink: &Sink, env: &dyn Fn(&str) -> Option<String>) -> Read<Plan> {
+    let at = Cursor::root(root, sink);
     let object = at.object(&["deployments", "key_pools", "cluster_header", "version_header", "alerts"])?;
     let cluster_header =
         object.get("cluster_header").map_or_else(|| Ok(CLUSTER_HEADER.to_owned()), |at| routing_header(&at));
@@ -135,12 +140,14 @@ fn plan(at: &Cursor<'_>, env: &dyn Fn(&str) -> Option<String>) -> Read<Plan> {
         each(&items, |at| pool::pool(at, &surroundings))
     });
 
-    let deployments = object.need("deployments").and_then(|at| {
+    let complete = object.need("deployments").and_then(|at| {
         let items = at.items(&bounds::DEPLOYMENTS)?;
         unique(&items, "name");
-        each(&items, |at| deployment::deployment(at, &surroundings))
+        items.complete
     });
     let alerts = object.get("alerts").map(|at| alerts(&at)).transpose();
+    let deployments = deployments(root, sink, &surroundings);
+    complete?;
     let deployments = deployments?;
     Ok(Plan {
         index: Index::new(&deployments),
@@ -150,6 +157,24 @@ fn plan(at: &Cursor<'_>, env: &dyn Fn(&str) -> Option<String>) -> Read<Plan> {
         version_header: version_header?,
         alerts: alerts?,
     })
+}
+
+/// Takes the deployments out of the tree and reads one after the other, releasing each when it has been read: the tree is larger
+/// than the plan, and a VM's memory never shrinks.
+fn deployments(root: &mut Node, sink: &Sink, surroundings: &Surroundings<'_>) -> Read<Vec<Deployment>> {
+    let nodes = root.take_items("deployments");
+    let at = Cursor::root(root, sink);
+    let Some(at) = at.peek("deployments") else { return Ok(Vec::new()) };
+    let count = nodes.len().min(*bounds::DEPLOYMENTS.end());
+    let mut deployments = Vec::with_capacity(count);
+    let mut outcome = Ok(());
+    for (n, node) in nodes.into_iter().take(count).enumerate() {
+        match deployment::deployment(&at.element(n, &node), surroundings) {
+            Ok(deployment) => deployments.push(deployment),
+            Err(reported) => outcome = Err(reported),
+        }
+    }
+    outcome.map(|()| deployments)
 }
 
 /// `cluster_header` and `version_header`.

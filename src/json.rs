@@ -43,12 +43,28 @@ pub struct Node {
 enum Json {
     Null,
     Bool(bool),
-    Unsigned(u64),
-    Negative(i64),
-    Float(f64),
-    String(String),
-    Array(Vec<Node>),
-    Object(Vec<(Rc<str>, Node)>),
+    Unsigned(Packed),
+    Negative(Packed),
+    Float(Packed),
+    String(Rc<str>),
+    Array(Box<[Node]>),
+    Object(Box<[(Rc<str>, Node)]>),
+}
+
+/// The bytes of a number. As a number it would have every node begin at a multiple of eight bytes, and the tree of a large
+/// document, which decides how large a VM becomes, take a third more.
+type Packed = [u8; 8];
+
+impl Node {
+    /// Takes the elements out of the array in the field `name`, if an object is here and has one there; of duplicates the
+    /// first. The array stays, empty.
+    pub fn take_items(&mut self, name: &str) -> Box<[Node]> {
+        let Json::Object(members) = &mut self.json else { return Box::default() };
+        match members.iter_mut().find(|(member, _)| **member == *name) {
+            Some((_, Node { json: Json::Array(items), .. })) => std::mem::take(items),
+            _ => Box::default(),
+        }
+    }
 }
 
 impl Json {
@@ -68,9 +84,9 @@ impl Json {
     fn shown(&self) -> String {
         match self {
             Json::Bool(value) => value.to_string(),
-            Json::Unsigned(value) => value.to_string(),
-            Json::Negative(value) => value.to_string(),
-            Json::Float(value) => decimal(*value),
+            Json::Unsigned(value) => u64::from_ne_bytes(*value).to_string(),
+            Json::Negative(value) => i64::from_ne_bytes(*value).to_string(),
+            Json::Float(value) => decimal(f64::from_ne_bytes(*value)),
             Json::String(value) => quoted(value),
             Json::Null | Json::Array(_) | Json::Object(_) => self.kind().to_owned(),
         }
@@ -97,7 +113,7 @@ fn decimal(value: f64) -> String {
         }
         scale = scale.saturating_mul(10);
     }
-    Json::Float(value).kind().to_owned()
+    Json::Float(value.to_ne_bytes()).kind().to_owned()
 }
 
 /// A string in JSON form, in quotes, cut after a readable number of characters.
@@ -127,9 +143,9 @@ fn quoted(text: &str) -> String {
 /// # Errors
 /// One problem at the root: the document is not JSON. The message has line and column and none of the content.
 pub fn parse(text: &[u8]) -> Result<Node, Problems> {
-    let (next, names) = (Cell::new(0), RefCell::default());
+    let (next, texts) = (Cell::new(0), RefCell::default());
     let mut deserializer = serde_json::Deserializer::from_slice(text);
-    Grow { next: &next, names: &names }
+    Grow { next: &next, texts: &texts }
         .deserialize(&mut deserializer)
         .and_then(|node| deserializer.end().map(|()| node))
         .map_err(|error| Problems::of_document(&format!("JSON syntax error: {error}")))
@@ -139,14 +155,15 @@ pub fn parse(text: &[u8]) -> Result<Node, Problems> {
 #[derive(Clone, Copy)]
 struct Grow<'a> {
     next: &'a Cell<u32>,
-    /// Names of members, each held once: a thousand deployments have the same fields.
-    names: &'a RefCell<BTreeSet<Rc<str>>>,
+    /// Names of members and strings, each held once: a thousand deployments have the same fields, and most of their values are
+    /// the same.
+    texts: &'a RefCell<BTreeSet<Rc<str>>>,
 }
 
-/// Reads a member's name.
-struct Name<'a>(&'a RefCell<BTreeSet<Rc<str>>>);
+/// Reads a member's name, or a string.
+struct Text<'a>(&'a RefCell<BTreeSet<Rc<str>>>);
 
-impl<'de> DeserializeSeed<'de> for Name<'_> {
+impl<'de> DeserializeSeed<'de> for Text<'_> {
     type Value = Rc<str>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Rc<str>, D::Error> {
@@ -154,21 +171,21 @@ impl<'de> DeserializeSeed<'de> for Name<'_> {
     }
 }
 
-impl Visitor<'_> for Name<'_> {
+impl Visitor<'_> for Text<'_> {
     type Value = Rc<str>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a name")
+        f.write_str("a text")
     }
 
-    fn visit_str<E>(self, name: &str) -> Result<Rc<str>, E> {
-        let Ok(mut names) = self.0.try_borrow_mut() else { return Ok(name.into()) };
-        if let Some(held) = names.get(name) {
+    fn visit_str<E>(self, text: &str) -> Result<Rc<str>, E> {
+        let Ok(mut texts) = self.0.try_borrow_mut() else { return Ok(text.into()) };
+        if let Some(held) = texts.get(text) {
             return Ok(Rc::clone(held));
         }
-        let name: Rc<str> = name.into();
-        names.insert(Rc::clone(&name));
-        Ok(name)
+        let text: Rc<str> = text.into();
+        texts.insert(Rc::clone(&text));
+        Ok(text)
     }
 }
 
@@ -198,19 +215,19 @@ impl<'de> Visitor<'de> for Grow<'_> {
     }
 
     fn visit_u64<E>(self, value: u64) -> Result<Json, E> {
-        Ok(Json::Unsigned(value))
+        Ok(Json::Unsigned(value.to_ne_bytes()))
     }
 
     fn visit_i64<E>(self, value: i64) -> Result<Json, E> {
-        Ok(Json::Negative(value))
+        Ok(Json::Negative(value.to_ne_bytes()))
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<Json, E> {
-        Ok(Json::Float(value))
+        Ok(Json::Float(value.to_ne_bytes()))
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Json, E> {
-        Ok(Json::String(value.to_owned()))
+    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Json, E> {
+        Text(self.texts).visit_str(value).map(Json::String)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Json, A::Error> {
@@ -218,18 +235,16 @@ impl<'de> Visitor<'de> for Grow<'_> {
         while let Some(item) = seq.next_element_seed(self)? {
             items.push(item);
         }
-        items.shrink_to_fit();
-        Ok(Json::Array(items))
+        Ok(Json::Array(items.into()))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Json, A::Error> {
         let mut members = Vec::new();
-        while let Some(name) = map.next_key_seed(Name(self.names))? {
+        while let Some(name) = map.next_key_seed(Text(self.texts))? {
             members.push((name, map.next_value_seed(self)?));
         }
-        // A third of the tree would be room for members that never come, and a VM's memory never shrinks.
-        members.shrink_to_fit();
-        Ok(Json::Object(members))
+        // No room for members that never come: it would be a third of the tree.
+        Ok(Json::Object(members.into()))
     }
 }
 

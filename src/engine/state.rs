@@ -94,7 +94,7 @@ impl State {
             name: deployment.name.clone(),
             release: deployment.release.clone(),
             standings_key: ["bellwether/1/standings/", &deployment.name, "/", &deployment.release].concat(),
-            versions: Vec::new(),
+            versions: Vec::with_capacity(deployment.versions.len()),
             read_at: None,
             merged_at: Micros(0),
             looked_at: None,

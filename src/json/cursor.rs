@@ -89,9 +89,9 @@ impl<'a> Cursor<'a> {
     pub fn as_number(&self) -> Option<f64> {
         // Beyond 2^53 a double rounds; every range in the configuration ends far below.
         match &self.node.json {
-            Json::Unsigned(value) => Some(*value as f64),
-            Json::Negative(value) => Some(*value as f64),
-            Json::Float(value) => Some(*value),
+            Json::Unsigned(value) => Some(u64::from_ne_bytes(*value) as f64),
+            Json::Negative(value) => Some(i64::from_ne_bytes(*value) as f64),
+            Json::Float(value) => Some(f64::from_ne_bytes(*value)),
             Json::String(text) if self.sink.numbers_in_strings => {
                 // The JSON reader's own number parsing: `str::parse` would add 20 kB of another one.
                 serde_json::from_str(text).ok()
@@ -170,6 +170,11 @@ impl<'a> Cursor<'a> {
         }
         let cursor = |(i, node)| Cursor { node, step: Step::Index(self, i), ..*self };
         Ok(Items { cursors: items.iter().take(*count.end()).enumerate().map(cursor).collect(), complete })
+    }
+
+    /// The place of an element that was taken out of the array here.
+    pub fn element<'e>(&'e self, index: usize, node: &'e Node) -> Cursor<'e> {
+        Cursor { node, step: Step::Index(self, index), ..*self }
     }
 
     /// The object here, whose fields are `known`.
