@@ -5,7 +5,7 @@ LINKED  := target/linked/wasm32-wasip1/release/bellwether.wasm
 INLINE   := -C llvm-args=-inline-threshold=40
 # The filter must stay loadable in a moment on every worker: 415 kB for what requests need, 60 for the admin role, 40 for its page.
 WASM_MAX := 515000
-SOURCES := $(shell find src -type f) Cargo.toml Cargo.lock
+SOURCES := $(shell find abi src -type f) Cargo.toml Cargo.lock
 
 # The Envoys that `make test-matrix` runs on: the last release of each minor version on PyPI that has a Wasm runtime (1.38.3 has
 # none). The first one is also that of `make test-oldest`.

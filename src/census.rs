@@ -21,7 +21,7 @@ const ENTRIES_MAX: usize = 1024;
 /// What a VM holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Holding {
-    /// Requests between their headers and their log entry.
+    /// Requests between their headers and their end.
     pub in_flight: u64,
     /// Linear memory in bytes. It never shrinks: this is the most that was ever in use, in pages of 64 KiB.
     pub memory: u64,

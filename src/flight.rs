@@ -33,8 +33,8 @@ impl Carried {
 struct Attempt {
     began: Micros,
     carried: Carried,
-    /// It has given headers.
-    answered: bool,
+    /// When it gave headers.
+    heard: Option<Micros>,
     state: State,
 }
 
@@ -99,7 +99,12 @@ impl Flight {
 
     /// Whether the last attempt's headers were seen by the `keys` role.
     pub fn last_status_seen(&self) -> bool {
-        self.attempts.last().is_some_and(|attempt| attempt.answered)
+        self.attempts.last().is_some_and(|attempt| attempt.heard.is_some())
+    }
+
+    /// When the headers of the answer came, if they were good ones: others Envoy may have kept, and answered itself later.
+    pub fn good_since(&self) -> Option<Micros> {
+        self.attempts.last().filter(|attempt| attempt.state == State::Good).and_then(|attempt| attempt.heard)
     }
 
     /// Keys of a pool that this request has already tried.
@@ -132,7 +137,7 @@ impl Flight {
             self.settle_open(n, now, Ending::Unanswered, errors, judged);
         }
         self.seen_by_keys = true;
-        self.attempts.push(Attempt { began: now, carried, answered: false, state: State::Open });
+        self.attempts.push(Attempt { began: now, carried, heard: None, state: State::Open });
         self.attempts.len().saturating_sub(1)
     }
 
@@ -142,7 +147,7 @@ impl Flight {
         self.attempts.push(Attempt {
             began: now,
             carried: Carried::default(),
-            answered: false,
+            heard: None,
             state: State::Open,
         });
         let n = self.attempts.len().saturating_sub(1);
@@ -161,7 +166,7 @@ impl Flight {
         let held = self.attempts.get_mut(attempt).filter(|held| held.state == State::Open)?;
         let outcome = classify(errors, Some(status), Ending::Complete, held.carried.own_key());
         let good = outcome == Outcome::Good;
-        held.answered = true;
+        held.heard = Some(now);
         held.state = if good { State::Good } else { State::Settled(outcome) };
         Some(Judgement {
             event: Some(Event::Answered { outcome, latency: good.then(|| Micros(now.since(began))) }),
@@ -204,7 +209,7 @@ impl Flight {
         if !reached || self.seen_by_keys {
             return None;
         }
-        self.attempts.push(Attempt { began: self.seen, carried, answered: false, state: State::Open });
+        self.attempts.push(Attempt { began: self.seen, carried, heard: None, state: State::Open });
         if classify(errors, Some(status), Ending::Complete, carried.own_key()) == Outcome::Good {
             return self.answered(0, status, now, errors);
         }

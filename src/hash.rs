@@ -5,6 +5,8 @@
 //! `std`'s hasher: its algorithm may change with the compiler, and then every sticky user would move. Not a keyed one: a
 //! client that wants another version can just as well send another identity.
 
+use std::hash::Hasher;
+
 const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
 const PRIME: u64 = 0x0000_0100_0000_01b3;
 
@@ -23,6 +25,25 @@ pub fn hash(parts: &[&[u8]]) -> u64 {
     state ^= state >> 33;
     state = state.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     state ^ (state >> 33)
+}
+
+/// For maps whose keys are numbers that we have given ourselves, one after the other: one multiplication (by 2⁶⁴ divided by the
+/// golden ratio, Knuth's multiplicative hashing) in place of `std`'s defence against keys that somebody chooses.
+#[derive(Default)]
+pub struct Spread(u64);
+
+impl Hasher for Spread {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.write_u64(hash(&[bytes]));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
 }
 
 #[cfg(test)]

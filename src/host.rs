@@ -1,4 +1,4 @@
-//! The only file with host calls: the clocks, shared data, headers, properties, metrics, the log, chance.
+//! The only file with host calls (those that the SDK makes too dear go through `bellwether-abi`): the clocks, shared data, headers, properties, metrics, the log, chance.
 //!
 //! Everything here returns a value or nothing; nothing panics on what a client or an upstream may send. The SDK's `String`
 //! getters and its trait conveniences do (they unwrap every status), so they are not used anywhere, and header *values* are
@@ -9,6 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use bellwether_abi::{self as abi, Map};
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, LogLevel, MapType, MetricType, Status};
 
@@ -118,7 +119,7 @@ impl Store for SharedData {
 
 /// All request headers. Only in the request-headers callback.
 pub fn request_headers() -> Headers {
-    Headers::new(hostcalls::get_map_bytes(MapType::HttpRequestHeaders).unwrap_or_default())
+    Headers::parse(abi::headers(Map::Request).unwrap_or_default())
 }
 
 /// Sets a request header. Only in the request-headers callback.
@@ -147,25 +148,26 @@ pub fn response_status() -> Option<u16> {
     Some(std::str::from_utf8(&bytes).ok().and_then(|text| text.parse().ok()).unwrap_or(0))
 }
 
-/// A property as bytes; `None` where there is none.
-pub fn property(path: &[&str]) -> Option<Vec<u8>> {
-    hostcalls::get_property(path.to_vec()).ok().flatten()
+/// A property as bytes; `None` where there is none, or an empty one. `path`: its parts with `\0` between them.
+pub fn property(path: &str) -> Option<Vec<u8>> {
+    abi::property(path.as_bytes()).filter(|bytes| !bytes.is_empty())
 }
 
 /// Envoy's response flags.
 pub fn response_flags() -> u64 {
-    let bytes = property(&["response", "flags"]);
+    let bytes = property("response\0flags");
     bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes)
 }
 
-/// Whether the response came from an upstream.
+/// Whether the response came from an upstream. No status and no chosen endpoint can stand for the details: Envoy answers a gRPC
+/// request with 200 whatever went wrong, and a gateway may map its own answers to any status.
 pub fn via_upstream() -> bool {
-    property(&["response", "code_details"]).is_some_and(|details| details == b"via_upstream")
+    property("response\0code_details").is_some_and(|details| details == b"via_upstream")
 }
 
 /// The downstream address, with port.
 pub fn source_address() -> Option<Vec<u8>> {
-    property(&["source", "address"])
+    property("source\0address")
 }
 
 /// The property under which a request's number travels to its attempts; it never leaves the process.
@@ -174,12 +176,37 @@ const FLIGHT: &str = "bw.req";
 /// Ties the request to its attempts. `home`: the cluster of the version that the request is dressed for; empty where no attempt
 /// can go to another one.
 pub fn set_flight(id: u64, home: &[u8]) {
-    let _ = hostcalls::set_property(vec![FLIGHT], Some(&[&id.to_le_bytes(), home].concat()));
+    let id = id.to_le_bytes();
+    match home {
+        [] => abi::set_property(FLIGHT.as_bytes(), &id),
+        home => abi::set_property(FLIGHT.as_bytes(), &[&id, home].concat()),
+    }
+}
+
+/// The name of an empty property that only the request of this number has. Whether it is there tells a probable answer from a
+/// wrong one for a fifth of what it costs to read the number.
+fn mark(id: u64) -> [u8; 14] {
+    let mut name = *b"bw.00000000000";
+    // Six bits a character, none of them a zero byte, which would end the name; and Envoy allocates nothing for a short one.
+    for (character, shift) in name.iter_mut().skip(3).zip((0..64).step_by(6)) {
+        *character = character.saturating_add(u8::try_from((id >> shift) & 63).unwrap_or(0));
+    }
+    name
+}
+
+/// Marks the request, for [`is_flight`].
+pub fn mark_flight(id: u64) {
+    abi::set_property(&mark(id), b"");
+}
+
+/// Whether this attempt belongs to the request of this number, which was marked.
+pub fn is_flight(id: u64) -> bool {
+    abi::property(&mark(id)).is_some()
 }
 
 /// The number of the request that this attempt belongs to, and its home.
 pub fn flight() -> Option<(u64, Vec<u8>)> {
-    let bytes = property(&[FLIGHT])?;
+    let bytes = property(FLIGHT)?;
     let (id, home) = bytes.split_first_chunk()?;
     Some((u64::from_le_bytes(*id), home.to_vec()))
 }
@@ -190,7 +217,7 @@ const NEXT_CLUSTER: &str = "bw.cluster";
 
 /// Has the route choose this cluster for the request's next attempt, if there is one.
 pub fn set_next_cluster(cluster: &str) {
-    let _ = hostcalls::set_property(vec![NEXT_CLUSTER], Some(cluster.as_bytes()));
+    abi::set_property(NEXT_CLUSTER.as_bytes(), cluster.as_bytes());
 }
 
 /// The plugin's configuration as the host holds it.
@@ -232,7 +259,7 @@ pub fn answer(status: u32, kind: &str, policy: &str, allow: Option<&str>, body: 
 
 /// The body of a request to the admin listener, where the filter before this one has put it.
 pub fn buffered_body() -> Option<Vec<u8>> {
-    property(&["metadata", "filter_metadata", "bellwether", "body"])
+    property("metadata\0filter_metadata\0bellwether\0body")
 }
 
 /// What the response says of a rate limit, if it is one. Only in the response-headers callback.
@@ -240,19 +267,20 @@ pub fn rate_limit_wait(status: u16, now: UnixMillis) -> Option<Millis> {
     if status != 429 {
         return None;
     }
-    let headers = hostcalls::get_map_bytes(MapType::HttpResponseHeaders).ok()?;
-    reset::wait(headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())), now)
+    let headers = Headers::parse(abi::headers(Map::Response)?);
+    let named = headers.iter().map(|(name, value)| (std::str::from_utf8(name).unwrap_or_default(), value));
+    reset::wait(named, now)
 }
 
 /// The cluster that an attempt goes to. Only in an upstream context.
 pub fn attempt_cluster() -> Option<Vec<u8>> {
-    property(&["xds", "cluster_name"])
+    property("xds\0cluster_name")
 }
 
 /// The label of the endpoint that an attempt goes to: the member of an aggregate cluster, by the name that a version gives to
 /// its cluster. Only in an upstream context. Cheap where there is none.
 pub fn attempt_label() -> Option<Vec<u8>> {
-    property(&["xds", "upstream_host_metadata", "filter_metadata", "bellwether", "cluster"])
+    property("xds\0upstream_host_metadata\0filter_metadata\0bellwether\0cluster")
 }
 
 /// Posts a JSON body from a root context; the call's number, or `None` if Envoy would not (no such cluster).
@@ -305,15 +333,6 @@ pub fn error(line: &str) {
     let _ = hostcalls::log(LogLevel::Error, line);
 }
 
-/// A metric of this VM.
-#[derive(Clone, Copy)]
-pub struct MetricId(u32);
-
-/// Makes a counter, or finds it if there is one of this name.
-pub fn define_counter(name: &str) -> Option<MetricId> {
-    define(MetricType::Counter, name).map(MetricId)
-}
-
 thread_local! {
     /// The metrics that this VM has defined, by hash of their names, in order.
     static DEFINED: RefCell<Vec<(u64, u32)>> = const { RefCell::new(Vec::new()) };
@@ -336,58 +355,58 @@ fn define(kind: MetricType, name: &str) -> Option<u32> {
     })
 }
 
-/// Adds to a counter.
-pub fn increment(id: MetricId, count: i64) {
-    let _ = hostcalls::increment_metric(id.0, count);
-}
+/// One metric of this VM, defined when first used: an unused series is never shown.
+///
+/// Small, because a gateway may hold some tens of thousands of them and a VM holds two plans while one takes over from the
+/// other: its name is put together when it is defined, the labels are shared with its siblings.
+pub struct Metric(Cell<u32>);
 
-/// One process-wide metric, defined when first used: an unused series is never shown.
-pub struct Metric {
-    kind: MetricType,
-    name: String,
-    id: Cell<Option<u32>>,
+/// A metric that is not defined yet; the host counts up from 0 by fours.
+const UNDEFINED: u32 = u32::MAX;
+
+/// Of which kind a metric is, and its name.
+#[derive(Clone, Copy)]
+pub struct Kind(MetricType);
+
+impl Kind {
+    /// Counts up.
+    pub const COUNTER: Kind = Kind(MetricType::Counter);
+    /// Shows the last value.
+    pub const GAUGE: Kind = Kind(MetricType::Gauge);
+    /// Shows how values are distributed.
+    pub const HISTOGRAM: Kind = Kind(MetricType::Histogram);
 }
 
 impl Metric {
-    /// A counter.
-    pub fn counter(name: String) -> Metric {
-        Metric { kind: MetricType::Counter, name, id: Cell::new(None) }
+    /// One that is defined when it is first used.
+    pub const fn new() -> Metric {
+        Metric(Cell::new(UNDEFINED))
     }
 
-    /// A gauge.
-    pub fn gauge(name: String) -> Metric {
-        Metric { kind: MetricType::Gauge, name, id: Cell::new(None) }
-    }
-
-    /// A histogram.
-    pub fn histogram(name: String) -> Metric {
-        Metric { kind: MetricType::Histogram, name, id: Cell::new(None) }
-    }
-
-    /// Adds to a counter.
-    pub fn add(&self, count: u64) {
+    /// Adds to a counter. `name`: the parts of its name.
+    pub fn add(&self, name: &[&str], count: u64) {
         // The host refuses an increment of 0.
-        if let (Some(id), Ok(count @ 1..)) = (self.id(), i64::try_from(count)) {
+        if let (Some(id), Ok(count @ 1..)) = (self.id(Kind::COUNTER, name), i64::try_from(count)) {
             let _ = hostcalls::increment_metric(id, count);
         }
     }
 
-    /// Sets a gauge, or records a value in a histogram.
-    pub fn record(&self, value: u64) {
-        if let Some(id) = self.id() {
+    /// Sets a gauge, or records a value in a histogram. `name`: the parts of its name.
+    pub fn record(&self, kind: Kind, name: &[&str], value: u64) {
+        if let Some(id) = self.id(kind, name) {
             let _ = hostcalls::record_metric(id, value);
         }
     }
 
-    /// Makes the series visible before it has a value.
-    pub fn define(&self) {
-        let _ = self.id();
+    /// Makes a counter visible before it has a value.
+    pub fn define(&self, name: &[&str]) {
+        let _ = self.id(Kind::COUNTER, name);
     }
 
-    fn id(&self) -> Option<u32> {
-        if self.id.get().is_none() {
-            self.id.set(define(self.kind, &self.name));
+    fn id(&self, kind: Kind, name: &[&str]) -> Option<u32> {
+        if self.0.get() == UNDEFINED {
+            self.0.set(define(kind.0, &name.concat())?);
         }
-        self.id.get()
+        Some(self.0.get())
     }
 }

@@ -28,11 +28,12 @@
 //! * what the workers share: [`codec`], [`store`], [`engine`], [`usage`] (of keys), [`census`] (what each VM
 //!   holds)
 //! * what people ask and order: [`admin`]
-//! * the proxy's side, compiled for wasm only: `host` (every host call), `filter` (contexts of the three roles)
+//! * the proxy's side, compiled for wasm only: `host` (every host call; those that the SDK makes too dear are in the crate
+//!   `bellwether-abi`, with the only unsafe code), `filter` (contexts of the three roles)
 //!
 //! ## Invariants, each an absence
 //!
-//! 1. Only `host` and `filter` name the SDK; everything else also runs natively.
+//! 1. Only `host` and `filter` name the SDK or the ABI; everything else also runs natively.
 //! 2. Nothing below them reads a clock, a random source, the environment or a global: these are arguments.
 //! 3. A [`plan::Plan`] is valid by construction; nothing on the request path can report a configuration error.
 //! 4. Every loop has a bound, every shared value a schema byte and a total decoder; what cannot be decoded is counted and

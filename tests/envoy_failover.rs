@@ -317,3 +317,56 @@ async fn a_retry_that_comes_back_in_another_vm_takes_no_key_of_stables_to_the_ca
     let refused = envoy.metric("bellwether_dropped_total", &[("what", "attempt")]).await.unwrap();
     assert_eq!(refused, 1.0);
 }
+
+/// An attempt begins, most often, in the very callback in which the router has seen its request; a filter between the two that
+/// waits for something has other requests come in between, and attempts of those.
+#[tokio::test(flavor = "multi_thread")]
+async fn attempts_find_their_requests_whatever_comes_between() {
+    const REQUESTS: usize = 400;
+    let held_up = |bootstrap: &mut Value| {
+        let manager = &mut bootstrap["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0];
+        let filters = manager["typed_config"]["http_filters"].as_array_mut().unwrap();
+        let last = filters.len() - 1;
+        filters.insert(
+            last,
+            json!({"name": "envoy.filters.http.fault", "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault",
+                "delay": {"header_delay": {}, "percentage": {"numerator": 100}},
+            }}),
+        );
+    };
+    let mut config = config();
+    for version in config["deployments"][0]["versions"].as_array_mut().unwrap() {
+        version["weight"] = json!(50);
+    }
+    let options = EnvoyOptions {
+        route: Route::Aggregate,
+        concurrency: 1,
+        edit: Some(Box::new(held_up)),
+        ..EnvoyOptions::default()
+    };
+    let rig = Rig::with(options, config).await;
+    rig.v2.set(Behaviour { fault: Some(Fault::status(503, &[])), ..Behaviour::default() });
+    let request = |n: usize| {
+        let request = Rig::request(n.is_multiple_of(5));
+        // Every third one is not held up, the others for so long that their order is another one.
+        match n % 3 {
+            0 => request,
+            _ => request.header("x-envoy-fault-delay-request", &(1 + n * 7 % 40).to_string()),
+        }
+    };
+    let answers = rig::ask_all(&rig.envoy.client(), REQUESTS, request).await;
+    for (n, answer) in answers.iter().enumerate() {
+        assert_served(answer, "v1", n.is_multiple_of(5), &n.to_string());
+    }
+    let (stables, canarys) = rig.take();
+    stables.iter().for_each(|received| drop(assert_stables(received, "stable's provider")));
+    canarys.iter().for_each(|received| drop(assert_canarys(received, "the canary's")));
+    assert_eq!(stables.len(), REQUESTS);
+    assert!((100..300).contains(&canarys.len()), "{} attempts of the canary", canarys.len());
+    let (good, bad) = (REQUESTS as u64, canarys.len() as u64);
+    expect_outcomes(&rig, "bellwether_attempts_total", &[("v1 good", good), ("v2 bad", bad)], "each once")
+        .await;
+    let dropped = rig.envoy.metric("bellwether_dropped_total", &[]).await.unwrap();
+    assert_eq!(dropped, 0.0);
+}

@@ -337,6 +337,32 @@ async fn an_answer_of_envoy_itself_is_local() {
     }
 }
 
+/// Envoy answers a gRPC request with 200 whatever has gone wrong, and a client is free to call its request one.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_of_envoy_itself_is_no_success_because_the_client_speaks_grpc() {
+    for keys_role in BOTH {
+        let cases = vec![
+            case("refused", Behaviour::default()),
+            case("overflow", Behaviour::default()),
+            case("broken", Behaviour::failing(Fault::Reset)),
+        ];
+        let stage = Stage::start(keys_role, cases).await;
+        let grpc = |name| {
+            let mut request = chat(name, false);
+            request.headers.retain(|(name, _)| name != "content-type");
+            request.header("content-type", "application/grpc")
+        };
+        for request in [grpc("refused").header("x-refused", "yes"), grpc("overflow"), grpc("broken")] {
+            assert_eq!(stage.send(request).await.status, 200, "{}", stage.mode);
+        }
+        for name in ["refused", "overflow"] {
+            stage.expect(name, &[("local", 1)], &[]).await;
+            assert_eq!(stage.providers[name].count(), 0, "no attempt was made, {}", stage.mode);
+        }
+        stage.expect("broken", &[("bad", 1)], &[("bad", 1)]).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_attempt_that_was_retried_is_bad_and_its_request_good() {
     for keys_role in BOTH {

@@ -4,6 +4,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use bellwether::admin;
 use bellwether::hash::hash;
 use bellwether::reset;
 use bellwether::route::{Headers, RequestFacts, address_without_port, find, rewritten_path};
@@ -21,6 +22,31 @@ pub fn run(data: &[u8]) {
     let pairs: Vec<(String, Vec<u8>)> = lines.take(32).map(pair).collect();
     request(address, &pairs);
     response(&pairs);
+    proxys_form(data, &pairs);
+}
+
+/// Headers as the proxy hands them over, and bytes that it never would.
+fn proxys_form(data: &[u8], pairs: &[(String, Vec<u8>)]) {
+    let number = |n: usize| u32::try_from(n).expect("short").to_le_bytes();
+    let mut form = number(pairs.len()).to_vec();
+    pairs.iter().for_each(|(name, value)| form.extend([number(name.len()), number(value.len())].concat()));
+    pairs.iter().for_each(|(name, value)| form.extend([name.as_bytes(), b"\0", value, b"\0"].concat()));
+    let sent = || pairs.iter().map(|(name, value)| (name.as_bytes(), value.as_slice()));
+    let whole = Headers::parse(form.clone());
+    assert!(whole.iter().eq(sent()));
+    form.truncate(form.len().saturating_sub(data.len() % 64));
+    let cut = Headers::parse(form);
+    assert!(cut.iter().zip(sent()).all(|(read, sent)| read == sent));
+
+    let read = Headers::parse(data.to_vec());
+    let bytes: usize = read.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
+    assert!(bytes <= data.len());
+    for headers in [read, Headers::new(pairs.to_vec())] {
+        if let Err(refusal) = admin::ask(&headers, &["ops.example.com".to_owned()]) {
+            assert!((400..500).contains(&refusal.status));
+            assert!(refusal.body().len() < 1000);
+        }
+    }
 }
 
 fn pair(line: &[u8]) -> (String, Vec<u8>) {

@@ -7,8 +7,8 @@
 
 use anyhow::{Context, Result, bail};
 
-/// What Envoy calls: contexts, configuration, ticks, headers, ends of streams, answers to calls of our own; and memory.
-const KEPT: [&str; 17] = [
+/// What Envoy calls: contexts, configuration, ticks, headers, ends of contexts, answers to calls of our own; and memory.
+const KEPT: [&str; 15] = [
     "_initialize",
     "malloc",
     "memory",
@@ -16,9 +16,7 @@ const KEPT: [&str; 17] = [
     "proxy_on_configure",
     "proxy_on_context_create",
     "proxy_on_delete",
-    "proxy_on_done",
     "proxy_on_http_call_response",
-    "proxy_on_log",
     "proxy_on_memory_allocate",
     "proxy_on_request_headers",
     "proxy_on_response_headers",
@@ -33,7 +31,7 @@ const NEEDED: [&str; 6] = [
     "_initialize",
     "proxy_abi_version_0_2_1",
     "proxy_on_configure",
-    "proxy_on_log",
+    "proxy_on_delete",
     "proxy_on_request_headers",
     "proxy_on_response_headers",
 ];
@@ -104,7 +102,7 @@ mod tests {
             ("<bellwether::filter::Root as proxy_wasm::traits::RootContext>::on_tick", "Root::on_tick"),
             ("hashbrown::raw::RawTable<T,A>::reserve_rehash", "RawTable::reserve_rehash"),
             ("core::str::slice_error_fail_rt", "str::slice_error_fail_rt"),
-            ("proxy_on_log", "proxy_on_log"),
+            ("proxy_on_delete", "proxy_on_delete"),
             ("", ""),
         ] {
             assert_eq!(super::shortened(name), short);

@@ -3,6 +3,7 @@
 //! Attempts share one header map with each other and with the downstream filters, so a header is always replaced, never
 //! added.
 
+use std::cell::LazyCell;
 use std::rc::Rc;
 
 use proxy_wasm::traits::{Context, HttpContext};
@@ -35,11 +36,18 @@ impl AttemptStream {
     }
 
     fn begin(&mut self) -> Action {
-        // Requests that no deployment took carry no number, and neither do mirrored ones.
-        let Some((id, home)) = host::flight() else { return Action::Continue };
-        let Some(request) = self.worker.in_flight(id) else { return self.stranger(&home) };
+        let (id, request) = match self.at_hand() {
+            Some(found) => found,
+            None => {
+                // Requests that no deployment took carry no number, and neither do mirrored ones.
+                let Some((id, home)) = host::flight() else { return Action::Continue };
+                let Some(request) = self.worker.in_flight(id) else { return self.stranger(&home) };
+                (id, request)
+            }
+        };
         let Some(deployment) = request.deployment() else { return Action::Continue };
-        let now = self.worker.clock.now();
+        // The first attempt, as the router has made it, needs none: it began when the request was seen.
+        let now = LazyCell::new(|| self.worker.clock.now());
         let router = &request.router;
         let mut judged = Vec::new();
         let mut notes = Notes::default();
@@ -87,11 +95,12 @@ impl AttemptStream {
         if first && to_stable {
             flight.passed_over(now.mono, errors, &mut judged);
         }
-        let attempt = flight.begin(now.mono, carried, errors, &mut judged);
+        let began = if first && !to_stable { flight.seen() } else { now.mono };
+        let attempt = flight.begin(began, carried, errors, &mut judged);
         let next_to_stable = deployment.failover.is_some_and(|after| flight.attempts_on_assigned() >= after);
         drop(flight);
         if first && to_stable {
-            self.worker.not_carried(&request, now);
+            self.worker.not_carried(&request, *now);
         }
         self.attempt = Some((Rc::clone(&request), attempt));
         if next_to_stable
@@ -104,10 +113,17 @@ impl AttemptStream {
             host::set_request_header(&router.plan.cluster_header, stable.cluster.as_bytes());
         }
         if !judged.is_empty() {
-            self.worker.record(&request, &judged, None, now);
+            self.worker.record(&request, &judged, None, *now);
         }
         self.worker.tell(router, request.deployment, notes);
         Action::Continue
+    }
+
+    /// The request that the router has seen last, if this is its first attempt.
+    fn at_hand(&self) -> Option<(u64, Rc<InFlight>)> {
+        let id = self.worker.latest()?;
+        let request = self.worker.in_flight(id)?;
+        host::is_flight(id).then_some((id, request))
     }
 
     /// The version whose provider this attempt goes to, and whether that is stable instead of the canary that the request was
@@ -217,14 +233,15 @@ fn first_return(router: &Router, deployment: &Deployment, version: &Version, now
     pools.filter_map(|n| router.outlook(n, now).err().flatten()).min()
 }
 
-impl Context for AttemptStream {
-    fn on_done(&mut self) -> bool {
+impl Drop for AttemptStream {
+    fn drop(&mut self) {
         if let (false, Some((request, attempt))) = (self.answered, self.attempt.take()) {
             self.give_up(&request, attempt);
         }
-        true
     }
 }
+
+impl Context for AttemptStream {}
 
 impl HttpContext for AttemptStream {
     fn on_http_request_headers(&mut self, _: usize, _: bool) -> Action {

@@ -6,52 +6,90 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use crate::engine::Dropped;
-use crate::host::{self, Metric, MetricId};
+use crate::host::{Kind, Metric};
 use crate::outcome::Outcome;
 use crate::plan::{Deployment, KeyPool};
 
-/// One counter an outcome. Names are put together when a series first counts: a gateway may hold thousands of them.
-pub struct ByOutcome {
-    prefix: String,
-    ids: [Cell<Option<MetricId>>; 7],
-}
+/// One counter an outcome.
+struct ByOutcome([Metric; Outcome::ALL.len()]);
 
 impl ByOutcome {
-    fn new(name: &str, labels: &str) -> ByOutcome {
-        ByOutcome { prefix: [name, labels, ".outcome."].concat(), ids: [const { Cell::new(None) }; 7] }
+    fn new() -> ByOutcome {
+        ByOutcome([const { Metric::new() }; Outcome::ALL.len()])
     }
 
-    /// Counts one.
-    pub fn count(&self, outcome: Outcome) {
-        let Some((_, id)) = Outcome::ALL.iter().zip(&self.ids).find(|(o, _)| **o == outcome) else { return };
-        if id.get().is_none() {
-            id.set(host::define_counter(&[self.prefix.as_str(), outcome.label()].concat()));
+    fn count(&self, outcome: Outcome, name: &str, labels: &str) {
+        if let Some((_, counter)) = Outcome::ALL.iter().zip(&self.0).find(|(o, _)| **o == outcome) {
+            counter.add(&[name, labels, ".outcome.", outcome.label()], 1);
         }
-        if let Some(id) = id.get() {
-            host::increment(id, 1);
+    }
+}
+
+/// A gauge that is written only when its value changes on this worker.
+struct Gauge {
+    metric: Metric,
+    /// [`NOTHING_SHOWN`] before the first value.
+    shown: Cell<u64>,
+}
+
+const NOTHING_SHOWN: u64 = u64::MAX;
+
+impl Gauge {
+    fn new() -> Gauge {
+        Gauge { metric: Metric::new(), shown: Cell::new(NOTHING_SHOWN) }
+    }
+
+    fn show(&self, value: u64, name: &[&str]) {
+        if self.shown.replace(value) != value {
+            self.metric.record(Kind::GAUGE, name, value);
         }
     }
 }
 
 /// Metrics of one version of a deployment.
 pub struct VersionMetrics {
-    /// Requests by their final outcome.
-    pub requests: ByOutcome,
-    /// Attempts by theirs.
-    pub attempts: ByOutcome,
-    /// Request seen → response headers, in milliseconds.
-    pub latency: Metric,
-    /// Basis points in effect.
-    pub weight: Gauge,
-    deployment: String,
-    version: String,
+    labels: Box<str>,
+    requests: ByOutcome,
+    attempts: ByOutcome,
+    latency: Metric,
+    weight: Gauge,
 }
 
 impl VersionMetrics {
+    fn new(of: &str, id: &str) -> VersionMetrics {
+        VersionMetrics {
+            labels: [of, ".version.", &label(id)].concat().into(),
+            requests: ByOutcome::new(),
+            attempts: ByOutcome::new(),
+            latency: Metric::new(),
+            weight: Gauge::new(),
+        }
+    }
+
+    /// Counts a request by its final outcome.
+    pub fn request(&self, outcome: Outcome) {
+        self.requests.count(outcome, "bellwether_requests_total", &self.labels);
+    }
+
+    /// Counts an attempt by its outcome.
+    pub fn attempt(&self, outcome: Outcome) {
+        self.attempts.count(outcome, "bellwether_attempts_total", &self.labels);
+    }
+
+    /// Request seen → response headers, in milliseconds.
+    pub fn latency(&self, millis: u64) {
+        self.latency.record(Kind::HISTOGRAM, &["bellwether_latency_ms", &self.labels], millis);
+    }
+
+    /// Basis points in effect.
+    pub fn weight(&self, weight: u64) {
+        self.weight.show(weight, &["bellwether_weight", &self.labels]);
+    }
+
     /// Counts a rollback.
     pub fn rollback(&self, reason: &str) {
-        let labels = [".deployment.", &self.deployment, ".version.", &self.version, ".reason.", reason];
-        Metric::counter(["bellwether_rollbacks_total", &labels.concat()].concat()).add(1);
+        // As seldom as it is said: the host knows the series again by its name.
+        Metric::new().add(&["bellwether_rollbacks_total", &self.labels, ".reason.", reason], 1);
     }
 }
 
@@ -59,100 +97,98 @@ impl VersionMetrics {
 pub struct DeploymentMetrics {
     /// In the plan's order.
     pub versions: Vec<VersionMetrics>,
-    /// 0 active, 1 holding, 2 probing, 3 rolled back.
-    pub phase: Gauge,
-    /// Percent of the way to a rollback.
-    pub evidence: Gauge,
+    labels: Box<str>,
+    phase: Gauge,
+    evidence: Gauge,
 }
 
 impl DeploymentMetrics {
     /// Of a deployment.
     pub fn new(deployment: &Deployment) -> DeploymentMetrics {
-        let of = [".deployment.", &deployment.name].concat();
-        let versions = deployment
-            .versions
-            .iter()
-            .map(|version| {
-                let id = label(&version.id);
-                let both = [&of, ".version.", &id].concat();
-                VersionMetrics {
-                    requests: ByOutcome::new("bellwether_requests_total", &both),
-                    attempts: ByOutcome::new("bellwether_attempts_total", &both),
-                    latency: Metric::histogram(["bellwether_latency_ms", &both].concat()),
-                    weight: Gauge::new(["bellwether_weight", &both].concat()),
-                    deployment: deployment.name.clone(),
-                    version: id,
-                }
-            })
-            .collect();
+        let labels = [".deployment.", &deployment.name].concat();
         DeploymentMetrics {
-            versions,
-            phase: Gauge::new(["bellwether_phase", &of].concat()),
-            evidence: Gauge::new(["bellwether_evidence", &of].concat()),
+            versions: deployment.versions.iter().map(|v| VersionMetrics::new(&labels, &v.id)).collect(),
+            labels: labels.into(),
+            phase: Gauge::new(),
+            evidence: Gauge::new(),
         }
     }
-}
 
-/// Metrics of one pool's keys, in the plan's order.
-pub struct PoolMetrics {
-    /// Attempts by outcome and the key's status.
-    pub keys: Vec<(ByOutcome, Gauge)>,
-}
+    /// 0 active, 1 holding, 2 probing, 3 rolled back.
+    pub fn phase(&self, phase: u64) {
+        self.phase.show(phase, &["bellwether_phase", &self.labels]);
+    }
 
-impl PoolMetrics {
-    /// Of a pool.
-    pub fn new(pool: &KeyPool) -> PoolMetrics {
-        let keys = pool.keys.iter().map(|key| {
-            let labels = [".pool.", &label(&pool.name), ".key.", &label(&key.id)].concat();
-            let requests = ByOutcome::new("bellwether_key_requests_total", &labels);
-            (requests, Gauge::new(["bellwether_key_status", &labels].concat()))
-        });
-        PoolMetrics { keys: keys.collect() }
+    /// Percent of the way to a rollback.
+    pub fn evidence(&self, percent: u64) {
+        self.evidence.show(percent, &["bellwether_evidence", &self.labels]);
     }
 }
 
-/// A gauge that is written only when its value changes on this worker.
-pub struct Gauge {
-    metric: Metric,
-    shown: Cell<Option<u64>>,
+/// Metrics of one key of a pool.
+pub struct KeyMetrics {
+    labels: Box<str>,
+    requests: ByOutcome,
+    status: Gauge,
 }
 
-impl Gauge {
-    fn new(name: String) -> Gauge {
-        Gauge { metric: Metric::gauge(name), shown: Cell::new(None) }
+impl KeyMetrics {
+    /// Of a pool's keys, in the plan's order.
+    pub fn of(pool: &KeyPool) -> Vec<KeyMetrics> {
+        let name = label(&pool.name);
+        let of = |id: &str| KeyMetrics {
+            labels: [".pool.", &name, ".key.", &label(id)].concat().into(),
+            requests: ByOutcome::new(),
+            status: Gauge::new(),
+        };
+        pool.keys.iter().map(|key| of(&key.id)).collect()
     }
 
-    /// Shows a value.
-    pub fn show(&self, value: u64) {
-        if self.shown.replace(Some(value)) != Some(value) {
-            self.metric.record(value);
-        }
+    /// Counts an attempt with it.
+    pub fn attempt(&self, outcome: Outcome) {
+        self.requests.count(outcome, "bellwether_key_requests_total", &self.labels);
+    }
+
+    /// Its status, as a number.
+    pub fn status(&self, status: u64) {
+        self.status.show(status, &["bellwether_key_status", &self.labels]);
     }
 }
+
+const UPDATES: &str = "bellwether_config_updates_total.result.";
 
 /// Metrics of the whole filter.
 pub struct Global {
-    /// Updates that were accepted.
-    pub accepted: Metric,
-    /// Updates that were rejected.
-    pub rejected: Metric,
-    /// Requests in flight, in all VMs.
-    pub in_flight: Metric,
-    /// Linear memory of all VMs, in bytes.
-    pub memory: Metric,
+    accepted: Metric,
+    rejected: Metric,
+    in_flight: Metric,
+    memory: Metric,
     dropped: RefCell<BTreeMap<&'static str, Metric>>,
 }
 
 impl Global {
-    /// Defined at once: an alert on a rejected update needs the series before the first one.
+    /// Counters of updates are defined at once: an alert on a rejected one needs the series before the first.
     pub fn new() -> Global {
-        let accepted = Metric::counter("bellwether_config_updates_total.result.accepted".to_owned());
-        let rejected = Metric::counter("bellwether_config_updates_total.result.rejected".to_owned());
-        accepted.define();
-        rejected.define();
-        let in_flight = Metric::gauge("bellwether_in_flight".to_owned());
-        let memory = Metric::gauge("bellwether_vm_memory_bytes".to_owned());
+        let [accepted, rejected, in_flight, memory] = [const { Metric::new() }; 4];
+        accepted.define(&[UPDATES, "accepted"]);
+        rejected.define(&[UPDATES, "rejected"]);
         Global { accepted, rejected, in_flight, memory, dropped: RefCell::default() }
+    }
+
+    /// Counts an update that was accepted.
+    pub fn accepted(&self) {
+        self.accepted.add(&[UPDATES, "accepted"], 1);
+    }
+
+    /// Counts one that was rejected.
+    pub fn rejected(&self) {
+        self.rejected.add(&[UPDATES, "rejected"], 1);
+    }
+
+    /// Shows the requests in flight and the bytes of linear memory, of all VMs.
+    pub fn census(&self, in_flight: u64, memory: u64) {
+        self.in_flight.record(Kind::GAUGE, &["bellwether_in_flight"], in_flight);
+        self.memory.record(Kind::GAUGE, &["bellwether_vm_memory_bytes"], memory);
     }
 
     /// Counts what a bound or a fault has dropped.
@@ -163,8 +199,8 @@ impl Global {
     /// As [`Global::dropped`], for what the adapter itself drops.
     pub fn dropped_label(&self, what: &'static str, count: u64) {
         if let Ok(mut all) = self.dropped.try_borrow_mut() {
-            let name = || Metric::counter(["bellwether_dropped_total.what.", what].concat());
-            all.entry(what).or_insert_with(name).add(count);
+            let counter = all.entry(what).or_insert_with(Metric::new);
+            counter.add(&["bellwether_dropped_total.what.", what], count);
         }
     }
 }

@@ -32,7 +32,7 @@ impl Worker {
             if let (Some(metrics), Some(outcome)) =
                 (metrics.and_then(|m| m.versions.get(version)), judgement.outcome)
             {
-                metrics.attempts.count(outcome);
+                metrics.attempt(outcome);
             }
             if let Some((pool, key)) = judgement.carried.key {
                 self.blame_key(&request.router, (pool, key), judgement, wait, now, &mut notes);
@@ -77,10 +77,8 @@ impl Worker {
         notes: &mut Notes,
     ) {
         let metrics = router.pool_metrics.get(n);
-        if let (Some(outcome), Some((requests, _))) =
-            (judgement.outcome, metrics.and_then(|m| m.keys.get(key)))
-        {
-            requests.count(outcome);
+        if let (Some(outcome), Some(metrics)) = (judgement.outcome, metrics.and_then(|keys| keys.get(key))) {
+            metrics.attempt(outcome);
             if let (Some(fingerprint), Some(Ok(mut usage))) =
                 (judgement.carried.fingerprint, router.usages.get(n).map(|usage| usage.try_borrow_mut()))
             {
@@ -111,7 +109,7 @@ impl Worker {
     pub fn finish(&self, request: &InFlight, outcome: Outcome, now: Now) {
         let metrics = request.router.metrics.get(request.deployment);
         if let Some(version) = metrics.and_then(|metrics| metrics.versions.get(request.served_by())) {
-            version.requests.count(outcome);
+            version.request(outcome);
         }
         if request.assigned.lease.is_some()
             && let Some(deployment) = request.deployment()

@@ -10,7 +10,7 @@ use crate::flight::{Carried, Flight};
 use crate::plan::{Deployment, Guard};
 use crate::units::Millis;
 
-/// A request between its headers and its log entry.
+/// A request between its headers and its end.
 pub struct InFlight {
     /// The plan it was decided by.
     pub router: Rc<Router>,

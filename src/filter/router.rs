@@ -129,11 +129,12 @@ impl RouterStream {
     fn remove_spoofed(&self, headers: &Headers) {
         let plan = &self.router.plan;
         for name in headers.names() {
-            if name.starts_with("x-bellwether-")
-                || name == plan.cluster_header
-                || plan.version_header.as_deref() == Some(name)
+            if name.starts_with(b"x-bellwether-")
+                || name == plan.cluster_header.as_bytes()
+                || plan.version_header.as_ref().is_some_and(|header| name == header.as_bytes())
             {
-                host::remove_request_header(name);
+                // What is no text is no name of ours.
+                host::remove_request_header(std::str::from_utf8(name).unwrap_or_default());
             }
         }
     }
@@ -159,6 +160,7 @@ impl RouterStream {
             let canary = taken_by.filter(|d| request.version() != d.stable);
             let home = canary.and_then(|d| d.versions.get(request.version())).map(|v| v.cluster.as_bytes());
             host::set_flight(id, home.unwrap_or_default());
+            host::mark_flight(id);
         }
         self.serving = Some(Serving { request, id });
     }
@@ -171,28 +173,31 @@ impl RouterStream {
         {
             host::set_response_header(name, &version.id);
         }
-        let now = self.worker.clock.now();
         let Ok(mut flight) = request.flight.try_borrow_mut() else { return };
         let mut judged = None;
         if !flight.last_status_seen()
             && let Some(status) = host::response_status()
         {
+            let now = self.worker.clock.now();
             self.wait.set(host::rate_limit_wait(status, now.wall));
             let carried = request.router_key.get();
             let errors = &request.guard(deployment).errors;
-            judged = flight.router_answer((status, host::via_upstream()), carried, now.mono, errors);
+            judged = flight
+                .router_answer((status, host::via_upstream()), carried, now.mono, errors)
+                .map(|judgement| (judgement, now));
         }
         if flight.reached() {
-            let millis = now.mono.since(flight.seen()).checked_div(1000).unwrap_or(0);
+            let heard = flight.good_since().unwrap_or_else(|| self.worker.clock.mono());
+            let millis = heard.since(flight.seen()).checked_div(1000).unwrap_or(0);
             let metrics = self.router.metrics.get(request.deployment);
             let served_by = if flight.served_by_stable() { deployment.stable } else { request.version() };
             if let Some(version) = metrics.and_then(|m| m.versions.get(served_by)) {
-                version.latency.record(millis);
+                version.latency(millis);
             }
         }
         drop(flight);
-        if let Some(judged) = judged {
-            self.worker.record(request, &[judged], None, now);
+        if let Some((judgement, now)) = judged {
+            self.worker.record(request, &[judgement], None, now);
         }
     }
 
@@ -230,22 +235,15 @@ impl HttpContext for RouterStream {
         }
         Action::Continue
     }
+}
 
-    fn on_log(&mut self) {
+impl Drop for RouterStream {
+    fn drop(&mut self) {
         if let Some(serving) = self.serving.take() {
             self.finish(&serving);
             if let Some(id) = serving.id {
                 self.worker.land(id);
             }
-        }
-    }
-}
-
-impl Drop for RouterStream {
-    /// A stream that ends without a log entry (the proxy is shutting down) leaves nothing behind.
-    fn drop(&mut self) {
-        if let Some(id) = self.serving.take().and_then(|serving| serving.id) {
-            self.worker.land(id);
         }
     }
 }

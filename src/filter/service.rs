@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use super::metrics::{DeploymentMetrics, PoolMetrics};
+use super::metrics::{DeploymentMetrics, KeyMetrics};
 use crate::engine::{Binding, Notes};
 use crate::flight::Carried;
 use crate::host::{self, SharedData};
@@ -22,7 +22,7 @@ pub struct Router {
     /// Per deployment.
     pub metrics: Vec<DeploymentMetrics>,
     /// Per pool.
-    pub pool_metrics: Vec<PoolMetrics>,
+    pub pool_metrics: Vec<Vec<KeyMetrics>>,
     /// Per pool; made anew when secrets come.
     pub rings: RefCell<Vec<Ring>>,
     /// Per pool: its keys' states.
@@ -49,10 +49,10 @@ impl Router {
         ) else {
             return;
         };
-        metrics.phase.show(binding.phase_gauge(plan));
-        metrics.evidence.show(binding.evidence(plan));
+        metrics.phase(binding.phase_gauge(plan));
+        metrics.evidence(binding.evidence(plan));
         for (version, weight) in metrics.versions.iter().zip(binding.effective_weights(plan).iter()) {
-            version.weight.show(u64::from(*weight));
+            version.weight(u64::from(*weight));
         }
     }
 
@@ -62,8 +62,8 @@ impl Router {
         for ((ring, metrics), state) in rings.iter().zip(&self.pool_metrics).zip(&self.pools) {
             let Ok(mut state) = state.try_borrow_mut() else { continue };
             state.refresh(&SharedData, now, notes);
-            for (n, (_, status)) in metrics.keys.iter().enumerate() {
-                status.show(state.memory(ring, n).status.gauge());
+            for (n, key) in metrics.iter().enumerate() {
+                key.status(state.memory(ring, n).status.gauge());
             }
         }
     }

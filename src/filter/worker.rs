@@ -2,16 +2,18 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
+use std::hash::BuildHasherDefault;
 use std::rc::{Rc, Weak};
 
 use super::alerts::Outbox;
-use super::metrics::{DeploymentMetrics, Global, PoolMetrics};
+use super::metrics::{DeploymentMetrics, Global, KeyMetrics};
 use super::request::InFlight;
 use super::service::Router;
 use crate::census::{self, Census, Holding};
 use crate::codec::{Found, SCHEMA};
 use crate::config;
 use crate::engine::{Dropped, Engine, Notes};
+use crate::hash::Spread;
 use crate::host::{self, Clock, SharedData};
 use crate::keys::Ring;
 use crate::plan::{Plan, Secret};
@@ -37,8 +39,10 @@ pub struct Worker {
     pub metrics: Global,
     engine: RefCell<Engine>,
     random: RefCell<fastrand::Rng>,
-    flights: RefCell<HashMap<u64, Rc<InFlight>>>,
+    flights: RefCell<HashMap<u64, Rc<InFlight>, BuildHasherDefault<Spread>>>,
     next_flight: Cell<u64>,
+    /// The last one registered, until its first attempt has begun: most often that is what comes next.
+    latest: Cell<Option<u64>>,
     /// Number of this VM.
     vm: u64,
     /// Requests in flight, whether or not their attempts can find them.
@@ -70,6 +74,7 @@ impl Worker {
             // A number outlives the VM that gave it, in a request that is still under way when another VM takes over. Numbers
             // of two VMs must not meet, or one request would be taken for another.
             next_flight: Cell::new(host::seed()),
+            latest: Cell::new(None),
             vm: host::seed(),
             aboard: Rc::default(),
             reported: Cell::new(None),
@@ -101,7 +106,7 @@ impl Worker {
         let router = Rc::new(Router {
             bindings,
             metrics: plan.deployments.iter().map(DeploymentMetrics::new).collect(),
-            pool_metrics: plan.pools.iter().map(PoolMetrics::new).collect(),
+            pool_metrics: plan.pools.iter().map(KeyMetrics::of).collect(),
             rings: RefCell::default(),
             pools: self
                 .pools
@@ -109,7 +114,7 @@ impl Worker {
                 .map(|mut pools| plan.pools.iter().map(|pool| pools.attach(&pool.name)).collect())
                 .unwrap_or_default(),
             usages: self.usages_of(&plan),
-            plugin: host::property(&["plugin_name"]).unwrap_or_default(),
+            plugin: host::property("plugin_name").unwrap_or_default(),
             retired: Cell::new(false),
             served: Cell::new(false),
             header_kept: Cell::new(false),
@@ -220,8 +225,7 @@ impl Worker {
         });
         match sum {
             Ok(Ok(sum)) => {
-                self.metrics.in_flight.record(sum.in_flight);
-                self.metrics.memory.record(sum.memory);
+                self.metrics.census(sum.in_flight, sum.memory);
             }
             Ok(Err(what)) => self.metrics.dropped(what, 1),
             // The next report says the same, or better.
@@ -236,7 +240,14 @@ impl Worker {
         if let Ok(mut flights) = self.flights.try_borrow_mut() {
             flights.insert(id, Rc::clone(request));
         }
+        self.latest.set(Some(id));
         id
+    }
+
+    /// The number of the request that was registered last, if it was not asked for since: an attempt that begins now is
+    /// probably its first one.
+    pub fn latest(&self) -> Option<u64> {
+        self.latest.take()
     }
 
     /// The request of this number, while it lasts.
