@@ -33,15 +33,20 @@ impl HttpContext for Stream {
         let headers = MapType::HttpRequestHeaders;
         let what =
             hostcalls::get_map_value_bytes(headers, "x-deployment-id").ok().flatten().unwrap_or_default();
+        if what == b"empty" {
+            bellwether_abi::set_property(b"bench.empty", b"");
+        }
         for _ in 0..TIMES {
             match what.as_slice() {
                 b"header" => drop(hostcalls::get_map_value_bytes(headers, ":path")),
                 b"missing" => drop(hostcalls::get_map_value_bytes(headers, "x-missing")),
                 b"headers" => drop(hostcalls::get_map_bytes(headers)),
+                b"as-is" => drop(bellwether_abi::headers(bellwether_abi::Map::Request)),
                 b"set" => drop(hostcalls::set_map_value(headers, "x-bench", Some("value"))),
                 b"remove" => drop(hostcalls::remove_map_value(headers, "x-missing")),
                 b"property" => drop(hostcalls::get_property(vec!["response", "flags"])),
                 b"absent" => drop(hostcalls::get_property(vec!["bench.absent"])),
+                b"empty" => drop(bellwether_abi::property(b"bench.empty")),
                 b"set-property" => drop(hostcalls::set_property(vec!["bench"], Some(b"12345678"))),
                 b"clock" => drop(hostcalls::get_current_time()),
                 b"metric" => {

@@ -127,15 +127,17 @@ pub async fn table(variants: &[Variant], empty: &Path) -> Result<String> {
 }
 
 /// What `bench/calls` can do, in words.
-const CALLS: [(&str, &str); 11] = [
+const CALLS: [(&str, &str); 13] = [
     ("nothing", ""),
     ("header", "reading a header that is there"),
     ("missing", "reading one that is not"),
-    ("headers", "reading all request headers"),
+    ("headers", "reading all request headers, as the SDK does"),
+    ("as-is", "the same without a copy of each, as Bellwether does"),
     ("set", "setting a header"),
     ("remove", "removing a header that is not there"),
     ("property", "reading a property (`response.flags`)"),
     ("absent", "reading one that is absent"),
+    ("empty", "reading one that is empty"),
     ("set-property", "setting a property"),
     ("clock", "reading the clock"),
     ("metric", "incrementing a counter"),
