@@ -185,8 +185,10 @@ async fn a_trial_that_was_never_made_makes_room_for_the_next() {
     for _ in 0..3 {
         let client = rig.envoy.client();
         held.spawn(async move { client.send(load::chat("bare", true)).await.unwrap().status });
+        // One after the other: a request that waits for its connection has the others refused, and would leave room later.
+        sleep(Duration::from_millis(100)).await;
     }
-    sleep(Duration::from_millis(1300)).await;
+    sleep(Duration::from_millis(1000)).await;
     let refused = ask().await;
     assert!(
         refused.status == 503 && refused.text().contains("overflow"),
