@@ -175,20 +175,21 @@ async fn a_trial_that_was_never_made_makes_room_for_the_next() {
     };
     let rig =
         Rig::with(EnvoyOptions { edit: Some(Box::new(narrow)), ..EnvoyOptions::default() }, config).await;
-    let ask = async || rig.envoy.client().send(load::chat("pooled", false)).await.unwrap();
+    // All on one worker: on another one a connection that is idle, or the first, would serve whatever the breaker says.
+    let mut lanes = (0..rig.lanes.count()).filter(|lane| rig.lanes.worker(*lane) == 0);
+    let mut lane = || rig.lanes.client(lanes.next().unwrap()).clone();
+    let (one, another, ours) = (lane(), lane(), lane());
+    let ask = async || ours.send(load::chat("pooled", false)).await.unwrap();
     rig.v1.set(Behaviour::default().key("sk-one", 429, &[("retry-after", "1")]));
     assert_eq!(ask().await.status, 429);
     // Others fill the circuit breaker until the key is due, and the trial is refused by it.
     let slow = Behaviour { chunks: 25, chunk_delay_ms: 100, ..Behaviour::default() };
     rig.v1.set(slow);
     let mut held = JoinSet::new();
-    for _ in 0..3 {
-        let client = rig.envoy.client();
+    for client in [one, another] {
         held.spawn(async move { client.send(load::chat("bare", true)).await.unwrap().status });
-        // One after the other: a request that waits for its connection has the others refused, and would leave room later.
-        sleep(Duration::from_millis(100)).await;
     }
-    sleep(Duration::from_millis(1000)).await;
+    sleep(Duration::from_millis(1300)).await;
     let refused = ask().await;
     assert!(
         refused.status == 503 && refused.text().contains("overflow"),
