@@ -184,7 +184,7 @@ pub fn set_flight(id: u64, home: &[u8]) {
 }
 
 /// The name of an empty property that only the request of this number has. Whether it is there tells a probable answer from a
-/// wrong one for a fifth of what it costs to read the number.
+/// wrong one for a quarter of what it costs to read the number.
 fn mark(id: u64) -> [u8; 14] {
     let mut name = *b"bw.00000000000";
     // Six bits a character, none of them a zero byte, which would end the name; and Envoy allocates nothing for a short one.

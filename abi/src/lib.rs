@@ -56,7 +56,7 @@ pub fn headers(map: Map) -> Option<Vec<u8>> {
 }
 
 /// A property; `None` if there is none, or none that can be handed over. `path`: its parts with zero bytes between them. `Some` of
-/// no bytes: it is there, and empty; that costs a fifth of one with bytes.
+/// no bytes: it is there, and empty; that costs a quarter of one with bytes.
 pub fn property(path: &[u8]) -> Option<Vec<u8>> {
     bytes_of(|data, size| {
         // SAFETY: the path is readable for its length; the others are as in `headers`.
