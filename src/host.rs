@@ -1,4 +1,5 @@
-//! The only file with host calls (those that the SDK makes too dear go through `bellwether-abi`): the clocks, shared data, headers, properties, metrics, the log, chance.
+//! The only file with host calls: the clocks, shared data, headers, properties, metrics, the log, chance. Those that the SDK makes
+//! too dear go through `bellwether-abi`.
 //!
 //! Everything here returns a value or nothing; nothing panics on what a client or an upstream may send. The SDK's `String`
 //! getters and its trait conveniences do (they unwrap every status), so they are not used anywhere, and header *values* are
@@ -183,8 +184,8 @@ pub fn set_flight(id: u64, home: &[u8]) {
     }
 }
 
-/// The name of an empty property that only the request of this number has. Whether it is there tells a probable answer from a
-/// wrong one for a quarter of what it costs to read the number.
+/// The name of an empty property that only the request of this number has. To ask whether it is there costs a quarter of what it
+/// costs to read the number.
 fn mark(id: u64) -> [u8; 14] {
     let mut name = *b"bw.00000000000";
     // Six bits a character, none of them a zero byte, which would end the name; and Envoy allocates nothing for a short one.
@@ -364,19 +365,6 @@ pub struct Metric(Cell<u32>);
 /// A metric that is not defined yet; the host counts up from 0 by fours.
 const UNDEFINED: u32 = u32::MAX;
 
-/// Of which kind a metric is, and its name.
-#[derive(Clone, Copy)]
-pub struct Kind(MetricType);
-
-impl Kind {
-    /// Counts up.
-    pub const COUNTER: Kind = Kind(MetricType::Counter);
-    /// Shows the last value.
-    pub const GAUGE: Kind = Kind(MetricType::Gauge);
-    /// Shows how values are distributed.
-    pub const HISTOGRAM: Kind = Kind(MetricType::Histogram);
-}
-
 impl Metric {
     /// One that is defined when it is first used.
     pub const fn new() -> Metric {
@@ -386,26 +374,35 @@ impl Metric {
     /// Adds to a counter. `name`: the parts of its name.
     pub fn add(&self, name: &[&str], count: u64) {
         // The host refuses an increment of 0.
-        if let (Some(id), Ok(count @ 1..)) = (self.id(Kind::COUNTER, name), i64::try_from(count)) {
+        if let (Some(id), Ok(count @ 1..)) = (self.id(MetricType::Counter, name), i64::try_from(count)) {
             let _ = hostcalls::increment_metric(id, count);
         }
     }
 
-    /// Sets a gauge, or records a value in a histogram. `name`: the parts of its name.
-    pub fn record(&self, kind: Kind, name: &[&str], value: u64) {
+    /// Sets a gauge. `name`: the parts of its name.
+    pub fn set(&self, name: &[&str], value: u64) {
+        self.record(MetricType::Gauge, name, value);
+    }
+
+    /// Records a value in a histogram. `name`: the parts of its name.
+    pub fn observe(&self, name: &[&str], value: u64) {
+        self.record(MetricType::Histogram, name, value);
+    }
+
+    /// Makes a counter visible before it has a value.
+    pub fn define(&self, name: &[&str]) {
+        let _ = self.id(MetricType::Counter, name);
+    }
+
+    fn record(&self, kind: MetricType, name: &[&str], value: u64) {
         if let Some(id) = self.id(kind, name) {
             let _ = hostcalls::record_metric(id, value);
         }
     }
 
-    /// Makes a counter visible before it has a value.
-    pub fn define(&self, name: &[&str]) {
-        let _ = self.id(Kind::COUNTER, name);
-    }
-
-    fn id(&self, kind: Kind, name: &[&str]) -> Option<u32> {
+    fn id(&self, kind: MetricType, name: &[&str]) -> Option<u32> {
         if self.0.get() == UNDEFINED {
-            self.0.set(define(kind.0, &name.concat())?);
+            self.0.set(define(kind, &name.concat())?);
         }
         Some(self.0.get())
     }

@@ -132,12 +132,8 @@ impl PoolState {
                 return ring.any(wish.random).map_or(Pick::Exhausted { returns_in: None }, Pick::Key);
             }
         } else {
-            let due = |key: &usize| self.memory(ring, *key).trial_due(wish.now) && !wish.tried.contains(key);
-            let due: Vec<usize> = ring.candidates().filter(due).collect();
-            for key in due {
-                if self.lease(ring, key, wish.now, store, notes) {
-                    return Pick::Key(key);
-                }
+            if let Some(key) = self.trial(ring, wish.now, wish.tried, store, notes) {
+                return Pick::Key(key);
             }
         }
         let active = |key: usize| self.memory(ring, key).is_active();
@@ -145,18 +141,25 @@ impl PoolState {
         let picked = ring
             .choose(wish.random, identity, &fresh)
             .or_else(|| ring.choose(wish.random, identity, &active));
-        if let Some(key) = picked {
-            return Pick::Key(key);
-        }
         // Rather the trial of a key that this request has had before than none.
-        let due = |key: &usize| self.memory(ring, *key).trial_due(wish.now);
-        let due: Vec<usize> = ring.candidates().filter(due).collect();
-        for key in due {
-            if self.lease(ring, key, wish.now, store, notes) {
-                return Pick::Key(key);
-            }
+        match picked.or_else(|| self.trial(ring, wish.now, &[], store, notes)) {
+            Some(key) => Pick::Key(key),
+            None => Pick::Exhausted { returns_in: self.returns_in(ring, wish.now) },
         }
-        Pick::Exhausted { returns_in: self.returns_in(ring, wish.now) }
+    }
+
+    /// The first key whose trial is due and can be had, but for those that were `tried`.
+    fn trial(
+        &mut self,
+        ring: &Ring,
+        now: Micros,
+        tried: &[usize],
+        store: &dyn Store,
+        notes: &mut Notes,
+    ) -> Option<usize> {
+        let due = |key: &usize| self.memory(ring, *key).trial_due(now) && !tried.contains(key);
+        let due: Vec<usize> = ring.candidates().filter(due).collect();
+        due.into_iter().find(|key| self.lease(ring, *key, now, store, notes))
     }
 
     /// When the first key comes back from a rate limit.

@@ -20,7 +20,7 @@ use crate::units::{Bps, Point};
 /// The request headers, pseudo headers included, as the proxy hands them over: names in lower case, values any bytes.
 #[derive(Default)]
 pub struct Headers {
-    /// In the proxy's form: see [`Headers::parse`].
+    /// All text; what is between the fields means nothing.
     bytes: Vec<u8>,
     fields: Vec<Field>,
 }
@@ -99,16 +99,10 @@ impl Headers {
 
     /// All values of one name, in order.
     pub fn all<'a, 'n>(&'a self, name: &'n str) -> impl Iterator<Item = &'a [u8]> + use<'a, 'n> {
-        let named = self.fields.iter().filter(move |field| self.text(&field.name) == name.as_bytes());
-        named.map(|field| self.text(&field.value))
+        self.iter().filter(move |(held, _)| *held == name.as_bytes()).map(|(_, value)| value)
     }
 
-    /// All names in order; a name sent twice comes twice.
-    pub fn names(&self) -> impl Iterator<Item = &[u8]> {
-        self.fields.iter().map(|field| self.text(&field.name))
-    }
-
-    /// All headers in order.
+    /// All headers in order; a name sent twice comes twice.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> + Clone {
         self.fields.iter().map(|field| (self.text(&field.name), self.text(&field.value)))
     }

@@ -13,6 +13,7 @@ use crate::admin::status;
 use crate::admin::{self, Ask, Body, Refusal, page};
 use crate::engine::{Notes, Order, Refused};
 use crate::host::{self, SharedData};
+use crate::plan::Deployment;
 use crate::units::Now;
 
 const JSON: &str = "application/json";
@@ -86,25 +87,24 @@ impl AdminStream {
     /// Orders every deployment of a name, in whatever plan: another listener may have one, or another worker may serve by a plan
     /// that this one takes to be replaced. Returns the status of the one that is in service here.
     fn carry_out(&self, name: &str, order: Order, body: &Body, now: Now) -> Result<String, Refusal> {
-        let first = self.routers()?.iter().find_map(|router| named(router, name)).map(|(release, _)| release);
-        let first = first.ok_or_else(|| Refusal::unknown(name))?;
+        let routers = self.routers()?;
+        let first =
+            routers.iter().find_map(|router| named(router, name)).ok_or_else(|| Refusal::unknown(name))?;
+        let first = &first.1.release;
         let cause = admin::cause(body, now)?;
         let mut answer = None;
         for router in self.worker.routers_alive() {
-            let Some((release, n)) = named(&router, name) else { continue };
-            let (Some(deployment), Some(binding)) = (router.plan.deployments.get(n), router.bindings.get(n))
-            else {
-                continue;
-            };
+            let Some((n, deployment)) = named(&router, name) else { continue };
+            let Some(binding) = router.bindings.get(n) else { continue };
             let mut notes = Notes::default();
             let done = binding.order(deployment, order, &cause, &SharedData, now, &mut notes);
             self.worker.tell(&router, n, notes);
             match done {
                 // Of a plan that is about to go it matters only if it has something to take out.
-                Err(Refused::NoCanary) if release != first => continue,
+                Err(Refused::NoCanary) if deployment.release != *first => continue,
                 done => done?,
             }
-            if release == first && answer.is_none() {
+            if deployment.release == *first && answer.is_none() {
                 let mut notes = Notes::default();
                 let view = binding.view(deployment, &SharedData, now, &mut notes);
                 self.worker.count(notes.dropped);
@@ -130,11 +130,9 @@ impl AdminStream {
     }
 }
 
-/// The release of the deployment of this name, and its place in the plan.
-fn named(router: &Rc<Router>, name: &str) -> Option<(String, usize)> {
-    let deployments = router.plan.deployments.iter().enumerate();
-    let mut found = deployments.filter(|(_, deployment)| deployment.name == name);
-    found.next().map(|(n, deployment)| (deployment.release.clone(), n))
+/// The deployment of this name, and its place in the plan.
+fn named<'a>(router: &'a Router, name: &str) -> Option<(usize, &'a Deployment)> {
+    router.plan.deployments.iter().enumerate().find(|(_, deployment)| deployment.name == name)
 }
 
 impl Context for AdminStream {}

@@ -121,7 +121,7 @@ impl AttemptStream {
 
     /// The request that the router has seen last, if this is its first attempt.
     fn at_hand(&self) -> Option<(u64, Rc<InFlight>)> {
-        let id = self.worker.latest()?;
+        let id = self.worker.take_latest()?;
         let request = self.worker.in_flight(id)?;
         host::is_flight(id).then_some((id, request))
     }

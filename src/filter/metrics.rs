@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use crate::engine::Dropped;
-use crate::host::{Kind, Metric};
+use crate::host::Metric;
 use crate::outcome::Outcome;
 use crate::plan::{Deployment, KeyPool};
 
@@ -41,7 +41,7 @@ impl Gauge {
 
     fn show(&self, value: u64, name: &[&str]) {
         if self.shown.replace(value) != value {
-            self.metric.record(Kind::GAUGE, name, value);
+            self.metric.set(name, value);
         }
     }
 }
@@ -78,7 +78,7 @@ impl VersionMetrics {
 
     /// Request seen → response headers, in milliseconds.
     pub fn latency(&self, millis: u64) {
-        self.latency.record(Kind::HISTOGRAM, &["bellwether_latency_ms", &self.labels], millis);
+        self.latency.observe(&["bellwether_latency_ms", &self.labels], millis);
     }
 
     /// Basis points in effect.
@@ -187,8 +187,8 @@ impl Global {
 
     /// Shows the requests in flight and the bytes of linear memory, of all VMs.
     pub fn census(&self, in_flight: u64, memory: u64) {
-        self.in_flight.record(Kind::GAUGE, &["bellwether_in_flight"], in_flight);
-        self.memory.record(Kind::GAUGE, &["bellwether_vm_memory_bytes"], memory);
+        self.in_flight.set(&["bellwether_in_flight"], in_flight);
+        self.memory.set(&["bellwether_vm_memory_bytes"], memory);
     }
 
     /// Counts what a bound or a fault has dropped.

@@ -50,20 +50,10 @@ impl Worker {
     /// The key that the router role has put in was carried by no attempt: if it was a trial, another may follow.
     pub fn not_carried(&self, request: &InFlight, now: Now) {
         let carried = request.router_key.get();
-        let Some((n, key)) = carried.key else { return };
-        let router = &request.router;
-        let (Some(pool), Some(state), Ok(rings)) =
-            (router.plan.pools.get(n), router.pools.get(n), router.rings.try_borrow())
-        else {
-            return;
-        };
-        let (Some(ring), Ok(mut state)) = (rings.get(n), state.try_borrow_mut()) else { return };
-        if ring.fingerprint(key) == carried.fingerprint {
-            let began = request.flight.try_borrow().map_or(now.mono, |flight| flight.seen());
-            let mut notes = Notes::default();
-            state.report(pool, ring, key, Fault::Nothing, (began, now.mono), &SharedData, &mut notes);
-            self.count(notes.dropped);
-        }
+        let began = request.flight.try_borrow().map_or(now.mono, |flight| flight.seen());
+        let mut notes = Notes::default();
+        request.router.report(carried, Fault::Nothing, (began, now.mono), &mut notes);
+        self.count(notes.dropped);
     }
 
     /// Counts an attempt for its key, and reports to the pool what it says about it.
@@ -86,21 +76,14 @@ impl Worker {
             }
         }
         let (Some(fault), Some(pool)) = (fault_of(judgement, wait), router.plan.pools.get(n)) else { return };
-        let (Ok(rings), Some(state)) = (router.rings.try_borrow(), router.pools.get(n)) else { return };
-        let (Some(ring), Ok(mut state)) = (rings.get(n), state.try_borrow_mut()) else { return };
-        // The secret may have been rotated meanwhile: what the old one did is not the new one's fault.
-        if ring.fingerprint(key) != judgement.carried.fingerprint {
-            return;
-        }
         let times = (judgement.began, now.mono);
-        let moved = state.report(pool, ring, key, fault, times, &SharedData, notes);
+        let moved = router.report(judgement.carried, fault, times, notes).unwrap_or_default();
         for moved in &moved {
             let id = pool.keys.get(moved.key).map_or("", |key| key.id.as_str());
             host::info(&events::key_line(&pool.name, id, moved, now));
         }
-        drop(rings);
         let lost_one = moved.iter().any(|moved| moved.from == Status::Active);
-        if lost_one && !router.pool_usable(&state, n, now.mono) {
+        if lost_one && router.outlook(n, now.mono).is_err() {
             self.publish(router, POOL_EVENTS, events::pool_line(&pool.name, now));
         }
     }

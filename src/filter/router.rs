@@ -128,12 +128,12 @@ impl RouterStream {
     /// A client chooses neither cluster nor version, except through rules.
     fn remove_spoofed(&self, headers: &Headers) {
         let plan = &self.router.plan;
-        for name in headers.names() {
+        for (name, _) in headers.iter() {
             if name.starts_with(b"x-bellwether-")
                 || name == plan.cluster_header.as_bytes()
                 || plan.version_header.as_ref().is_some_and(|header| name == header.as_bytes())
             {
-                // What is no text is no name of ours.
+                // Envoy lets no name pass that is no text.
                 host::remove_request_header(std::str::from_utf8(name).unwrap_or_default());
             }
         }

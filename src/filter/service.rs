@@ -7,9 +7,10 @@ use super::metrics::{DeploymentMetrics, KeyMetrics};
 use crate::engine::{Binding, Notes};
 use crate::flight::Carried;
 use crate::host::{self, SharedData};
+use crate::keyring::Fault;
 use crate::keys::Ring;
 use crate::plan::Plan;
-use crate::pools::{Pick, PoolState, Wish};
+use crate::pools::{Moved, Pick, PoolState, Wish};
 use crate::units::{Micros, Millis};
 use crate::usage::Usage;
 
@@ -93,9 +94,22 @@ impl Router {
         if state.usable(ring, now) { Ok(()) } else { Err(state.returns_in(ring, now)) }
     }
 
-    /// Whether an attempt could have a key of this pool now, whose state is at hand.
-    pub fn pool_usable(&self, state: &PoolState, n: usize, now: Micros) -> bool {
-        self.rings.try_borrow().is_ok_and(|rings| rings.get(n).is_some_and(|ring| state.usable(ring, now)))
+    /// Reports to a pool what an attempt says about the key that it carried; `None` if there is nothing to report on. The times
+    /// are when it began and now.
+    pub fn report(
+        &self,
+        carried: Carried,
+        fault: Fault,
+        times: (Micros, Micros),
+        notes: &mut Notes,
+    ) -> Option<Vec<Moved>> {
+        let (n, key) = carried.key?;
+        let rings = self.rings.try_borrow().ok()?;
+        let (pool, ring) = (self.plan.pools.get(n)?, rings.get(n)?);
+        let mut state = self.pools.get(n)?.try_borrow_mut().ok()?;
+        // The secret may have been rotated meanwhile: what the old one did is not the new one's fault.
+        let same = ring.fingerprint(key) == carried.fingerprint;
+        same.then(|| state.report(pool, ring, key, fault, times, &SharedData, notes))
     }
 
     /// Puts a key's value into the pool's header in place of whatever is there, and says what the request carries now.

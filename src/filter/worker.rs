@@ -246,7 +246,7 @@ impl Worker {
 
     /// The number of the request that was registered last, if it was not asked for since: an attempt that begins now is
     /// probably its first one.
-    pub fn latest(&self) -> Option<u64> {
+    pub fn take_latest(&self) -> Option<u64> {
         self.latest.take()
     }
 
