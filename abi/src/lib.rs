@@ -1,7 +1,8 @@
 //! The host calls of proxy-wasm that the SDK makes dearer than they are, and the only unsafe code of the filter.
 //!
 //! The SDK hands headers over as a vector of pairs, two allocations a header, which costs as much as the call itself; it
-//! cannot tell a property that is empty from one that is not there; and it ends the VM at a status that it does not expect.
+//! cannot tell a property that is empty from one that is not there; it asks for all of a result of which the length would do; and it
+//! ends the VM at a status that it does not expect.
 //! Here nothing panics, and what the host says is handed over as it is.
 //!
 //! Contract of the imports: `proxy-wasm/spec`, ABI 0.2.1. The host asks this module for memory by the export
@@ -28,6 +29,14 @@ unsafe extern "C" {
     fn proxy_get_header_map_pairs(map: u32, data: *mut *mut u8, size: *mut usize) -> u32;
     fn proxy_get_property(path: *const u8, path_size: usize, data: *mut *mut u8, size: *mut usize) -> u32;
     fn proxy_set_property(path: *const u8, path_size: usize, data: *const u8, size: usize) -> u32;
+    fn proxy_call_foreign_function(
+        name: *const u8,
+        name_size: usize,
+        argument: *const u8,
+        argument_size: usize,
+        data: *mut *mut u8,
+        size: *mut usize,
+    ) -> u32;
 }
 
 /// Makes a call that hands bytes over; `None` if its status is another than OK.
@@ -69,4 +78,25 @@ pub fn set_property(name: &[u8], value: &[u8]) {
     // SAFETY: both are readable for their lengths. The only failures are a name that somebody else has made read-only, and
     // no stream: then there is no property, which whoever reads it sees.
     unsafe { proxy_set_property(name.as_ptr(), name.len(), value.as_ptr(), value.len()) };
+}
+
+/// Calls a function that the host has beyond the ABI, and returns what it hands over; `None` if it fails or there is none of
+/// this name.
+pub fn foreign(name: &str, argument: &[u8]) -> Option<Vec<u8>> {
+    bytes_of(|data, size| call(name, argument, data, size))
+}
+
+/// The same, of whose result only the length is wanted: little more than half as dear, as no memory has to be had for it.
+pub fn foreign_length(name: &str, argument: &[u8]) -> Option<usize> {
+    let mut size = 0;
+    let status = call(name, argument, null_mut(), &raw mut size);
+    (status == OK).then_some(size)
+}
+
+fn call(name: &str, argument: &[u8], data: *mut *mut u8, size: *mut usize) -> u32 {
+    // SAFETY: name and argument are readable for their lengths. `data` and `size` are pointers to locals of the callers', or
+    // `data` is null, upon which the host keeps the result to itself.
+    unsafe {
+        proxy_call_foreign_function(name.as_ptr(), name.len(), argument.as_ptr(), argument.len(), data, size)
+    }
 }

@@ -176,14 +176,14 @@ impl RouterStream {
         let Ok(mut flight) = request.flight.try_borrow_mut() else { return };
         let mut judged = None;
         if !flight.last_status_seen()
-            && let Some(status) = host::response_status()
+            && let Some((status, reached)) = self.status()
         {
             let now = self.worker.clock.now();
             self.wait.set(host::rate_limit_wait(status, now.wall));
             let carried = request.router_key.get();
             let errors = &request.guard(deployment).errors;
             judged = flight
-                .router_answer((status, host::via_upstream()), carried, now.mono, errors)
+                .router_answer((status, reached), carried, now.mono, errors)
                 .map(|judgement| (judgement, now));
         }
         if flight.reached() {
@@ -199,6 +199,14 @@ impl RouterStream {
         if let Some((judgement, now)) = judged {
             self.worker.record(request, &[judgement], None, now);
         }
+    }
+
+    /// The status, and whether an upstream gave it.
+    fn status(&self) -> Option<(u16, bool)> {
+        if self.router.well.is_so() {
+            return Some((200, true));
+        }
+        Some((host::response_status()?, host::via_upstream()))
     }
 
     fn finish(&self, serving: &Serving) {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::metrics::{DeploymentMetrics, KeyMetrics};
 use crate::engine::{Binding, Notes};
 use crate::flight::Carried;
-use crate::host::{self, SharedData};
+use crate::host::{self, SharedData, Well};
 use crate::keyring::Fault;
 use crate::keys::Ring;
 use crate::plan::Plan;
@@ -38,6 +38,8 @@ pub struct Router {
     pub served: Cell<bool>,
     /// An attempt has found the cluster header: the route leaves it there, to read it again before a retry.
     pub header_kept: Cell<bool>,
+    /// Asks whether all is well.
+    pub well: Well,
 }
 
 impl Router {

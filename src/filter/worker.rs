@@ -14,7 +14,7 @@ use crate::codec::{Found, SCHEMA};
 use crate::config;
 use crate::engine::{Dropped, Engine, Notes};
 use crate::hash::Spread;
-use crate::host::{self, Clock, SharedData};
+use crate::host::{self, Clock, SharedData, Well};
 use crate::keys::Ring;
 use crate::plan::{Plan, Secret};
 use crate::pools::Pools;
@@ -118,6 +118,7 @@ impl Worker {
             retired: Cell::new(false),
             served: Cell::new(false),
             header_kept: Cell::new(false),
+            well: Well::new(),
             plan,
         });
         self.fill_rings(&router);

@@ -9,17 +9,25 @@ use proxy_wasm::types::{Action, ContextType, MapType, MetricType};
 
 const TIMES: u32 = 10;
 
-struct Root;
+struct Root {
+    flags: Option<Vec<u8>>,
+}
 
 struct Stream {
     counter: Option<u32>,
+    flags: Option<Vec<u8>>,
 }
 
 impl Context for Root {}
 impl RootContext for Root {
+    fn on_configure(&mut self, _: usize) -> bool {
+        self.flags = bellwether_abi::foreign("expr_create", b"response.flags == 0");
+        true
+    }
+
     fn create_http_context(&self, _: u32) -> Option<Box<dyn HttpContext>> {
         let counter = hostcalls::define_metric(MetricType::Counter, "bench_calls").ok();
-        Some(Box::new(Stream { counter }))
+        Some(Box::new(Stream { counter, flags: self.flags.clone() }))
     }
 
     fn get_type(&self) -> Option<ContextType> {
@@ -48,6 +56,14 @@ impl HttpContext for Stream {
                 b"absent" => drop(hostcalls::get_property(vec!["bench.absent"])),
                 b"empty" => drop(bellwether_abi::property(b"bench.empty")),
                 b"set-property" => drop(hostcalls::set_property(vec!["bench"], Some(b"12345678"))),
+                b"expression" => {
+                    let number = self.flags.as_deref().unwrap_or_default();
+                    drop(bellwether_abi::foreign("expr_evaluate", number));
+                }
+                b"length" => {
+                    let number = self.flags.as_deref().unwrap_or_default();
+                    std::hint::black_box(bellwether_abi::foreign_length("expr_evaluate", number));
+                }
                 b"clock" => drop(hostcalls::get_current_time()),
                 b"metric" => {
                     if let Some(counter) = self.counter {
@@ -62,5 +78,5 @@ impl HttpContext for Stream {
 }
 
 proxy_wasm::main! {{
-    proxy_wasm::set_root_context(|_| Box::new(Root));
+    proxy_wasm::set_root_context(|_| Box::new(Root { flags: None }));
 }}

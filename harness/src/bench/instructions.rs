@@ -127,7 +127,7 @@ pub async fn table(variants: &[Variant], empty: &Path) -> Result<String> {
 }
 
 /// What `bench/calls` can do, in words.
-const CALLS: [(&str, &str); 13] = [
+const CALLS: [(&str, &str); 15] = [
     ("nothing", ""),
     ("header", "reading a header that is there"),
     ("missing", "reading one that is not"),
@@ -138,6 +138,8 @@ const CALLS: [(&str, &str); 13] = [
     ("property", "reading a property (`response.flags`)"),
     ("absent", "reading one that is absent"),
     ("empty", "reading one that is empty"),
+    ("expression", "evaluating an expression (`response.flags == 0`)"),
+    ("length", "the same, without taking the result over"),
     ("set-property", "setting a property"),
     ("clock", "reading the clock"),
     ("metric", "incrementing a counter"),
