@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 
 use crate::codec::{Found, Reader, Writer};
 use crate::engine::Transition;
+use crate::error::{Problem, Problems};
 use crate::pools::Moved;
 use crate::rollout::Cause;
 use crate::units::{Hundredths, Now, UnixMillis};
@@ -108,6 +109,36 @@ pub fn pool_line(pool: &str, now: Now) -> String {
         now.wall,
         quoted(pool)
     )
+}
+
+/// Problems that the event of a rejected configuration lists; the log has all of them.
+const PROBLEMS: usize = 8;
+/// Longest of them there, in bytes.
+const PROBLEM_BYTES: usize = 300;
+
+/// That a configuration was rejected, as one line of JSON. `filter`: the name of the filter that it was for.
+pub fn rejected_line(filter: &str, problems: &Problems, now: UnixMillis) -> String {
+    let shown = |problem: &Problem| {
+        let whole = problem.to_string();
+        whole.get(..whole.floor_char_boundary(PROBLEM_BYTES)).unwrap_or_default().to_owned()
+    };
+    let shown: Vec<String> = problems.0.iter().take(PROBLEMS).map(shown).collect();
+    let more = match problems.0.len().saturating_sub(1) {
+        0 => String::new(),
+        1 => "; and one more".to_owned(),
+        more => format!("; and {more} more"),
+    };
+    let first = shown.first().map_or("", String::as_str);
+    let text = quoted(&["configuration rejected, nothing was changed: ", first, &more].concat());
+    let filter = quoted(filter);
+    let with = |count| {
+        let listed = shown.iter().take(count).map(|problem| quoted(problem)).collect::<Vec<_>>().join(",");
+        format!(
+            r#"{{"bellwether":"configuration_rejected","time":"{now}","filter":{filter},"problems":[{listed}],"text":{text}}}"#
+        )
+    };
+    // Control characters take six bytes each: fewer problems then, lest the event be too long to be kept.
+    (1..=PROBLEMS).rev().map(with).find(|line| line.len() <= LINE_BYTES).unwrap_or_else(|| with(0))
 }
 
 /// Counts, the rate in percent, and the interval in which the true rate lies.
@@ -261,6 +292,33 @@ mod tests {
         is("active", "active", true, None, "the ramp goes on with v2, stage 1");
         is("active", "rolled_back", true, Some(by_hand.clone()), "rolled back v2 by hand: wrong tone");
         is("rolled_back", "active", true, Some(by_hand), "resumed v2 by hand: wrong tone");
+    }
+
+    #[test]
+    fn a_rejected_configuration_is_an_event_that_is_short_enough_to_be_kept() {
+        let problem = |path: &str, got: &str| Problem {
+            path: path.to_owned(),
+            rule: "must be a string".to_owned(),
+            got: Some(got.to_owned()),
+        };
+        let parsed = |problems: Vec<Problem>| {
+            let line = rejected_line("bellwether-router", &Problems(problems), UnixMillis(0));
+            assert!(line.len() <= LINE_BYTES && !line.contains('\n'), "{} bytes", line.len());
+            serde_json::from_str::<serde_json::Value>(&line).unwrap()
+        };
+        let event = parsed(vec![problem("deployments[0].name", "7")]);
+        assert_eq!(event["bellwether"], "configuration_rejected");
+        assert_eq!(event["filter"], "bellwether-router");
+        assert_eq!(event["problems"], serde_json::json!(["deployments[0].name: must be a string, got 7"]));
+        let told =
+            "configuration rejected, nothing was changed: deployments[0].name: must be a string, got 7";
+        assert_eq!(event["text"], told);
+        let event = parsed((0..3).map(|_| problem("a", "7")).collect());
+        assert_eq!(event["text"].as_str().unwrap().rsplit_once("; ").unwrap().1, "and 2 more");
+        let event = parsed((0..500).map(|_| problem(&"ä".repeat(400), "7")).collect());
+        assert_eq!(event["problems"].as_array().unwrap().len(), 8);
+        let event = parsed((0..500).map(|_| problem(&"\u{1}".repeat(400), "7")).collect());
+        assert_eq!(event["problems"].as_array().unwrap().len(), 1);
     }
 
     #[test]

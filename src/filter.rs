@@ -162,7 +162,7 @@ impl RootContext for Root {
                 for problem in &problems.0 {
                     host::error(&format!("bellwether: configuration rejected: {problem}"));
                 }
-                self.worker.metrics.rejected();
+                self.worker.reject(&problems);
                 false
             }
         }

@@ -487,6 +487,29 @@ async fn a_pool_that_loses_its_last_key_is_among_the_events() {
 }
 
 #[tokio::test]
+async fn a_rejected_configuration_is_among_the_events() {
+    let rig = Rig::configured(canary_at(50.0)).await;
+    let admin = Admin::of(&rig.envoy);
+    let mut bad = canary_at(50.0);
+    bad["deployments"][0]["name"] = json!(7);
+    bad["deployments"][0]["stable"] = json!("v9");
+    rig.reconfigure_in_vain(&bad).await;
+    let events = admin.events().await;
+    assert_eq!(events.len(), 1, "once, not once a worker: {events:?}");
+    assert_eq!(events[0]["bellwether"], "configuration_rejected");
+    assert_eq!(events[0]["filter"], "bellwether-router");
+    let problems = events[0]["problems"].as_array().unwrap();
+    assert_eq!(problems[0], "deployments[0].name: must be a string, got 7", "{problems:?}");
+    let told = format!(
+        "configuration rejected, nothing was changed: {}; and one more",
+        problems[0].as_str().unwrap()
+    );
+    assert_eq!((problems.len(), &events[0]["text"]), (2, &json!(told)));
+    let now = &admin.json("/status").await["now"];
+    assert!(events[0]["time"].as_str().unwrap() <= now.as_str().unwrap(), "{}, now {now}", events[0]["time"]);
+}
+
+#[tokio::test]
 async fn two_listeners_with_plans_of_their_own_are_shown_together() {
     let module = wasm_path().unwrap().canonicalize().unwrap();
     let mut other = canary_at(30.0);

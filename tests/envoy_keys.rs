@@ -9,7 +9,7 @@ mod rig;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-use bellwether_harness::client::{Answer, Request};
+use bellwether_harness::client::{Answer, Client, Request};
 use bellwether_harness::envoy::{EnvoyOptions, Role};
 use bellwether_harness::provider::{Behaviour, Received};
 use serde_json::{Value, json};
@@ -511,6 +511,11 @@ async fn no_key_is_seen_anywhere_but_at_the_provider() {
     ] {
         pages.push((path.to_owned(), rig.envoy.admin(path).await.unwrap_or_default()));
     }
+    for path in ["/status", "/events"] {
+        let answer = Client::new(rig.envoy.admin_role_port()).get(path, &[]).await.unwrap();
+        pages.push((path.to_owned(), answer.text().to_owned()));
+    }
+    assert!(pages[pages.len() - 1].1.contains("configuration_rejected"), "what was rejected is told");
     for answer in answers {
         pages.push(("an answer".to_owned(), format!("{:?} {}", answer.headers, answer.text())));
     }

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 
-use super::record::{EVENTS, POOL_EVENTS};
+use super::record::{EVENTS, POOL_EVENTS, REJECTIONS};
 use super::service::Router;
 use super::worker::Worker;
 use crate::admin::status::KeyView;
@@ -89,7 +89,7 @@ impl Router {
 /// The last events of the process, newest first; `None` if they cannot be read.
 pub fn kept_events() -> Option<Vec<String>> {
     let mut logs = Vec::new();
-    for key in [EVENTS, POOL_EVENTS] {
+    for key in [EVENTS, POOL_EVENTS, REJECTIONS] {
         let found = SharedData.get(key).ok()?;
         match EventLog::decode(found.as_ref().map(|found| found.bytes.as_slice())) {
             Found::Nothing => {}

@@ -5,6 +5,7 @@ use super::service::Router;
 use super::worker::Worker;
 use crate::codec::Found;
 use crate::engine::Notes;
+use crate::error::Problems;
 use crate::events::{self, EventLog};
 use crate::flight::Judgement;
 use crate::host::{self, SharedData};
@@ -18,6 +19,8 @@ use crate::units::{Millis, Now};
 pub const EVENTS: &str = "bellwether/1/events";
 /// Shared key of the last events of pools: apart, so that an exhausted pool does not push out why a canary was rolled back.
 pub const POOL_EVENTS: &str = "bellwether/1/pool-events";
+/// Shared key of the last rejected configurations, apart for the same reason: somebody may send one every second.
+pub const REJECTIONS: &str = "bellwether/1/rejections";
 
 impl Worker {
     /// Records judgements about a request's attempts. `wait`: what the response says of a rate limit.
@@ -136,18 +139,32 @@ impl Worker {
     /// here with it, so each is published once.
     fn publish(&self, router: &Router, log: &str, line: String) {
         host::warn(&line);
+        self.keep(log, &line);
+        self.alert(router, line);
+    }
+
+    /// Says that a configuration was rejected. The log has each problem; here those find them who look at the page.
+    pub fn reject(&self, problems: &Problems) {
+        self.metrics.rejected();
+        let filter = host::property("plugin_name").unwrap_or_default();
+        let now = self.clock.now().wall;
+        let line = events::rejected_line(&String::from_utf8_lossy(&filter), problems, now);
+        self.keep(REJECTIONS, &line);
+    }
+
+    /// Keeps an event in shared data.
+    fn keep(&self, log: &str, line: &str) {
         let kept = update(&SharedData, log, &mut |bytes| match EventLog::decode(bytes) {
             Found::Undecodable => Change::Keep(false),
             found => {
                 let mut log = if let Found::Value(log) = found { log } else { EventLog::default() };
-                log.push(&line);
+                log.push(line);
                 Change::Write(log.encode(), true)
             }
         });
         if kept != Ok(true) {
             self.metrics.dropped_label("event", 1);
         }
-        self.alert(router, line);
     }
 
     fn alert(&self, router: &Router, line: String) {

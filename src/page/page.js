@@ -180,7 +180,7 @@ function takeStatus(raw) {
 function takeEvents(raw) {
 	events = withKeys(objects(raw.events).slice(0, 500).map((e) => ({
 		raw: e, name: str(e.id, `${e.time} ${e.to}`), kind: str(e.bellwether), to: str(e.to), time: moment(e.time),
-		whose: str(e.deployment) || str(e.pool), text: str(e.text) || [str(e.version) || str(e.key), plain(str(e.to)), str(e.why)].join(" "),
+		whose: str(e.deployment) || str(e.pool) || str(e.filter), text: str(e.text) || [str(e.version) || str(e.key), plain(str(e.to)), str(e.why)].join(" "),
 	})));
 }
 
@@ -392,13 +392,14 @@ function evidence(e) {
 		told.push(`${isolate(name)}: ${show(num(s.errors))} of ${show(s.requests)} failed, ${percent(s.rate)}${Array.isArray(between) ? ` (the true rate: ${percent(between[0])} to ${percent(between[1])})` : ""}`);
 	}
 	if (num(e.evidence?.score) !== null) told.push(`score ${show(e.evidence.score)}; a rollback takes ${show(num(e.evidence.limit))}`);
-	const requests = (Array.isArray(e.requests) ? e.requests : []).slice(0, 8).map((r) => isolate(str(r)));
+	const list = (x) => (Array.isArray(x) ? x : []).slice(0, 8).map((s) => isolate(str(s))), requests = list(e.requests);
+	told.push(...list(e.problems));
 	if (requests.length) told.push(`failed requests: ${requests.join(", ")}`);
 	return told;
 }
 
 function eventItem(e) {
-	const sign = pick(e.kind, { pool_exhausted: "off", would_roll_back: "watch", stage: "wait" }) ?? pick(e.to, PHASES)?.icon ?? "wait";
+	const sign = pick(e.kind, { pool_exhausted: "off", configuration_rejected: "off", would_roll_back: "watch", stage: "wait" }) ?? pick(e.to, PHASES)?.icon ?? "wait";
 	const told = evidence(e.raw), time = e.time === null ? "" : `${at(e.time)}, ${ago(e.time)}`;
 	return h("li", { key: e.key, class: sign === "back" ? "event bad-card" : "event" }, icon(sign), h("div",
 		h("p", h("b", h("bdi", e.whose)), " ", h("bdi", e.text)), h("p.muted", time),

@@ -176,13 +176,21 @@ def test_charts_remember_and_tell_in_words(admin: Admin, open_page: Open) -> Non
 def test_an_event_tells_its_evidence_and_stays_unfolded(admin: Admin, open_page: Open) -> None:
     stage = event("active", seconds_ago=90, bellwether="stage", stage=1, text="the ramp goes on with v2, stage 2")
     admin.events = [event(), stage, {"bellwether": "pool_exhausted", "time": moment(-99), "pool": "relay"}]
+    problems = ["deployments[0].name: must be a string, got 7", "deployments[0].stable: is missing"]
+    text = f"configuration rejected, nothing was changed: {problems[0]}; and one more"
+    rejected = {"bellwether": "configuration_rejected", "time": moment(-200), "filter": "bellwether-router"}
+    admin.events.append({**rejected, "problems": problems, "text": text})
     page = open_page(admin.url)
+    last = page.locator("#events > li").last
+    expect(last).to_contain_text(f"bellwether-router {text}")
+    last.locator("summary").click()
+    expect(last.locator("details li").last).to_have_text(says(problems[1]))
     first = page.locator("#events li").first
     first.locator("summary").click()
     expect(first).to_contain_text(says("v2: 7 of 9 failed, 77.78 % (the true rate: 28.35 % to 96.87 %)"))
     expect(first).to_contain_text("score 16.88; a rollback takes 16.12")
     admin.events = [event(seconds_ago=0, name="another"), *admin.events]
-    expect(page.locator("#events > li")).to_have_count(4)
+    expect(page.locator("#events > li")).to_have_count(5)
     assert page.locator("#events > li").nth(1).locator("details").get_attribute("open") is not None
     expect(page.locator("#events > li").nth(2)).to_contain_text("stage 2")
 
