@@ -12,9 +12,9 @@ pub mod status;
 use crate::engine::{Order, Refused};
 use crate::error::Problems;
 use crate::events::quoted;
+use crate::headers::Headers;
 use crate::json::{self, Cursor, Sink};
 use crate::rollout::{Cause, OPERATOR};
-use crate::route::Headers;
 use crate::units::Now;
 
 /// Longest reason kept, in bytes.

@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::codec::TOMBSTONE;
+use crate::headers::Headers;
 use crate::outcome::Outcome;
 use crate::rollout::{Cause, OPERATOR};
-use crate::route::Headers;
 use crate::testing::{MemoryStore, deployment_plan, ramp_plan};
 use crate::units::UnixMillis;
 

@@ -7,8 +7,9 @@
 
 use std::borrow::Cow;
 
+use crate::headers::Headers;
 use crate::plan::{Deployment, HeaderTest, HostPattern, Match};
-use crate::route::{self, Headers};
+use crate::route;
 
 /// Deployments (indices, ascending) by what they are filed under, in its order.
 #[derive(Debug, Default)]
@@ -156,7 +157,8 @@ fn lower<'a>(host: &'a Cow<'a, [u8]>) -> Cow<'a, [u8]> {
 
 #[cfg(test)]
 mod tests {
-    use crate::route::{Headers, find, matches};
+    use crate::headers::Headers;
+    use crate::route::{find, matches};
 
     /// Every kind of condition, and pairs of them: 0…2 of each of hosts, prefix and headers.
     fn document() -> String {

@@ -20,7 +20,7 @@
 //! ## Modules, in reading order
 //!
 //! * what is configured: [`json`], [`config`], [`plan`], [`error`], [`units`]
-//! * where a request goes: [`hash`], [`split`], [`index`], [`route`]
+//! * where a request goes: [`hash`], [`split`], [`headers`], [`index`], [`route`]
 //! * with which key: [`keys`], [`reset`], [`keyring`], [`pools`], [`member`] (of an aggregate cluster)
 //! * what became of it: [`outcome`], [`flight`]
 //! * what that says: [`histogram`], [`window`], [`stats`], [`verdict`] (limits), [`share`], [`compare`] (the comparison)
@@ -55,6 +55,7 @@ pub mod error;
 pub mod events;
 pub mod flight;
 pub mod hash;
+pub mod headers;
 pub mod histogram;
 pub mod index;
 pub mod json;

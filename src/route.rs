@@ -7,110 +7,14 @@
 //! A version that is not available (rolled back) is replaced by stable, except for rules that say `keep`.
 
 use std::borrow::Cow;
-use std::fmt;
-use std::ops::Range;
 
 use crate::hash::hash;
+use crate::headers::Headers;
 use crate::plan::{
     Deployment, HeaderCondition, HeaderTest, HostPattern, IdentitySource, Match, Plan, Rule, Version,
 };
 use crate::split::Split;
 use crate::units::{Bps, Point};
-
-/// The request headers, pseudo headers included, as the proxy hands them over: names in lower case, values any bytes.
-#[derive(Default)]
-pub struct Headers {
-    /// All text; what is between the fields means nothing.
-    bytes: Vec<u8>,
-    fields: Vec<Field>,
-}
-
-impl fmt::Debug for Headers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = |text| String::from_utf8_lossy(text);
-        f.debug_map().entries(self.iter().map(|(name, value)| (shown(name), shown(value)))).finish()
-    }
-}
-
-/// Where in the bytes a header is.
-struct Field {
-    name: Range<usize>,
-    value: Range<usize>,
-}
-
-impl Headers {
-    /// Takes the pairs in the proxy's order.
-    pub fn new(pairs: Vec<(String, Vec<u8>)>) -> Headers {
-        let (mut bytes, mut fields) = (Vec::new(), Vec::new());
-        let mut append = |text: &[u8]| {
-            let begin = bytes.len();
-            bytes.extend_from_slice(text);
-            begin..bytes.len()
-        };
-        for (name, value) in &pairs {
-            fields.push(Field { name: append(name.as_bytes()), value: append(value) });
-        }
-        Headers { bytes, fields }
-    }
-
-    /// Takes them in the proxy's form, without a copy: how many there are, the lengths of each name and value (`u32`, little
-    /// endian), then each name and value with a zero byte behind it. Ends where that form ends.
-    pub fn parse(bytes: Vec<u8>) -> Headers {
-        let number = |at: usize| {
-            let (number, _) = bytes.get(at..)?.split_first_chunk()?;
-            usize::try_from(u32::from_le_bytes(*number)).ok()
-        };
-        let count = number(0).unwrap_or(0);
-        // A header takes ten bytes at least: no more room is made than they can fill.
-        let mut fields = Vec::with_capacity(count.min(bytes.len() >> 3));
-        let mut text = count.saturating_mul(8).saturating_add(4);
-        let mut take = |length: usize| {
-            let range = text..text.saturating_add(length);
-            text = range.end.saturating_add(1);
-            (range.end < bytes.len()).then_some(range)
-        };
-        for lengths in (4usize..).step_by(8).take(count) {
-            let (Some(name), Some(value)) = (number(lengths), number(lengths.saturating_add(4))) else {
-                break;
-            };
-            let (Some(name), Some(value)) = (take(name), take(value)) else { break };
-            fields.push(Field { name, value });
-        }
-        Headers { bytes, fields }
-    }
-
-    /// The value of a header; several of one name are joined by `,`, as HTTP has it. Lower-case name.
-    pub fn get<'a>(&'a self, name: &str) -> Option<Cow<'a, [u8]>> {
-        let mut values = self.all(name);
-        let first = values.next()?;
-        let mut joined = Cow::Borrowed(first);
-        for value in values {
-            let joined = joined.to_mut();
-            joined.push(b',');
-            joined.extend_from_slice(value);
-        }
-        Some(joined)
-    }
-
-    /// Whether there is such a header.
-    pub fn has(&self, name: &str) -> bool {
-        self.all(name).next().is_some()
-    }
-
-    /// All values of one name, in order.
-    pub fn all<'a, 'n>(&'a self, name: &'n str) -> impl Iterator<Item = &'a [u8]> + use<'a, 'n> {
-        self.iter().filter(move |(held, _)| *held == name.as_bytes()).map(|(_, value)| value)
-    }
-
-    /// All headers in order; a name sent twice comes twice.
-    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> + Clone {
-        self.fields.iter().map(|field| (self.text(&field.name), self.text(&field.value)))
-    }
-
-    fn text(&self, range: &Range<usize>) -> &[u8] {
-        self.bytes.get(range.clone()).unwrap_or_default()
-    }
-}
 
 /// What the decision may depend on.
 pub struct RequestFacts<'a> {
@@ -294,36 +198,6 @@ pub fn rewritten_path(version: &Version, path: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// The proxy's form of these headers.
-    fn serialized(pairs: &[(&[u8], &[u8])]) -> Vec<u8> {
-        let number = |n: usize| u32::try_from(n).unwrap().to_le_bytes();
-        let mut bytes = number(pairs.len()).to_vec();
-        pairs
-            .iter()
-            .for_each(|(name, value)| bytes.extend([number(name.len()), number(value.len())].concat()));
-        pairs.iter().for_each(|(name, value)| bytes.extend([name, &b"\0"[..], value, b"\0"].concat()));
-        bytes
-    }
-
-    #[test]
-    fn the_proxys_form_is_read_as_far_as_it_goes() {
-        let pairs: [(&[u8], &[u8]); 4] = [(b":path", b"/a"), (b"x", b""), (b"\xff", b"\xfe\0"), (b"x", b"2")];
-        let whole = serialized(&pairs);
-        assert!(Headers::parse(whole.clone()).iter().eq(pairs));
-        assert_eq!(Headers::parse(whole.clone()).get("x").as_deref(), Some(&b",2"[..]));
-        for end in 0..whole.len() {
-            let cut = Headers::parse(whole[..end].to_vec());
-            assert!(cut.iter().eq(pairs.into_iter().take(cut.iter().count())), "{end}");
-            assert!(cut.iter().count() < 4, "{end}");
-        }
-        let mut many = whole.clone();
-        many[..4].fill(0xff);
-        assert!(Headers::parse(many).iter().count() <= 16, "a count that nothing backs");
-        let mut long = whole;
-        long[4..8].fill(0xff);
-        assert_eq!(Headers::parse(long).iter().count(), 0, "a length that nothing backs");
-    }
 
     fn headers(pairs: &[(&str, &str)]) -> Headers {
         Headers::new(pairs.iter().map(|(n, v)| ((*n).to_owned(), v.as_bytes().to_vec())).collect())

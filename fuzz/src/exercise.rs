@@ -3,11 +3,12 @@
 use arbitrary::{Result, Unstructured};
 use bellwether::config::secrets;
 use bellwether::engine::{Engine, Notes};
+use bellwether::headers::Headers;
 use bellwether::keys::Ring;
 use bellwether::outcome::{Outcome, classify, ending};
 use bellwether::plan::{Deployment, HeaderCondition, HeaderTest, HostPattern, IdentitySource, Plan};
 use bellwether::pools::{Pick, Pools, Wish};
-use bellwether::route::{Access, Headers, RequestFacts, choose, find, rewritten_path};
+use bellwether::route::{Access, RequestFacts, choose, find, rewritten_path};
 use bellwether::stats::Event;
 use bellwether::units::{Micros, Now, UnixMillis};
 

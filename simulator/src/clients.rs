@@ -1,7 +1,7 @@
 //! Sticky clients: who sends a request, and which version is theirs.
 
+use bellwether::headers::Headers;
 use bellwether::plan::Plan;
-use bellwether::route::Headers;
 use bellwether::units::Point;
 
 use crate::rng::Rng;

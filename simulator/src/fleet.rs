@@ -8,9 +8,10 @@ mod flight;
 use std::collections::BinaryHeap;
 
 use bellwether::engine::{Binding, Engine, Notes};
+use bellwether::headers::Headers;
 use bellwether::outcome::Outcome;
 use bellwether::plan::Plan;
-use bellwether::route::{Headers, RequestFacts};
+use bellwether::route::RequestFacts;
 use bellwether::stats::Event;
 use bellwether::units::{Micros, Now, UnixMillis};
 

@@ -1,10 +1,11 @@
 //! Making a request what a version's upstream expects, and, for a failover, what it was before.
 
 use super::service::Router;
+use crate::headers::Headers;
 use crate::host;
 use crate::keys::CLIENT_CREDENTIALS;
 use crate::plan::Version;
-use crate::route::{self, Headers};
+use crate::route;
 
 /// The client's headers, as they were where the version or stable changes them.
 pub struct Before(Vec<(String, Option<Vec<u8>>)>);

@@ -1,6 +1,7 @@
 //! The `router` role: one context a request, in the connection manager's chain.
 
 use std::cell::{Cell, RefCell};
+use std::iter;
 use std::rc::Rc;
 
 use proxy_wasm::traits::{Context, HttpContext};
@@ -12,11 +13,12 @@ use super::service::Router;
 use super::worker::Worker;
 use crate::engine::{Assigned, Notes};
 use crate::flight::Flight;
+use crate::headers::Headers;
 use crate::host::{self, SharedData};
 use crate::outcome::{self, Outcome};
 use crate::plan::Deployment;
 use crate::pools::{Pick, Wish};
-use crate::route::{self, Headers, RequestFacts};
+use crate::route::{self, RequestFacts};
 use crate::units::{Micros, Millis};
 
 /// One request.
@@ -127,14 +129,15 @@ impl RouterStream {
 
     /// A client chooses neither cluster nor version, except through rules.
     fn remove_spoofed(&self, headers: &Headers) {
+        const OURS: &str = "x-bellwether-";
+        for name in headers.names_with(OURS.as_bytes()) {
+            // Envoy lets no name pass that is no text.
+            host::remove_request_header(std::str::from_utf8(name).unwrap_or_default());
+        }
         let plan = &self.router.plan;
-        for (name, _) in headers.iter() {
-            if name.starts_with(b"x-bellwether-")
-                || name == plan.cluster_header.as_bytes()
-                || plan.version_header.as_ref().is_some_and(|header| name == header.as_bytes())
-            {
-                // Envoy lets no name pass that is no text.
-                host::remove_request_header(std::str::from_utf8(name).unwrap_or_default());
+        for name in iter::once(&plan.cluster_header).chain(&plan.version_header) {
+            if !name.starts_with(OURS) && headers.has(name) {
+                host::remove_request_header(name);
             }
         }
     }
