@@ -31,6 +31,8 @@ mod structure;
 mod time;
 mod value;
 
+pub use value::OWN_PREFIX;
+
 pub use envelope::document;
 pub use time::parse as timestamp;
 

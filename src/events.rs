@@ -169,14 +169,24 @@ pub struct EventLog {
 }
 
 impl EventLog {
-    /// Adds an event; the oldest makes room.
-    pub fn push(&mut self, line: &str) {
+    /// Adds an event; the oldest makes room. Whether it is kept: one that is too long is only counted.
+    pub fn push(&mut self, line: &str) -> bool {
         self.count = self.count.saturating_add(1);
-        if line.len() <= LINE_BYTES {
+        let kept = line.len() <= LINE_BYTES;
+        if kept {
             self.lines.push(line.to_owned());
         }
         let over = self.lines.len().saturating_sub(KEPT);
         self.lines.drain(..over);
+        kept
+    }
+
+    /// Whether the same has been said at this time or later.
+    pub fn has_said(&self, line: &str, since: UnixMillis) -> bool {
+        let since = since.to_string();
+        let without_time = |line: &str| line.replacen(time_of(line), "", 1);
+        let said = without_time(line);
+        self.lines.iter().any(|held| time_of(held) >= since.as_str() && without_time(held) == said)
     }
 
     /// To bytes.
@@ -196,14 +206,16 @@ impl EventLog {
 
 /// The events of several logs, newest first: each has its time, whose text sorts as it does.
 pub fn newest_first(logs: Vec<EventLog>) -> Vec<String> {
-    fn time(line: &str) -> &str {
-        let begins = line.find(TIME).map(|at| at.saturating_add(TIME.len()));
-        begins.and_then(|at| line.get(at..)?.split('"').next()).unwrap_or_default()
-    }
     let mut lines: Vec<String> = logs.into_iter().flat_map(|log| log.lines.into_iter().rev()).collect();
     // Stable: what one log has of the same millisecond stays in its order.
-    lines.sort_by(|a, b| time(b).cmp(time(a)));
+    lines.sort_by(|a, b| time_of(b).cmp(time_of(a)));
     lines
+}
+
+/// When an event was, as text.
+fn time_of(line: &str) -> &str {
+    let begins = line.find(TIME).map(|at| at.saturating_add(TIME.len()));
+    begins.and_then(|at| line.get(at..)?.split('"').next()).unwrap_or_default()
 }
 
 /// Before the time of an event.
@@ -337,10 +349,25 @@ mod tests {
     }
 
     #[test]
+    fn what_another_worker_has_just_said_is_known() {
+        let at = |millis| pool_line("relay", Now { mono: Micros(0), wall: UnixMillis(millis) });
+        let mut log = EventLog::default();
+        log.push(&at(10_000));
+        for (line, since, said) in [
+            (at(10_007), 9_000, true),
+            (at(10_007), 10_000, true),
+            (at(16_000), 11_000, false),
+            (pool_line("openai", Now { mono: Micros(0), wall: UnixMillis(10_007) }), 9_000, false),
+        ] {
+            assert_eq!(log.has_said(&line, UnixMillis(since)), said, "{line} since {since}");
+        }
+    }
+
+    #[test]
     fn the_last_64_events_are_kept() {
         let mut log = EventLog::default();
-        (0..100).for_each(|n| log.push(&format!("event {n}")));
-        log.push(&"x".repeat(5000));
+        assert!((0..100).all(|n| log.push(&format!("event {n}"))));
+        assert!(!log.push(&"x".repeat(5000)), "too long, and that is said");
         assert_eq!((log.count, log.lines.len()), (101, 64));
         assert_eq!((log.lines[0].as_str(), log.lines[63].as_str()), ("event 36", "event 99"));
         assert!(matches!(EventLog::decode(Some(&log.encode())), Found::Value(back) if back == log));

@@ -68,6 +68,8 @@ enum Role {
         uncounted: Option<u64>,
     },
     Keys {
+        /// Name of the filter.
+        filter: String,
         /// The secrets document.
         document: Rc<[u8]>,
         /// It is to be kept in shared data.
@@ -92,12 +94,14 @@ impl Root {
             }
             b"keys" => {
                 let document: Rc<[u8]> = bytes.into();
-                self.worker.set_secrets(config::secrets(&document)?, &document);
+                let secrets = config::secrets(&document)?;
+                let filter = host::filter_name();
+                self.worker.take_document(&filter, &document, secrets);
                 if !matches!(self.role, Role::Keys { .. }) {
                     self.worker.count_keys_role(1);
                 }
                 // Kept by the first tick, which the throw-away VM that checks a configuration never sees.
-                self.role = Role::Keys { document, unkept: Cell::new(true) };
+                self.role = Role::Keys { filter, document, unkept: Cell::new(true) };
                 host::set_tick(TICK);
             }
             b"admin" => self.role = Role::Admin { hosts: config::admin(&bytes)?.into() },
@@ -108,8 +112,7 @@ impl Root {
 
     /// Counts an accepted update once in the process, not once a thread: whoever is first to write its hash counts it.
     fn count_update(&self, configuration: u64) {
-        let name = host::property("plugin_name").unwrap_or_default();
-        let key = ["bellwether/1/configuration/", &String::from_utf8_lossy(&name)].concat();
+        let key = ["bellwether/1/configuration/", &host::filter_name()].concat();
         let bytes = configuration.to_le_bytes();
         let first = update(&SharedData, &key, &mut |held| {
             if held == Some(bytes.as_slice()) {
@@ -145,9 +148,10 @@ impl Drop for Root {
                 }
                 self.worker.retire(router);
             }
-            Role::Keys { .. } => {
+            Role::Keys { document, .. } => {
                 host::set_tick(Duration::ZERO);
                 self.worker.count_keys_role(-1);
+                self.worker.drop_document(&document);
             }
             Role::Admin { .. } | Role::Unconfigured => {}
         }
@@ -171,9 +175,9 @@ impl RootContext for Root {
     fn on_tick(&mut self) {
         let configuration = match &mut self.role {
             Role::Router { uncounted, .. } => uncounted.take(),
-            Role::Keys { document, unkept } => {
+            Role::Keys { unkept, .. } => {
                 if unkept.take() {
-                    worker::keep_secrets(document);
+                    self.worker.keep_documents();
                 }
                 return host::set_tick(Duration::ZERO);
             }
@@ -213,11 +217,11 @@ impl RootContext for Root {
                 worker.in_service(router);
                 Box::new(RouterStream::new(worker, Rc::clone(router)))
             }
-            Role::Keys { document, unkept } => {
-                if !worker.has_secrets_of(document)
+            Role::Keys { filter, document, unkept } => {
+                if !worker.has_document(document)
                     && let Ok(secrets) = config::secrets(document)
                 {
-                    worker.set_secrets(secrets, document);
+                    worker.take_document(filter, document, secrets);
                     unkept.set(true);
                     host::set_tick(TICK);
                 }

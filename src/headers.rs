@@ -105,6 +105,20 @@ impl Headers {
         fields.map(|field| self.name(field)).filter(|name| name.starts_with(prefix))
     }
 
+    /// Takes out the headers whose names are `gone`, and tells the name of each.
+    pub fn remove(&mut self, gone: &dyn Fn(&[u8]) -> bool, told: &mut dyn FnMut(&[u8])) {
+        let fields = std::mem::take(&mut self.fields);
+        let stays = |field: &Field| {
+            let name = self.name(field);
+            let gone = gone(name);
+            if gone {
+                told(name);
+            }
+            !gone
+        };
+        self.fields = fields.into_iter().filter(stays).collect();
+    }
+
     /// All headers in order; a name sent twice comes twice.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> + Clone {
         self.fields.iter().map(|field| (self.name(field), self.value(field)))
@@ -172,6 +186,17 @@ mod tests {
             assert_eq!(value, (n < 200 && n % 3 == 0).then(|| n.to_string()), "a name of {n} bytes");
         }
         assert!(!headers.has(&"m".repeat(66)), "another name of the same length");
+    }
+
+    #[test]
+    fn what_is_removed_is_told_and_not_found() {
+        let pairs = ["x-a", "b", "x-c", "x-a"].map(|name| (name.to_owned(), name.as_bytes().to_vec()));
+        let mut headers = Headers::new(pairs.to_vec());
+        let mut told = Vec::new();
+        headers.remove(&|name| name == b"x-a", &mut |name| told.push(name.to_vec()));
+        assert_eq!(told, [b"x-a", b"x-a"]);
+        assert!(!headers.has("x-a") && headers.iter().map(|(name, _)| name).eq([&b"b"[..], b"x-c"]));
+        assert_eq!(headers.get("x-c").as_deref(), Some(&b"x-c"[..]));
     }
 
     #[test]

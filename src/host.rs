@@ -156,6 +156,11 @@ pub fn property(path: &str) -> Option<Vec<u8>> {
     abi::property(path.as_bytes()).filter(|bytes| !bytes.is_empty())
 }
 
+/// Name of the filter that is configured. Only in a root context.
+pub fn filter_name() -> String {
+    String::from_utf8_lossy(&property("plugin_name").unwrap_or_default()).into_owned()
+}
+
 /// Envoy's response flags.
 pub fn response_flags() -> u64 {
     let bytes = property("response\0flags");

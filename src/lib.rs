@@ -21,7 +21,7 @@
 //!
 //! * what is configured: [`json`], [`config`], [`plan`], [`error`], [`units`]
 //! * where a request goes: [`hash`], [`split`], [`headers`], [`index`], [`route`]
-//! * with which key: [`keys`], [`reset`], [`keyring`], [`pools`], [`member`] (of an aggregate cluster)
+//! * with which key: [`secrets`], [`keys`], [`reset`], [`keyring`], [`pools`], [`member`] (of an aggregate cluster)
 //! * what became of it: [`outcome`], [`flight`]
 //! * what that says: [`histogram`], [`window`], [`stats`], [`verdict`] (limits), [`share`], [`compare`] (the comparison)
 //! * what follows: [`rollout`] (phases), [`ramp`], [`standings`], [`events`]
@@ -69,6 +69,7 @@ pub mod ramp;
 pub mod reset;
 pub mod rollout;
 pub mod route;
+pub mod secrets;
 pub mod share;
 pub mod split;
 pub mod standings;

@@ -487,6 +487,28 @@ async fn a_pool_that_loses_its_last_key_is_among_the_events() {
 }
 
 #[tokio::test]
+async fn an_event_is_kept_however_long_the_ids_of_its_requests_are() {
+    let edit = |bootstrap: &mut Value| {
+        without_retries(bootstrap);
+        let listener = &mut bootstrap["static_resources"]["listeners"][0];
+        let manager = &mut listener["filter_chains"][0]["filters"][0]["typed_config"];
+        manager["preserve_external_request_id"] = json!(true);
+    };
+    let options = EnvoyOptions { edit: Some(Box::new(edit)), ..EnvoyOptions::default() };
+    let mut config = canary_at(50.0);
+    config["deployments"][0]["guard"] = json!({"max_consecutive_errors": 5, "compare": false});
+    config["deployments"][0]["failover"] = json!(false);
+    let rig = Rig::start(options.router_config(config)).await;
+    rig.relay.set(Behaviour::status(500));
+    let id = |n| format!("{n}-{}", "x".repeat(4500));
+    ask_all(&rig.envoy.client(), 60, move |n| Request::chat(false).header("x-request-id", &id(n))).await;
+    let admin = Admin::of(&rig.envoy);
+    let event = eventually("a rollback", || async { admin.events().await.pop() }).await;
+    let ids: Vec<&str> = event["requests"].as_array().unwrap().iter().filter_map(|id| id.as_str()).collect();
+    assert!(!ids.is_empty() && ids.iter().all(|id| id.len() == 128 && id.contains("-xxx")), "{ids:?}");
+}
+
+#[tokio::test]
 async fn a_rejected_configuration_is_among_the_events() {
     let rig = Rig::configured(canary_at(50.0)).await;
     let admin = Admin::of(&rig.envoy);

@@ -309,6 +309,10 @@ async fn a_client_chooses_neither_cluster_nor_version() {
         config["deployments"][0]["match"] = json!({"path_prefix": "/v1/"});
         config["cluster_header"] = json!(cluster_header);
         config["version_header"] = json!(version_header);
+        // Rules do not see them either.
+        let spoofed = [cluster_header, version_header, "x-bellwether-cluster", "x-bellwether-anything-else"];
+        let rule = |name: &str| json!({"headers": [{"name": name, "present": true}], "version": "v2"});
+        config["deployments"][0]["rules"] = spoofed.map(rule).to_vec().into();
         config
     };
     let names_of = [("x-bellwether-cluster", "x-bellwether-version"), ("x-llm-target", "x-served-by")];
@@ -350,6 +354,18 @@ async fn a_client_chooses_neither_cluster_nor_version() {
             }
             assert_eq!(left, expected, "{told}");
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_condition_on_the_host_holds_whatever_the_client_calls_it() {
+    let mut config = canary_at(0.0);
+    config["deployments"][0]["rules"] =
+        json!([{"headers": [{"name": "Host", "prefix": "canary."}], "version": "v2"}]);
+    let rig = Rig::configured(config).await;
+    for (host, version) in [("canary.example.com", "v2"), ("example.com", "v1")] {
+        let (answer, _) = rig.ask(Request::get("/").header("host", host)).await;
+        assert_eq!(answer.version(), Some(version), "{host}");
     }
 }
 

@@ -11,6 +11,7 @@ use bellwether::outcome::Outcome;
 use bellwether::plan::{Plan, Recovery};
 use bellwether::ramp::{Sight, weight};
 use bellwether::rollout::{Cause, Lease, Rules, Signal};
+use bellwether::secrets::Documents;
 use bellwether::share::{Arm, Odds};
 use bellwether::standings::Standings;
 use bellwether::stats::{Delta, Event, Stats};
@@ -56,6 +57,7 @@ fn readable(bytes: &[u8]) {
     Comparison::decode(Some(bytes));
     Keyring::decode(Some(bytes));
     EventLog::decode(Some(bytes));
+    Documents::decode(Some(bytes));
 }
 
 /// The value, which must be the same after a trip through its bytes.

@@ -34,7 +34,7 @@ pub fn conditions(at: &Cursor<'_>) -> Read<Vec<HeaderCondition>> {
 fn condition(at: &Cursor<'_>) -> Read<HeaderCondition> {
     let object =
         at.object(&["name", "exact", "prefix", "suffix", "contains", "one_of", "present", "invert"])?;
-    let name = object.need("name").and_then(|at| value::header_name(&at));
+    let name = object.need("name").and_then(|at| value::header_asked_for(&at));
     let invert = object.get("invert").map_or(Ok(false), |at| at.boolean());
     let given: Vec<(&'static str, Cursor<'_>)> =
         TESTS.into_iter().filter_map(|test| Some((test, object.get(test)?))).collect();

@@ -208,7 +208,7 @@ fn sticky(at: &Cursor<'_>) -> Read<(Sticky, Option<String>)> {
 
 fn identity(at: &Cursor<'_>) -> Read<IdentitySource> {
     let object = at.object(&["header", "cookie", "client_address"])?;
-    let header = object.get("header").map(|at| value::header_name(&at).map(IdentitySource::Header));
+    let header = object.get("header").map(|at| value::header_asked_for(&at).map(IdentitySource::Header));
     let cookie = object.get("cookie").map(|at| value::cookie_name(&at).map(IdentitySource::Cookie));
     let address = object.get("client_address").map(|at| match at.as_bool() {
         Some(true) => Ok(IdentitySource::ClientAddress),

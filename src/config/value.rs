@@ -116,6 +116,11 @@ pub fn header_name(at: &Cursor<'_>) -> Read<String> {
     text(at, "must be an HTTP header name", is_token).map(|name| name.to_ascii_lowercase())
 }
 
+/// The name of a header that requests are looked at for. The host is in a pseudo header, whatever the client calls it.
+pub fn header_asked_for(at: &Cursor<'_>) -> Read<String> {
+    header_name(at).map(|name| if name == "host" { ":authority".to_owned() } else { name })
+}
+
 /// Whether this is the name of a header that belongs to the connection; lower case.
 pub fn is_framing(name: &str) -> bool {
     FRAMING.contains(&name)

@@ -13,12 +13,24 @@ use crate::keyring::{Fault, Status};
 use crate::outcome::Outcome;
 use crate::stats::Event;
 use crate::store::{Change, update};
-use crate::units::{Millis, Now};
+use crate::units::{Millis, Now, UnixMillis};
 
 /// Shared key of the last transitions of the process.
 pub const EVENTS: &str = "bellwether/1/events";
 /// Shared key of the last events of pools: apart, so that an exhausted pool does not push out why a canary was rolled back.
 pub const POOL_EVENTS: &str = "bellwether/1/pool-events";
+/// What workers say within this time of each other is said of one occasion (5 s): a secrets document reaches all of them in far
+/// less.
+const AT_ONCE: Millis = Millis(5000);
+
+/// What has become of an event.
+#[derive(Clone, Copy)]
+enum Kept {
+    Now,
+    Before,
+    Not,
+}
+
 /// Shared key of the last rejected configurations, apart for the same reason: somebody may send one every second.
 pub const REJECTIONS: &str = "bellwether/1/rejections";
 
@@ -139,32 +151,45 @@ impl Worker {
     /// here with it, so each is published once.
     fn publish(&self, router: &Router, log: &str, line: String) {
         host::warn(&line);
-        self.keep(log, &line);
+        self.keep(log, &line, None);
         self.alert(router, line);
+    }
+
+    /// A pool has lost its last key with its secret. All workers learn that at about the same time, each by itself: the first
+    /// one says so.
+    pub fn tell_exhausted(&self, router: &Router, pool: &str, now: Now) {
+        let line = events::pool_line(pool, now);
+        let since = UnixMillis(now.wall.0.saturating_sub(AT_ONCE.0));
+        if self.keep(POOL_EVENTS, &line, Some(since)) {
+            host::warn(&line);
+            self.alert(router, line);
+        }
     }
 
     /// Says that a configuration was rejected. The log has each problem; here those find them who look at the page.
     pub fn reject(&self, problems: &Problems) {
         self.metrics.rejected();
-        let filter = host::property("plugin_name").unwrap_or_default();
-        let now = self.clock.now().wall;
-        let line = events::rejected_line(&String::from_utf8_lossy(&filter), problems, now);
-        self.keep(REJECTIONS, &line);
+        let line = events::rejected_line(&host::filter_name(), problems, self.clock.now().wall);
+        self.keep(REJECTIONS, &line, None);
     }
 
-    /// Keeps an event in shared data.
-    fn keep(&self, log: &str, line: &str) {
+    /// Keeps an event in shared data, unless the same has been said `since`; false if so.
+    fn keep(&self, log: &str, line: &str, since: Option<UnixMillis>) -> bool {
         let kept = update(&SharedData, log, &mut |bytes| match EventLog::decode(bytes) {
-            Found::Undecodable => Change::Keep(false),
+            Found::Undecodable => Change::Keep(Kept::Not),
+            Found::Value(log) if since.is_some_and(|since| log.has_said(line, since)) => {
+                Change::Keep(Kept::Before)
+            }
             found => {
                 let mut log = if let Found::Value(log) = found { log } else { EventLog::default() };
-                log.push(line);
-                Change::Write(log.encode(), true)
+                let kept = if log.push(line) { Kept::Now } else { Kept::Not };
+                Change::Write(log.encode(), kept)
             }
         });
-        if kept != Ok(true) {
+        if !matches!(kept, Ok(Kept::Now | Kept::Before)) {
             self.metrics.dropped_label("event", 1);
         }
+        !matches!(kept, Ok(Kept::Before))
     }
 
     fn alert(&self, router: &Router, line: String) {

@@ -11,6 +11,7 @@ use super::dress::{Before, dress};
 use super::request::{InFlight, impatience};
 use super::service::Router;
 use super::worker::Worker;
+use crate::config::OWN_PREFIX;
 use crate::engine::{Assigned, Notes};
 use crate::flight::Flight;
 use crate::headers::Headers;
@@ -20,6 +21,9 @@ use crate::plan::Deployment;
 use crate::pools::{Pick, Wish};
 use crate::route::{self, RequestFacts};
 use crate::units::{Micros, Millis};
+
+/// Longest id of a request that events name, in bytes; Envoy's own have 36.
+const REQUEST_ID_BYTES: usize = 128;
 
 /// One request.
 pub struct RouterStream {
@@ -44,8 +48,8 @@ impl RouterStream {
     }
 
     fn route(&mut self) -> Action {
-        let headers = host::request_headers();
-        self.remove_spoofed(&headers);
+        let mut headers = host::request_headers();
+        self.remove_spoofed(&mut headers);
         let router = Rc::clone(&self.router);
         let plan = &router.plan;
         let Some(n) = route::find(plan, &headers) else { return Action::Continue };
@@ -80,7 +84,11 @@ impl RouterStream {
         let Some(version) = deployment.versions.get(assigned.choice.version) else { return Action::Continue };
         let mut before = None;
         if assigned.choice.version != deployment.stable {
-            assigned.request_id = headers.get("x-request-id").map(|id| String::from_utf8_lossy(&id).into());
+            assigned.request_id = headers.get("x-request-id").map(|id| {
+                // Where Envoy keeps a client's, it may be as long as the client likes, and several are in one event.
+                let id = id.get(..REQUEST_ID_BYTES).unwrap_or(&id);
+                String::from_utf8_lossy(id).into()
+            });
             // Also without `failover`: where the cluster is an aggregate, Envoy decides.
             before = deployment
                 .versions
@@ -127,19 +135,22 @@ impl RouterStream {
         }
     }
 
-    /// A client chooses neither cluster nor version, except through rules.
-    fn remove_spoofed(&self, headers: &Headers) {
-        const OURS: &str = "x-bellwether-";
-        for name in headers.names_with(OURS.as_bytes()) {
+    /// A client chooses neither cluster nor version, except through rules, and rules do not see these headers either.
+    fn remove_spoofed(&self, headers: &mut Headers) {
+        let plan = &self.router.plan;
+        let others = || iter::once(&plan.cluster_header).chain(&plan.version_header);
+        if headers.names_with(OWN_PREFIX.as_bytes()).next().is_none()
+            && !others().any(|name| headers.has(name))
+        {
+            return;
+        }
+        let spoofed = |name: &[u8]| {
+            name.starts_with(OWN_PREFIX.as_bytes()) || others().any(|other| name == other.as_bytes())
+        };
+        headers.remove(&spoofed, &mut |name| {
             // Envoy lets no name pass that is no text.
             host::remove_request_header(std::str::from_utf8(name).unwrap_or_default());
-        }
-        let plan = &self.router.plan;
-        for name in iter::once(&plan.cluster_header).chain(&plan.version_header) {
-            if !name.starts_with(OURS) && headers.has(name) {
-                host::remove_request_header(name);
-            }
-        }
+        });
     }
 
     /// Opens the request's ledger and, where there is a `keys` role, ties its attempts to it.

@@ -10,20 +10,20 @@ use super::metrics::{DeploymentMetrics, Global, KeyMetrics};
 use super::request::InFlight;
 use super::service::Router;
 use crate::census::{self, Census, Holding};
-use crate::codec::{Found, SCHEMA};
-use crate::config;
+use crate::codec::Found;
 use crate::engine::{Dropped, Engine, Notes};
 use crate::hash::Spread;
 use crate::host::{self, Clock, SharedData, Well};
 use crate::keys::Ring;
 use crate::plan::{Plan, Secret};
 use crate::pools::Pools;
+use crate::secrets::Documents;
 use crate::store::{Change, Store, update};
 use crate::units::Micros;
 use crate::usage::Usage;
 
-/// Shared key of the secrets document.
-const SECRETS: &str = "bellwether/1/secrets";
+/// Shared key of the secrets documents.
+const DOCUMENTS: &str = "bellwether/1/documents";
 /// Shared key of what all VMs hold.
 const CENSUS: &str = "bellwether/1/census";
 
@@ -49,9 +49,7 @@ pub struct Worker {
     aboard: Rc<Cell<u64>>,
     /// When this VM last said what it holds.
     reported: Cell<Option<Micros>>,
-    secrets: RefCell<BTreeMap<String, Secret>>,
-    /// The document that they are of.
-    document: RefCell<Option<Rc<[u8]>>>,
+    documents: RefCell<Documents>,
     /// Every plan that something still holds, in the order in which they came.
     pub routers: RefCell<Vec<Weak<Router>>>,
     /// Contexts of the `keys` role that are configured on this worker.
@@ -79,9 +77,8 @@ impl Worker {
             aboard: Rc::default(),
             reported: Cell::new(None),
             // A VM that is built anew after a trap has its router before its `keys` role, which an attempt brings: until then
-            // the document that was kept last serves.
-            secrets: RefCell::new(kept_secrets()),
-            document: RefCell::default(),
+            // the documents that were kept last serve.
+            documents: RefCell::new(kept_documents()),
             routers: RefCell::default(),
             keys_roles: Cell::new(0),
             pools: RefCell::default(),
@@ -163,33 +160,57 @@ impl Worker {
         }
     }
 
-    /// Whether the secrets are those of this document, the very copy.
-    pub fn has_secrets_of(&self, document: &Rc<[u8]>) -> bool {
-        self.document
-            .try_borrow()
-            .is_ok_and(|held| held.as_ref().is_some_and(|held| Rc::ptr_eq(held, document)))
+    /// Whether this very copy of a secrets document is in force.
+    pub fn has_document(&self, document: &Rc<[u8]>) -> bool {
+        self.documents.try_borrow().is_ok_and(|held| held.has(document))
     }
 
-    /// Takes over a secrets document.
-    pub fn set_secrets(&self, secrets: BTreeMap<String, Secret>, document: &Rc<[u8]>) {
-        if let Ok(mut held) = self.document.try_borrow_mut() {
-            *held = Some(Rc::clone(document));
+    /// Puts a secrets document in force, in place of the filter's former one.
+    pub fn take_document(&self, filter: &str, document: &Rc<[u8]>, secrets: BTreeMap<String, Secret>) {
+        if let Ok(mut held) = self.documents.try_borrow_mut() {
+            held.take(filter, document, secrets);
         }
-        if let Ok(mut held) = self.secrets.try_borrow_mut() {
-            *held = secrets;
+        self.fill_all_rings();
+    }
+
+    /// The role that had this document has ended.
+    pub fn drop_document(&self, document: &Rc<[u8]>) {
+        if self.documents.try_borrow_mut().is_ok_and(|mut held| held.drop(document)) {
+            self.fill_all_rings();
         }
+    }
+
+    fn fill_all_rings(&self) {
         let routers: Vec<Rc<Router>> = self
             .routers
             .try_borrow()
             .map(|all| all.iter().filter_map(Weak::upgrade).collect())
             .unwrap_or_default();
-        routers.iter().for_each(|router| self.fill_rings(router));
+        let now = self.clock.now();
+        for router in routers {
+            let usable = |n: &usize| router.outlook(*n, now.mono).is_ok();
+            let before: Vec<usize> = (0..).take(router.plan.pools.len()).filter(usable).collect();
+            self.fill_rings(&router);
+            let lost = before.iter().filter(|n| router.served.get() && !usable(n));
+            for pool in lost.filter_map(|n| router.plan.pools.get(*n)) {
+                self.tell_exhausted(&router, &pool.name, now);
+            }
+        }
     }
 
     fn fill_rings(&self, router: &Router) {
-        if let (Ok(secrets), Ok(mut rings)) = (self.secrets.try_borrow(), router.rings.try_borrow_mut()) {
+        if let (Ok(documents), Ok(mut rings)) = (self.documents.try_borrow(), router.rings.try_borrow_mut()) {
+            let secrets = documents.secrets();
             *rings = router.plan.pools.iter().map(|pool| Ring::new(pool, &secrets)).collect();
         }
+    }
+
+    /// Keeps the secrets documents in shared data, which no page of Envoy shows, for a VM that has to be built anew.
+    pub fn keep_documents(&self) {
+        let Ok(value) = self.documents.try_borrow().map(|held| held.encode()) else { return };
+        let _ = update(&SharedData, DOCUMENTS, &mut |held| {
+            if held == Some(value.as_slice()) { Change::Keep(()) } else { Change::Write(value.clone(), ()) }
+        });
     }
 
     /// A context of the `keys` role was configured (`+1`) or has ended (`-1`).
@@ -264,16 +285,10 @@ impl Worker {
     }
 }
 
-/// Keeps the secrets document in shared data, which no page of Envoy shows, for a VM that has to be built anew.
-pub fn keep_secrets(document: &[u8]) {
-    let value = [&[SCHEMA], document].concat();
-    let _ = update(&SharedData, SECRETS, &mut |held| {
-        if held == Some(value.as_slice()) { Change::Keep(()) } else { Change::Write(value.clone(), ()) }
-    });
-}
-
-fn kept_secrets() -> BTreeMap<String, Secret> {
-    let held = SharedData.get(SECRETS).ok().flatten();
-    let document = held.as_ref().and_then(|held| held.bytes.strip_prefix(&[SCHEMA]));
-    document.and_then(|document| config::secrets(document).ok()).unwrap_or_default()
+fn kept_documents() -> Documents {
+    let held = SharedData.get(DOCUMENTS).ok().flatten();
+    match Documents::decode(held.as_ref().map(|held| held.bytes.as_slice())) {
+        Found::Value(documents) => documents,
+        Found::Nothing | Found::Undecodable => Documents::default(),
+    }
 }

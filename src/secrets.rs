@@ -1,0 +1,155 @@
+//! The secrets documents that the `keys` roles of one worker hold, newest last.
+//!
+//! A role that is given another document replaces its own, at once, whatever still holds the former one: a secret that is gone from a
+//! document is out of use. Roles of other filters keep theirs: two listeners may each have one, and the pools of either find what
+//! both know.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use crate::codec::{Found, Reader, Writer};
+use crate::config;
+use crate::plan::Secret;
+
+/// Most documents that are read back. A filter has one.
+const DOCUMENTS: usize = 64;
+/// Longest of them that is read back, in bytes; Envoy takes no longer resource over gRPC by default.
+const BYTES: usize = 4 << 20;
+/// Longest name of a filter that is read back, in bytes.
+const NAME_BYTES: usize = 4096;
+
+/// One document.
+struct Document {
+    /// Name of the filter that it was configured for.
+    filter: String,
+    /// As the role has it, to know it again.
+    bytes: Rc<[u8]>,
+    secrets: BTreeMap<String, Secret>,
+}
+
+/// All documents of a worker. Holds secrets: no `Debug`.
+#[derive(Default)]
+pub struct Documents(Vec<Document>);
+
+impl Documents {
+    /// Whether this very copy of a document is in force.
+    pub fn has(&self, bytes: &Rc<[u8]>) -> bool {
+        self.0.iter().any(|held| Rc::ptr_eq(&held.bytes, bytes))
+    }
+
+    /// Puts a document in force, in place of the filter's former one.
+    pub fn take(&mut self, filter: &str, bytes: &Rc<[u8]>, secrets: BTreeMap<String, Secret>) {
+        self.0.retain(|held| held.filter != filter);
+        self.0.push(Document { filter: filter.to_owned(), bytes: Rc::clone(bytes), secrets });
+    }
+
+    /// Drops this very copy of a document; whether it was in force.
+    pub fn drop(&mut self, bytes: &Rc<[u8]>) -> bool {
+        let before = self.0.len();
+        self.0.retain(|held| !Rc::ptr_eq(&held.bytes, bytes));
+        self.0.len() < before
+    }
+
+    /// What all of them know. Of two secrets of one name the newer document's counts.
+    pub fn secrets(&self) -> BTreeMap<String, Secret> {
+        let mut all = BTreeMap::new();
+        for held in &self.0 {
+            for (name, secret) in &held.secrets {
+                all.insert(name.clone(), secret.clone());
+            }
+        }
+        all
+    }
+
+    /// To bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut w = Writer::new();
+        // JSON is text, or it would have been refused.
+        let texts: Vec<(&str, &str)> = self
+            .0
+            .iter()
+            .filter_map(|held| Some((held.filter.as_str(), std::str::from_utf8(&held.bytes).ok()?)))
+            .collect();
+        w.number(u64::try_from(texts.len()).unwrap_or(0));
+        for (filter, document) in texts {
+            w.text(filter);
+            w.text(document);
+        }
+        w.finish()
+    }
+
+    /// From bytes; total. A document that is none is left out.
+    pub fn decode(bytes: Option<&[u8]>) -> Found<Documents> {
+        Found::read(bytes, read)
+    }
+}
+
+fn read(bytes: &[u8]) -> Option<Documents> {
+    let mut r = Reader::new(bytes)?;
+    let mut documents = Documents::default();
+    for _ in 0..r.count(DOCUMENTS)? {
+        let (filter, document) = (r.text(NAME_BYTES)?, r.text(BYTES)?);
+        if let Ok(secrets) = config::secrets(document.as_bytes()) {
+            documents.take(&filter, &document.into_bytes().into(), secrets);
+        }
+    }
+    r.end()?;
+    Some(documents)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(documents: &mut Documents, filter: &str, text: &str) -> Rc<[u8]> {
+        let bytes: Rc<[u8]> = text.as_bytes().into();
+        documents.take(filter, &bytes, config::secrets(&bytes).unwrap());
+        bytes
+    }
+
+    fn known(documents: &Documents) -> Vec<(String, String)> {
+        let secrets = documents.secrets();
+        secrets.iter().map(|(name, secret)| (name.clone(), secret.expose().to_owned())).collect()
+    }
+
+    fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
+        list.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn a_filter_has_one_document_and_others_keep_theirs() {
+        let mut documents = Documents::default();
+        let first = taken(&mut documents, "one", r#"{"secrets": {"a": "sk-1", "b": "sk-2"}}"#);
+        taken(&mut documents, "two", r#"{"secrets": {"b": "sk-3", "c": "sk-4"}}"#);
+        assert_eq!(
+            known(&documents),
+            pairs(&[("a", "sk-1"), ("b", "sk-3"), ("c", "sk-4")]),
+            "the newer counts"
+        );
+        let second = taken(&mut documents, "one", r#"{"secrets": {"b": "sk-5"}}"#);
+        assert_eq!(known(&documents), pairs(&[("b", "sk-5"), ("c", "sk-4")]), "what is gone is out of use");
+        assert!(documents.has(&second) && !documents.has(&first));
+        assert!(!documents.drop(&first), "the former role ends later, and takes nothing with it");
+        assert!(documents.drop(&second) && !documents.has(&second));
+        assert_eq!(known(&documents), pairs(&[("b", "sk-3"), ("c", "sk-4")]));
+    }
+
+    #[test]
+    fn documents_come_back_from_bytes_and_bad_bytes_do_not() {
+        let mut documents = Documents::default();
+        taken(&mut documents, "one", r#"{"secrets": {"a": "sk-1"}}"#);
+        taken(&mut documents, "two", "");
+        let bytes = documents.encode();
+        let Found::Value(back) = Documents::decode(Some(&bytes)) else { panic!("undecodable") };
+        assert_eq!(known(&back), known(&documents));
+        for end in 0..bytes.len() {
+            assert!(!matches!(Documents::decode(Some(&bytes[..end])), Found::Value(_)), "{end}");
+        }
+        let mut w = Writer::new();
+        w.number(1);
+        w.text("one");
+        w.text("{");
+        let Found::Value(back) = Documents::decode(Some(&w.finish())) else { panic!("undecodable") };
+        assert!(known(&back).is_empty(), "no document");
+    }
+}
