@@ -30,13 +30,18 @@ impl<T> Found<T> {
     }
 }
 
+/// Bytes that a value is given room for at once: most need no more. To grow there byte by byte takes six allocations.
+const ROOM: usize = 256;
+
 /// Builds a value.
 pub struct Writer(Vec<u8>);
 
 impl Writer {
     /// Begins with the schema byte.
     pub fn new() -> Writer {
-        Writer(vec![SCHEMA])
+        let mut bytes = Vec::with_capacity(ROOM);
+        bytes.push(SCHEMA);
+        Writer(bytes)
     }
 
     /// Appends an unsigned number, LEB128: seven bits a byte, lowest first.
