@@ -3,8 +3,9 @@
 //! Hand-written because the bytes must be small (each read copies them under a process-wide lock), because a build with
 //! another schema may have written them, and because what cannot be decoded has to be noticed, never read as zero.
 
-/// First byte of every shared value. A build that changes a layout changes this number; it then sees the other build's
-/// values as undecodable and serves stable until they are gone.
+/// First byte of every shared value, but of those that have a number of their own. A build that changes the layout of a value
+/// gives it another number; it then sees the other build's value as undecodable and serves stable until that is gone. Only
+/// that value: what has not changed, a rollback above all, must outlive the module.
 pub const SCHEMA: u8 = 1;
 
 /// A value that says "dropped": shared data has no deletion.
@@ -39,8 +40,13 @@ pub struct Writer(Vec<u8>);
 impl Writer {
     /// Begins with the schema byte.
     pub fn new() -> Writer {
+        Writer::of(SCHEMA)
+    }
+
+    /// Begins with a schema byte of the value's own.
+    pub fn of(schema: u8) -> Writer {
         let mut bytes = Vec::with_capacity(ROOM);
-        bytes.push(SCHEMA);
+        bytes.push(schema);
         Writer(bytes)
     }
 
@@ -81,8 +87,13 @@ pub struct Reader<'a>(&'a [u8]);
 impl<'a> Reader<'a> {
     /// Checks the schema byte.
     pub fn new(bytes: &'a [u8]) -> Option<Reader<'a>> {
+        Reader::of(SCHEMA, bytes)
+    }
+
+    /// Checks a schema byte of the value's own.
+    pub fn of(schema: u8, bytes: &'a [u8]) -> Option<Reader<'a>> {
         let (first, rest) = bytes.split_first()?;
-        (*first == SCHEMA).then_some(Reader(rest))
+        (*first == schema).then_some(Reader(rest))
     }
 
     /// An unsigned number; at most ten bytes.

@@ -8,6 +8,9 @@ use crate::share::{Arm, BOUNDED, Evidence, Odds, Share, ShareDelta};
 use crate::stats::Event;
 use crate::units::Micros;
 
+/// First byte of a record. 1 had one sketch of clients a signal, 2 has one a score.
+const SCHEMA: u8 = 2;
+
 /// What is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
@@ -75,7 +78,7 @@ impl Comparison {
 
     /// To bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut w = Writer::new();
+        let mut w = Writer::of(SCHEMA);
         w.number(u64::from(self.epoch));
         self.errors.encode(&mut w);
         self.slow.encode(&mut w);
@@ -89,7 +92,7 @@ impl Comparison {
 }
 
 fn read(bytes: &[u8]) -> Option<Comparison> {
-    let mut r = Reader::new(bytes)?;
+    let mut r = Reader::of(SCHEMA, bytes)?;
     let comparison =
         Comparison { epoch: r.small()?, errors: Share::decode(&mut r)?, slow: Share::decode(&mut r)? };
     r.end()?;
@@ -150,5 +153,59 @@ impl Pending {
     /// Forgets what was merged, or is not needed.
     pub fn clear(&mut self) {
         *self = Pending::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::guard;
+
+    fn event(arm: Arm, identity: u64) -> Pending {
+        let mut pending = Pending::default();
+        let event = Event::Answered { outcome: Outcome::Bad, latency: Some(Micros(9_000)) };
+        let odds = Odds { canary: 500, stable: 9_500 };
+        pending.add(Observed { arm, odds, identity: Some(identity), event, yardstick: Some(Micros(5_000)) });
+        pending
+    }
+
+    /// As much in it as there ever is: sixteen clients that fail again and again, in every sketch.
+    fn full() -> Comparison {
+        let (mut comparison, compare) = (Comparison::new(3), guard().compare.unwrap());
+        for n in 0..400u64 {
+            comparison.merge(&event(Arm::Canary, (n % 16).wrapping_mul(0x9e37_79b9_7f4a_7c15)), &compare);
+            if n % 4 == 0 {
+                comparison.merge(&event(Arm::Stable, n), &compare);
+            }
+        }
+        comparison
+    }
+
+    #[test]
+    fn a_record_comes_back_from_its_bytes_and_nothing_less_is_one() {
+        for comparison in [Comparison::new(3), full()] {
+            let bytes = comparison.encode();
+            assert!(matches!(Comparison::decode(Some(&bytes)), Found::Value(back) if back == comparison));
+            for cut in 1..bytes.len() {
+                assert!(matches!(Comparison::decode(Some(&bytes[..cut])), Found::Undecodable), "{cut}");
+            }
+            let longer = [&bytes[..], &[0]].concat();
+            assert!(matches!(Comparison::decode(Some(&longer)), Found::Undecodable));
+        }
+    }
+
+    #[test]
+    fn a_record_is_small() {
+        assert_eq!(Comparison::new(3).encode().len(), 26);
+        assert!(full().encode().len() < 540, "{} bytes", full().encode().len());
+    }
+
+    #[test]
+    fn other_layouts_are_undecodable() {
+        let mut bytes = Comparison::new(3).encode();
+        for schema in (0..=u8::MAX).filter(|schema| *schema != SCHEMA) {
+            bytes[0] = schema;
+            assert!(matches!(Comparison::decode(Some(&bytes)), Found::Undecodable), "{schema}");
+        }
     }
 }

@@ -245,6 +245,25 @@ fn undecodable_statistics_send_everything_to_stable_too() {
 }
 
 #[test]
+fn a_comparison_of_a_module_with_another_layout_is_counted_left_alone_and_served_by_stable() {
+    let (store, mut notes) = (MemoryStore::default(), Notes::default());
+    let a = Worker::new("");
+    // As it was written when a signal had one sketch of clients.
+    let older = [&[1, 0][..], &[0; 26], &[0; 26]].concat();
+    store.force("bellwether/1/compare/d/1/v2", &older);
+    notes.dropped.extend(a.see(&store, 1, (1, 0), BAD).dropped);
+    assert_eq!(notes.dropped, [(Dropped::Undecodable, 1)]);
+    assert_eq!(a.goes_to(&store, 2, TO_CANARY), 0);
+    assert!(store.content().iter().any(|(_, value)| *value == older));
+    // The older module buries what it has bound.
+    store.force("bellwether/1/compare/d/1/v2", TOMBSTONE);
+    a.tick(&store, 1_100 * MS);
+    assert_eq!(a.goes_to(&store, 1_101 * MS, TO_CANARY), 1);
+    let failures = (1..100).find(|n| !a.see(&store, (1_200 + n) * MS, (1, 0), BAD).transitions.is_empty());
+    assert_eq!(failures, Some(9), "it is compared anew");
+}
+
+#[test]
 fn nothing_is_lost_to_interference() {
     let store = MemoryStore::default();
     let a = Worker::new(CONSECUTIVE);
@@ -691,6 +710,36 @@ fn one_broken_client_on_many_workers_is_not_a_broken_canary() {
         let event = if assigned.choice.version == 1 { BAD } else { GOOD };
         assert!(worker.result(&store, at, &assigned, event).transitions.is_empty(), "request {i}");
     }
+}
+
+/// A request a hundredth of a second, each tenth the canary's, each second of those from one client whose every request fails.
+/// From `broken` on the canary answers nobody else well either. Returns how many failures of others it then takes.
+fn behind_one_broken_client(broken: u64) -> u64 {
+    let workers: Vec<Worker> = (0..8).map(|_| Worker::new("")).collect();
+    let (store, mut failed) = (MemoryStore::default(), 0);
+    for i in 0..broken + 10_000 {
+        let (at, worker) = (i * 10 * MS, &workers[i as usize % workers.len()]);
+        let random = (i % 10) * (u64::MAX / 10) + u64::MAX / 20;
+        let mut assigned = worker.assign(&store, at, random, &mut Notes::default());
+        let canary = assigned.choice.version == 1;
+        let one = canary && i / 10 % 2 == 0;
+        assigned.choice.identity = Some(if one { 0x1234_5678_9abc_def0 } else { i });
+        // In health one answer in a hundred is bad, whoever gives it.
+        let bad = one || (canary && i >= broken) || i / 10 % 100 == 1 + i % 10 * 10;
+        failed += u64::from(bad && canary && !one && i >= broken);
+        let notes = worker.result(&store, at, &assigned, if bad { BAD } else { GOOD });
+        if !notes.transitions.is_empty() {
+            assert!(i >= broken, "blamed for one client: {:?}", notes.transitions);
+            return failed;
+        }
+    }
+    failed
+}
+
+#[test]
+fn one_client_that_has_been_broken_for_long_hides_no_canary_that_breaks_for_all() {
+    let found: Vec<u64> = (1..=10).map(|seconds| behind_one_broken_client(700 * seconds)).collect();
+    assert!(found.iter().all(|failures| (9..=12).contains(failures)), "{found:?}");
 }
 
 #[test]

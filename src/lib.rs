@@ -23,7 +23,8 @@
 //! * where a request goes: [`hash`], [`split`], [`headers`], [`index`], [`route`]
 //! * with which key: [`secrets`], [`keys`], [`reset`], [`keyring`], [`pools`], [`member`] (of an aggregate cluster)
 //! * what became of it: [`outcome`], [`flight`]
-//! * what that says: [`histogram`], [`window`], [`stats`], [`verdict`] (limits), [`share`], [`compare`] (the comparison)
+//! * what that says: [`histogram`], [`window`], [`stats`], [`verdict`] (limits), [`sketch`], [`cusum`], [`share`], [`compare`]
+//!   (the comparison)
 //! * what follows: [`rollout`] (phases), [`ramp`], [`standings`], [`events`]
 //! * what the workers share: [`codec`], [`store`], [`engine`], [`usage`] (of keys), [`census`] (what each VM
 //!   holds)
@@ -40,8 +41,8 @@
 //!    leads to stable, never to zero.
 //! 5. No secret implements `Debug`, `Display` or `Serialize`.
 //! 6. Whatever goes wrong inside, the request is served, and by the stable version.
-//! 7. Shares, counts and times are integers. Floats are in the statistics ([`share`], the intervals of [`verdict`]) and nowhere
-//!    else; no weight, point or deadline is one.
+//! 7. Shares, counts and times are integers. Floats are in the statistics ([`share`], [`cusum`], the intervals of [`verdict`]) and
+//!    nowhere else; no weight, point or deadline is one.
 //! 8. Nothing panics: no unwrap, no index, no unchecked arithmetic (the lints deny them).
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 
@@ -50,6 +51,7 @@ pub mod census;
 pub mod codec;
 pub mod compare;
 pub mod config;
+pub mod cusum;
 pub mod engine;
 pub mod error;
 pub mod events;
@@ -71,6 +73,7 @@ pub mod rollout;
 pub mod route;
 pub mod secrets;
 pub mod share;
+pub mod sketch;
 pub mod split;
 pub mod standings;
 pub mod stats;

@@ -16,10 +16,12 @@
 //!
 //! Only traffic that the coin decided may be counted here. With sticky identities the coin is tossed once a client, not once a
 //! request, and one broken client that sticks to the canary is not a broken canary: the verdict must stand without the client
-//! that contributed most. Counting a client's failures only once a minute, which looks simpler, does not do: at ten
-//! requests a second one failure a minute already outweighs everybody else's, and where clients are few it hides real faults.
+//! that contributed most to that score ([`crate::sketch`]). Counting a client's failures only once a minute, which looks
+//! simpler, does not do: at ten requests a second one failure a minute already outweighs everybody else's, and where clients are
+//! few it hides real faults.
 
 use crate::codec::{Reader, Writer};
+use crate::cusum::{Counts, Cusum};
 use crate::plan::Compare;
 
 /// Ratios that the alternatives assume, as multiples of the tolerated ratio: 2.5, 6, 20 and 100 for the default of 1.5.
@@ -29,10 +31,6 @@ const ALTERNATIVES: [f64; 4] = [5.0 / 3.0, 4.0, 40.0 / 3.0, 200.0 / 3.0];
 /// Alternatives of a signal whose events are rare by definition: beyond stable's 95th percentile no ratio can exceed 20, and an
 /// alternative that cannot be true only adds false alarms.
 pub const BOUNDED: usize = 3;
-
-/// Clients whose failures are counted one by one. A Misra–Gries sketch of so many entries knows each count within a
-/// seventeenth of all failures.
-const TOP: usize = 16;
 
 /// Bad events of the canary without which nothing is blamed on it: one or two say nothing about a rate.
 pub const BAD_MIN: u64 = 3;
@@ -121,82 +119,10 @@ impl ShareDelta {
     }
 }
 
-/// Outcomes since a score left zero.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Bad ones of the canary.
-    pub canary_bad: u64,
-    /// All of the canary.
-    pub canary: u64,
-    /// Bad ones of stable.
-    pub stable_bad: u64,
-    /// All of stable.
-    pub stable: u64,
-}
-
-impl Counts {
-    /// The same without so many failures of the canary.
-    fn without(self, failures: u64) -> Counts {
-        let (canary_bad, canary) = (self.canary_bad, self.canary);
-        Counts {
-            canary_bad: canary_bad.saturating_sub(failures),
-            canary: canary.saturating_sub(failures.min(canary_bad)),
-            ..self
-        }
-    }
-}
-
-/// One alternative's CUSUM.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-struct Cusum {
-    score: f64,
-    /// What the canary's failures have added to it.
-    added: f64,
-    since: Counts,
-}
-
-impl Cusum {
-    /// The score without so many of the canary's failures.
-    fn without(&self, failures: u64) -> f64 {
-        self.score - failures as f64 * self.added / self.since.canary_bad.max(1) as f64
-    }
-}
-
-/// The clients with most failures of the canary since its scores left zero (Misra and Gries, 1982): whoever is not in it has had
-/// no more than `missed`, and who is has had no more than its count and `missed`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Top {
-    clients: Vec<(u64, u64)>,
-    missed: u64,
-}
-
-impl Top {
-    fn add(&mut self, identity: u64) {
-        if let Some((_, count)) = self.clients.iter_mut().find(|(held, _)| *held == identity) {
-            *count = count.saturating_add(1);
-        } else if self.clients.len() < TOP {
-            self.clients.push((identity, 1));
-        } else {
-            self.missed = self.missed.saturating_add(1);
-            for (_, count) in &mut self.clients {
-                *count = count.saturating_sub(1);
-            }
-            self.clients.retain(|(_, count)| *count > 0);
-        }
-    }
-
-    /// The most failures that one client can have had.
-    fn most(&self) -> u64 {
-        let counted = self.clients.iter().map(|(_, count)| *count).max().unwrap_or(0);
-        counted.saturating_add(self.missed)
-    }
-}
-
 /// The comparison of one canary with stable on one signal.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Share {
     cusums: [Cusum; ALTERNATIVES.len()],
-    top: Top,
 }
 
 /// Evidence against the canary.
@@ -222,14 +148,11 @@ impl Share {
     }
 
     fn good(&mut self, canary: u64, stable: u64) {
-        for cusum in self.cusums.iter_mut().filter(|cusum| cusum.score > 0.0) {
-            cusum.since.canary = cusum.since.canary.saturating_add(canary);
-            cusum.since.stable = cusum.since.stable.saturating_add(stable);
-        }
+        self.cusums.iter_mut().for_each(|cusum| cusum.good(canary, stable));
     }
 
     fn bad(&mut self, bad: &Bad, tolerated: f64, alternatives: usize) {
-        let Bad { arm, odds, .. } = *bad;
+        let Bad { arm, odds, identity, .. } = *bad;
         if !odds.is_fair() {
             return;
         }
@@ -238,123 +161,53 @@ impl Share {
             let worse = tolerated * multiple;
             // π₁/π₀ and (1−π₁)/(1−π₀), with the common factors cancelled.
             let ratio = (tolerated * c + s) / (worse * c + s);
-            let step = match arm {
-                Arm::Canary => multiple * ratio,
-                Arm::Stable => ratio,
-            };
-            cusum.score += step.ln();
-            if arm == Arm::Canary {
-                cusum.added += step.ln();
-            }
-            if cusum.score <= 0.0 || !cusum.score.is_finite() {
-                *cusum = Cusum::default();
-                continue;
-            }
-            let since = &mut cusum.since;
             match arm {
-                Arm::Canary => {
-                    since.canary_bad = since.canary_bad.saturating_add(1);
-                    since.canary = since.canary.saturating_add(1);
-                }
-                Arm::Stable => {
-                    since.stable_bad = since.stable_bad.saturating_add(1);
-                    since.stable = since.stable.saturating_add(1);
-                }
+                Arm::Canary => cusum.canary_failed((multiple * ratio).ln(), identity),
+                Arm::Stable => cusum.stable_failed(ratio.ln()),
             }
-        }
-        if let (Arm::Canary, Some(identity)) = (arm, bad.identity) {
-            self.top.add(identity);
-        }
-        // What one broken client has added must not keep a score from starting again: behind it, a canary that breaks later
-        // would have to make up first for all that stable has failed since. More restarts only lower a score, so the proof holds.
-        let doubtful = self.doubtful();
-        for cusum in &mut self.cusums {
-            if cusum.without(doubtful) <= 0.0 {
-                *cusum = Cusum::default();
-            }
-        }
-        if self.is_at_zero() {
-            self.top = Top::default();
-        }
-    }
-
-    /// The failures of the client with most of them, unless it has had just one: they may be its own fault, all of them. Believing
-    /// one would give the others a head start of a step each time a score leaves zero, and several false alarms for one.
-    fn doubtful(&self) -> u64 {
-        match self.top.most() {
-            0 | 1 => 0,
-            most => most,
         }
     }
 
     /// Nothing is held against the canary: outcomes that are not bad need not be merged.
     pub fn is_at_zero(&self) -> bool {
-        self.cusums.iter().all(|cusum| cusum.score <= 0.0)
+        self.cusums.iter().all(Cusum::is_at_zero)
     }
 
     /// The strongest evidence, whether or not it suffices.
     pub fn evidence(&self, compare: &Compare) -> Evidence {
-        let doubtful = self.doubtful();
-        let strongest = self.cusums.iter().max_by(|a, b| a.without(doubtful).total_cmp(&b.without(doubtful)));
-        let (score, counts) = strongest.map_or_else(Default::default, |c| (c.without(doubtful), c.since));
+        let above_zero = self.cusums.iter().filter(|cusum| !cusum.is_at_zero());
+        let believed = above_zero.map(|cusum| (cusum.believed().0, cusum.since()));
+        let strongest = believed.max_by(|(a, _), (b, _)| a.total_cmp(b));
+        let (score, counts) = strongest.unwrap_or_default();
         Evidence { score: score.max(0.0), limit: threshold(compare), counts }
     }
 
     /// The evidence that suffices to blame the canary, if any does.
     pub fn verdict(&self, compare: &Compare) -> Option<Evidence> {
         let limit = threshold(compare);
-        let doubtful = self.doubtful();
+        // Whoever is left out, a score does not rise: most need no closer look.
+        let reached = self.cusums.iter().filter(|cusum| cusum.score() >= limit);
         let stands = |cusum: &&Cusum| {
-            cusum.without(doubtful) >= limit && matters(&cusum.since.without(doubtful), compare)
+            let (score, counts) = cusum.believed();
+            score >= limit && matters(&counts, compare)
         };
-        self.cusums.iter().filter(stands).max_by(|a, b| a.score.total_cmp(&b.score)).map(|cusum| Evidence {
-            score: cusum.score,
-            limit,
-            counts: cusum.since,
-        })
+        let strongest = reached.filter(stands).max_by(|a, b| a.score().total_cmp(&b.score()));
+        strongest.map(|cusum| Evidence { score: cusum.score(), limit, counts: cusum.since() })
     }
 
     /// Appends it to a value.
     pub fn encode(&self, w: &mut Writer) {
-        for cusum in &self.cusums {
-            w.number(cusum.score.to_bits());
-            w.number(cusum.added.to_bits());
-            let since = &cusum.since;
-            for count in [since.canary_bad, since.canary, since.stable_bad, since.stable] {
-                w.number(count);
-            }
-        }
-        w.number(self.top.missed);
-        w.number(u64::try_from(self.top.clients.len()).unwrap_or(0));
-        for (identity, count) in &self.top.clients {
-            w.number(*identity);
-            w.number(*count);
-        }
+        self.cusums.iter().for_each(|cusum| cusum.encode(w));
     }
 
     /// Reads it from a value; `None` unless it could have been written.
     pub fn decode(r: &mut Reader<'_>) -> Option<Share> {
         let mut share = Share::default();
         for cusum in &mut share.cusums {
-            cusum.score = read_score(r)?;
-            cusum.added = read_score(r)?;
-            let [canary_bad, canary, stable_bad, stable] =
-                [r.number()?, r.number()?, r.number()?, r.number()?];
-            if canary_bad > canary || stable_bad > stable {
-                return None;
-            }
-            cusum.since = Counts { canary_bad, canary, stable_bad, stable };
-        }
-        share.top.missed = r.number()?;
-        for _ in 0..r.count(TOP)? {
-            share.top.clients.push((r.number()?, r.number()?));
+            *cusum = Cusum::decode(r)?;
         }
         Some(share)
     }
-}
-
-fn read_score(r: &mut Reader<'_>) -> Option<f64> {
-    Some(f64::from_bits(r.number()?)).filter(|score| score.is_finite() && *score >= 0.0)
 }
 
 /// Whether a difference is worth acting on. Integers: rates in basis points, cross-multiplied.
@@ -490,16 +343,69 @@ mod tests {
         assert!(failures_of(|n| n % 20).is_some_and(|n| n <= 12), "twenty clients that all fail");
     }
 
+    /// A client of the canary.
+    const BROKEN: u64 = 7;
+
+    fn one(arm: Arm, identity: u64) -> ShareDelta {
+        let mut delta = ShareDelta::default();
+        delta.add_good(10, 190);
+        delta.add(arm, true, odds(500), Some(identity));
+        delta
+    }
+
+    /// One client of a healthy canary is broken; two others have failed too, each once, and stable now and then.
+    fn with_one_broken_client() -> Share {
+        let (mut s, compare) = (Share::default(), compare());
+        (100..102).for_each(|n| s.merge(&one(Arm::Canary, n), &compare, 4));
+        (0..30).for_each(|_| s.merge(&one(Arm::Canary, BROKEN), &compare, 4));
+        (0..13).for_each(|n| s.merge(&one(Arm::Stable, 1000 + n), &compare, 4));
+        assert!(s.verdict(&compare).is_none() && !s.is_at_zero());
+        s
+    }
+
     #[test]
-    fn a_sketch_never_counts_a_client_too_low() {
-        let (mut top, mut exact) = (Top::default(), 0);
-        for n in 0..5000u64 {
-            // One client in three events, among thousands of others.
-            let identity = if n % 3 == 0 { 1 } else { 1000 + n };
-            exact += u64::from(identity == 1);
-            top.add(identity);
-            assert!(top.most() >= exact, "{} for {exact}", top.most());
+    fn a_client_that_has_been_broken_for_long_hides_no_canary_that_breaks_for_all() {
+        let (mut s, compare) = (with_one_broken_client(), compare());
+        // From here on whatever the canary answers fails, and every second request is the broken client's.
+        let failures = (1..100).find(|n| {
+            s.merge(&one(Arm::Canary, BROKEN), &compare, 4);
+            s.merge(&one(Arm::Canary, 200 + n), &compare, 4);
+            s.verdict(&compare).is_some()
+        });
+        assert_eq!(failures, Some(7), "of other clients, as many as without the broken one");
+    }
+
+    #[test]
+    fn a_client_that_has_been_broken_for_long_gives_the_others_no_head_start() {
+        let (mut s, compare) = (with_one_broken_client(), compare());
+        (0..60).for_each(|n| s.merge(&one(Arm::Stable, 1000 + n), &compare, 4));
+        assert!(s.is_at_zero());
+        s.merge(&one(Arm::Canary, BROKEN), &compare, 4);
+        assert!(s.is_at_zero(), "it does not even begin");
+        for n in 1..=7 {
+            s.merge(&one(Arm::Canary, 200 + n), &compare, 4);
+            if n == 3 {
+                s.merge(&one(Arm::Canary, BROKEN), &compare, 4);
+            }
+            assert_eq!(s.verdict(&compare).is_some(), n == 7, "after {n} others");
         }
-        assert!(top.most() <= exact + 5000 / 17 + 1 && top.clients.len() <= TOP);
+    }
+
+    #[test]
+    fn whatever_happens_a_comparison_comes_back_from_its_bytes_and_they_are_few() {
+        let (mut s, compare) = (with_one_broken_client(), compare());
+        let mut longest = 0;
+        for n in 0..2000u64 {
+            let arm = if n % 7 < 4 { Arm::Canary } else { Arm::Stable };
+            s.merge(&one(arm, (n * n % 23).wrapping_mul(0x9e37_79b9_7f4a_7c15)), &compare, 4);
+            let mut w = Writer::new();
+            s.encode(&mut w);
+            let bytes = w.finish();
+            let mut r = Reader::new(&bytes).unwrap();
+            assert_eq!(Share::decode(&mut r).as_ref(), Some(&s));
+            assert!(r.end().is_some());
+            longest = longest.max(bytes.len());
+        }
+        assert!((250..=350).contains(&longest), "{longest} bytes");
     }
 }

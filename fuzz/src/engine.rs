@@ -179,7 +179,8 @@ fn tamper(store: &Memory, u: &mut Unstructured<'_>) -> Result<()> {
     match u.int_in_range(0..=3)? {
         0 => {
             let length = u.int_in_range(1..=40usize)?.min(u.len());
-            value = [&[1], u.bytes(length)?].concat();
+            let schema = value.first().copied().unwrap_or(1);
+            value = [&[schema], u.bytes(length)?].concat();
         }
         1 if value.len() > 1 => value.truncate(1 + u.choose_index(value.len() - 1)?),
         2 => value = vec![0],
