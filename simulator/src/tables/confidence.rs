@@ -1,5 +1,6 @@
 //! Does `confidence` mean what it says? Measured where false alarms are frequent enough to be counted.
 
+use super::WORKERS;
 use crate::bulk::Bulk;
 use crate::report::{Bound, Findings, Table};
 use crate::rng::Rng;
@@ -11,6 +12,8 @@ use bellwether::share::Arm;
 /// Failing requests a trial.
 const EVENTS: u64 = 20_000;
 const SHARE: u16 = 500;
+/// Sticky clients of the canary that are not broken.
+const CLIENTS: usize = 25;
 /// Error rate of stable.
 const ERRORS: f64 = 0.05;
 
@@ -39,6 +42,12 @@ fn alarms(members: &str, ratio: f64, workers: usize, rng: &mut Rng) -> u64 {
 
 /// Measures it.
 pub fn measure(effort: &Effort) -> Findings {
+    let mut findings = guarantee(effort);
+    findings.extend(beside_a_broken_client(effort));
+    findings
+}
+
+fn guarantee(effort: &Effort) -> Findings {
     let trials = effort.trials.div_ceil(4);
     let mut table = Table::new(
         "`confidence`: failing requests between false rollbacks",
@@ -76,6 +85,68 @@ pub fn measure(effort: &Effort) -> Findings {
             }
             table.rows.push(row);
         }
+    }
+    findings.tables.push(table);
+    findings
+}
+
+/// False alarms among so many failing requests of clients of which none is broken, while one more client of the canary fails
+/// `broken` times as often as all of them.
+fn alarms_beside(broken: f64, confidence: u64, rng: &mut Rng) -> u64 {
+    let compare = setup::compare_of(&format!(r#""confidence": {confidence}"#));
+    let mut bulk = Bulk::new(compare, SHARE, WORKERS);
+    let w = f64::from(SHARE) / 10_000.0;
+    let rate = 100.0 * ERRORS;
+    let (mut now, mut others, mut alarms) = (0.0, 0, 0);
+    while others < EVENTS {
+        let wait = rng.exponential(rate * (1.0 + broken));
+        now += wait;
+        let calm = 100.0 * (1.0 - ERRORS) * wait;
+        bulk.calm([rng.poisson(w * calm), rng.poisson((1.0 - w) * calm)]);
+        let other = rng.chance(1.0 / (1.0 + broken));
+        others += u64::from(other);
+        let arm = if other && !rng.chance(w) { Arm::Stable } else { Arm::Canary };
+        let client = if other { 1 + rng.below(CLIENTS) as u64 } else { 0 };
+        let worker = rng.below(WORKERS);
+        if bulk.add((now * 1e6) as u64, arm, Kind::Failed, Some(client), worker).is_some() {
+            alarms += 1;
+            bulk.restart();
+        }
+    }
+    alarms
+}
+
+/// Whether one broken client makes false alarms of the others' failures more frequent.
+fn beside_a_broken_client(effort: &Effort) -> Findings {
+    let trials = effort.trials.div_ceil(4);
+    let mut table = Table::new(
+        "`confidence` beside one broken client: failing requests of the others between false rollbacks",
+        &format!(
+            "Mean over {trials} trials of {EVENTS} failing requests of the others; {WORKERS} workers, share 5 %, 5 % errors of \
+             both versions, {CLIENTS} clients of the canary. One more fails with whatever it sends: so often for a hundred \
+             failures of all others."
+        ),
+        &["Confidence", "None", "5", "20", "100", "500"],
+    );
+    let mut findings = Findings::default();
+    for confidence in [100u64, 1_000] {
+        let means = [0.0, 0.05, 0.2, 1.0, 5.0].map(|broken| {
+            let cell = format!("confidence/beside/{confidence}/{broken}");
+            let counts =
+                effort.run_some(trials, &cell, |mut rng| alarms_beside(broken, confidence, &mut rng));
+            (EVENTS * trials) / counts.iter().sum::<u64>().max(1)
+        });
+        let least = means.into_iter().min().unwrap_or(0);
+        // Without a broken client it is several times what `confidence` says.
+        let allowed = 3 * confidence;
+        findings.bounds.push(Bound {
+            what: format!("failing requests of others between false rollbacks, confidence {confidence}"),
+            measured: least.to_string(),
+            allowed: format!("≥ {allowed}"),
+            holds: least >= allowed,
+        });
+        let row = means.map(|mean| mean.to_string());
+        table.rows.push([confidence.to_string()].into_iter().chain(row).collect());
     }
     findings.tables.push(table);
     findings
