@@ -392,6 +392,26 @@ mod tests {
     }
 
     #[test]
+    fn a_client_that_failed_while_the_share_was_small_is_left_out_for_what_it_added_then() {
+        let (mut s, compare) = (Share::default(), compare());
+        let mut fails = |arm, share, identity| {
+            let mut delta = ShareDelta::default();
+            delta.add_good(5, 10);
+            delta.add(arm, true, odds(share), Some(identity));
+            s.merge(&delta, &compare, 4);
+            s.verdict(&compare).is_some()
+        };
+        fails(Arm::Canary, 100, 100);
+        fails(Arm::Canary, 100, 101);
+        (0..1000).for_each(|_| assert!(!fails(Arm::Canary, 100, BROKEN)));
+        // At half of the traffic a failure of the canary is much less of a proof. Both fail alike.
+        for n in 0..1000 {
+            assert!(!fails(Arm::Canary, 5_000, 200 + n % 40), "after {n} of each");
+            assert!(!fails(Arm::Stable, 5_000, 1000 + n), "after {n} of each");
+        }
+    }
+
+    #[test]
     fn whatever_happens_a_comparison_comes_back_from_its_bytes_and_they_are_few() {
         let (mut s, compare) = (with_one_broken_client(), compare());
         let mut longest = 0;
