@@ -135,6 +135,11 @@ impl<'a> Reader<'a> {
         (count <= limit).then_some(count)
     }
 
+    /// Whether nothing is left: what only newer builds write comes last.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// A text of at most `limit` bytes.
     pub fn text(&mut self, limit: usize) -> Option<String> {
         let length = self.count(limit)?;

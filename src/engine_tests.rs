@@ -343,6 +343,54 @@ fn an_outage_of_both_is_held_and_not_blamed_on_the_canary() {
     assert_eq!((ended[0].from, ended[0].to), ("holding", "active"));
 }
 
+/// Lets a canary fail until it is rolled back, beside a stable of which every tenth request fails and that is asked no more.
+/// Returns the phases that it went through, each with the number of its failure.
+fn die_beside(store: &MemoryStore, worker: &Worker, stable: u64, good: u64) -> Vec<(u64, &'static str)> {
+    for n in 0..stable {
+        worker.see(store, n * MS, (0, 0), if n % 10 == 5 { BAD } else { GOOD });
+    }
+    (0..good).for_each(|n| drop(worker.see(store, (stable + n) * MS, (1, 0), GOOD)));
+    worker.tick(store, (stable + good) * MS);
+    let begin = (stable + good + 100) * MS;
+    (1..=200)
+        .flat_map(|n| {
+            let moved = worker.see(store, begin + n * 10 * MS, (1, 0), BAD).transitions;
+            moved.into_iter().map(move |t| (n, t.to))
+        })
+        .collect()
+}
+
+#[test]
+fn a_stable_that_fails_now_and_then_keeps_no_limit_from_its_canary() {
+    for (limit, stable, good, at) in [
+        ("\"max_consecutive_errors\": 5", 108, 100, 5),
+        ("\"max_errors\": 5", 10, 0, 5),
+        ("\"max_error_rate\": 5", 10, 0, 20),
+    ] {
+        let w = Worker::new(&format!(r#""guard": {{{limit}, "compare": false}},"#));
+        let phases = die_beside(&MemoryStore::default(), &w, stable, good);
+        assert_eq!(phases, [(at, "rolled_back")], "{limit}");
+    }
+}
+
+#[test]
+fn a_total_outage_in_which_the_canary_is_first_past_a_limit_is_shared() {
+    for limit in ["\"max_consecutive_errors\": 5", "\"max_errors\": 5", "\"max_error_rate\": 5"] {
+        let store = MemoryStore::default();
+        let rest = format!(r#""guard": {{{limit}, "compare": false}},"#);
+        let workers = [Worker::new(&rest), Worker::new(&rest)];
+        (0..400).for_each(|n| drop(workers[n % 2].see(&store, n as u64 * MS, (n / 2 % 2, 0), GOOD)));
+        let mut moved = Vec::new();
+        // Five of the canary's requests for two of stable's, which other workers get.
+        for n in 0..140u64 {
+            let (worker, version) = if matches!(n % 7, 1 | 4) { (1, 0) } else { (0, 1) };
+            moved.extend(workers[worker].see(&store, (400 + n) * MS, (version, 0), BAD).transitions);
+            moved.extend(workers[1].tick(&store, (400 + n) * MS).transitions);
+        }
+        assert_eq!(moved.iter().map(|t| t.to).collect::<Vec<_>>(), ["holding"], "{limit}: {moved:?}");
+    }
+}
+
 #[test]
 fn in_observe_mode_a_rollback_is_reported_once_and_not_made() {
     let store = MemoryStore::default();

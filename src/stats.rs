@@ -33,21 +33,43 @@ pub enum Event {
 struct Run {
     /// A success was seen.
     broken: bool,
-    /// Failures since then.
+    /// Failures before the first success.
+    leading: u32,
+    /// The most failures in a row.
+    longest: u32,
+    /// Failures since the last success.
     trailing: u32,
 }
 
 impl Run {
     fn bad(&mut self) {
         self.trailing = self.trailing.saturating_add(1);
+        self.longest = self.longest.max(self.trailing);
+        if !self.broken {
+            self.leading = self.trailing;
+        }
     }
 
     fn good(&mut self) {
-        *self = Run { broken: true, trailing: 0 };
+        (self.broken, self.trailing) = (true, 0);
     }
 
+    /// The length of a run that was `length` before.
     fn continues(self, length: u32) -> u32 {
         if self.broken { self.trailing } else { length.saturating_add(self.trailing) }
+    }
+
+    /// The most that a run has grown to, if it was `length` before; 0 if none has grown.
+    fn reached(self, length: u32) -> u32 {
+        match self.leading {
+            0 => self.longest,
+            leading => self.longest.max(length.saturating_add(leading)),
+        }
+    }
+
+    /// Whether the run that goes on has begun here.
+    fn begins(self, length: u32) -> bool {
+        self.trailing > 0 && (self.broken || length == 0)
     }
 }
 
@@ -114,6 +136,8 @@ pub struct Stats {
     pub streams_broken: u32,
     /// When something was last merged.
     pub last: Micros,
+    /// When the last run of failures began.
+    pub failing_since: Micros,
     /// The sliding window.
     pub window: Window,
 }
@@ -128,6 +152,7 @@ impl Stats {
             answers_failed: 0,
             streams_broken: 0,
             last: Micros(0),
+            failing_since: Micros(0),
             window: Window::new(window),
         }
     }
@@ -136,10 +161,15 @@ impl Stats {
     pub fn merge(&mut self, delta: &Delta, now: Micros) {
         self.total = self.total.saturating_add(delta.tally.judged);
         self.total_bad = self.total_bad.saturating_add(delta.tally.bad);
-        self.answers_failed = delta.answers.continues(self.answers_failed);
-        self.streams_broken = delta.streams.continues(self.streams_broken);
+        let (answers, streams) = (delta.answers, delta.streams);
+        if answers.begins(self.answers_failed) || streams.begins(self.streams_broken) {
+            self.failing_since = now;
+        }
+        let longest_run = answers.reached(self.answers_failed).max(streams.reached(self.streams_broken));
+        self.answers_failed = answers.continues(self.answers_failed);
+        self.streams_broken = streams.continues(self.streams_broken);
         self.last = self.last.max(now);
-        self.window.add(now, &delta.tally);
+        self.window.add(now, &Tally { longest_run, ..delta.tally.clone() });
     }
 
     /// Begins a new epoch: what was counted in the old one no longer judges; the totals go on.
@@ -152,7 +182,8 @@ impl Stats {
         // A run that nothing has been added to for a whole window says nothing about now.
         let recent = now.since(self.last) <= span.as_micros();
         let failed_in_a_row = if recent { self.answers_failed.max(self.streams_broken) } else { 0 };
-        Snapshot { tally: self.window.sum(now), failed_in_a_row, failing_now: failed_in_a_row > 0 }
+        let (failing_since, heard) = (self.failing_since, self.last);
+        Snapshot { tally: self.window.sum(now), failed_in_a_row, failing_since, heard }
     }
 
     /// To bytes.
@@ -179,6 +210,8 @@ impl Stats {
                 w.number(*count);
             }
         }
+        w.number(self.failing_since.0);
+        buckets.iter().for_each(|(_, tally)| w.number(u64::from(tally.longest_run)));
         w.finish()
     }
 
@@ -207,11 +240,20 @@ fn read_stats(bytes: &[u8]) -> Option<Stats> {
         for _ in 0..occupied {
             cells.push((r.small()?, r.number()?));
         }
-        buckets.push((slot, Tally { judged, bad, latency: Histogram::from_parts(cells, sum)? }));
+        let latency = Histogram::from_parts(cells, sum)?;
+        buckets.push((slot, Tally { judged, bad, latency, longest_run: 0 }));
+    }
+    let mut failing_since = Micros(0);
+    // A build that knew nothing of runs in the window ends here.
+    if !r.is_empty() {
+        failing_since = Micros(r.number()?);
+        for (_, tally) in &mut buckets {
+            tally.longest_run = r.small()?;
+        }
     }
     r.end()?;
     let window = Window::from_parts(width, buckets)?;
-    Some(Stats { epoch, total, total_bad, answers_failed, streams_broken, last, window })
+    Some(Stats { epoch, total, total_bad, answers_failed, streams_broken, last, failing_since, window })
 }
 
 /// One version as a verdict sees it.
@@ -219,10 +261,12 @@ fn read_stats(bytes: &[u8]) -> Option<Stats> {
 pub struct Snapshot {
     /// Outcomes in the window.
     pub tally: Tally,
-    /// The longer of the two runs of failures.
+    /// The longer of the two runs of failures; 0 unless the last thing heard of it, within the window, was a failure.
     pub failed_in_a_row: u32,
-    /// The last thing heard of it, within the window, was a failure.
-    pub failing_now: bool,
+    /// When that run began, or the last one before it.
+    pub failing_since: Micros,
+    /// When something was last heard of it.
+    pub heard: Micros,
 }
 
 #[cfg(test)]
@@ -257,6 +301,31 @@ mod tests {
         assert_eq!((stats.answers_failed, stats.streams_broken), (0, 3));
         let stats = merged(&[&[GOOD, Event::Broke, GOOD, Event::Completed]]);
         assert_eq!(stats.streams_broken, 0);
+    }
+
+    #[test]
+    fn the_window_knows_its_longest_run_wherever_that_was() {
+        let longest = |events: &[&[Event]]| merged(events).snapshot(Micros(5), WINDOW).tally.longest_run;
+        assert_eq!(longest(&[&[BAD, BAD], &[BAD, GOOD, BAD]]), 3, "across merges");
+        assert_eq!(longest(&[&[GOOD, BAD, BAD, GOOD, BAD]]), 2, "within one");
+        assert_eq!(longest(&[&[GOOD, Event::Broke, GOOD, Event::Broke]]), 2, "of streams");
+        let mut stats = merged(&[&[BAD, BAD, BAD]]);
+        let mut delta = Delta::default();
+        [GOOD, BAD].iter().for_each(|event| delta.add(*event));
+        stats.merge(&delta, Micros(35_000_000));
+        let seen = stats.snapshot(Micros(35_000_000), WINDOW);
+        assert_eq!(seen.tally.longest_run, 1, "the three have left with their bucket");
+        assert_eq!((seen.failed_in_a_row, seen.failing_since, seen.heard.0), (1, seen.heard, 35_000_000));
+    }
+
+    #[test]
+    fn the_record_of_a_build_without_runs_in_the_window_can_be_read() {
+        let stats = merged(&[&[GOOD], &[GOOD]]);
+        let bytes = stats.encode();
+        let Found::Value(back) = Stats::decode(Some(&bytes[..bytes.len() - 2])) else {
+            panic!("undecodable")
+        };
+        assert_eq!(back, stats);
     }
 
     #[test]

@@ -16,9 +16,14 @@
 //! every window of a day, it happens for sure. The interval is Wilson's (1927) with z = 3.29: for 2 of 20 it begins at 1.4 %, so
 //! a limit of 5 % holds; 5 of 20 (25 %, from 6.7 %) break it, and so do 20 of 20 (from 65 %), as soon as there are 20.
 //!
-//! Whose fault: with no trouble in stable's window, the canary's. The canary's too where its rate is certainly worse than
-//! stable's by more than the tolerated ratio (1.5 unless `compare` says otherwise). Otherwise, if stable breaks the limit as
-//! well, trouble is shared; and if stable *may* be breaking it, but has too few outcomes to say, the verdict waits.
+//! Whose fault: shared is what stable has broken, too, in the same window, unless the canary is certainly worse by more than the
+//! tolerated ratio (1.5 unless `compare` says otherwise). The rest is the canary's, but for two cases in which the verdict waits:
+//!
+//! * An outage of both has just begun. Chance, and the batches in which stable is merged, decide who is first past a limit.
+//!   `failing_alike` tells.
+//! * Stable has too few outcomes to break the limit, and what it has is the same trouble. `excused` tells.
+//!
+//! Both are short: a canary that goes on failing while stable does not fail as well, or is not heard of, outgrows them.
 
 use std::fmt::Write;
 
@@ -76,7 +81,7 @@ impl Limit {
 pub enum Verdict {
     /// No limit is broken.
     Pass,
-    /// A limit is broken, but whose fault it is cannot be said yet: stable's last outcome was a failure too.
+    /// A limit is broken, but whose fault it is cannot be said yet: stable fails as well, but has not broken it so far.
     Inconclusive,
     /// The canary's fault.
     Fail(Limit),
@@ -111,65 +116,117 @@ fn blame(limit: Limit, guard: &Guard, canary: &Snapshot, stable: &Snapshot) -> V
     if guard.shared_outage == SharedOutage::Rollback {
         return Verdict::Fail(limit);
     }
-    let stable_exceeds = exceeds(limit, guard, stable);
     match limit {
-        Limit::ConsecutiveErrors if stable_exceeds => Verdict::Shared(limit),
-        // A run is short: stable may be one outcome away from the same run. It decides with its next outcome.
-        Limit::ConsecutiveErrors if stable.failing_now => Verdict::Inconclusive,
-        // Stable has had the same trouble in this window, and is over it before the canary could show that it is too.
-        Limit::ConsecutiveErrors if errors(stable).rate() * tolerated(guard) >= errors(canary).rate() => {
-            Verdict::Shared(limit)
-        }
-        Limit::ConsecutiveErrors => Verdict::Fail(limit),
-        Limit::ErrorRate | Limit::Errors => {
-            let (c, s) = (errors(canary), errors(stable));
-            let tolerated = tolerated(guard);
-            // At the beginning of an outage of both, chance and the batches in which stable is merged decide who is first past
-            // a limit. While stable's last outcome was a failure, it may be an outage; its next one decides.
-            if stable.failing_now && !stable_exceeds {
-                return Verdict::Inconclusive;
-            }
-            if s.part == 0 || c.lower() > tolerated * s.upper() {
-                return Verdict::Fail(limit);
-            }
-            // The same trouble, as far as stable's numbers go.
-            let alike = s.rate() * tolerated >= c.rate();
-            if stable_exceeds && alike {
-                Verdict::Shared(limit)
-            } else if alike || may_exceed(limit, guard, s) {
-                Verdict::Inconclusive
-            } else {
-                Verdict::Fail(limit)
-            }
-        }
-        _ if stable_exceeds => Verdict::Shared(limit),
-        _ if may_be_slow(limit, guard, stable) => Verdict::Inconclusive,
+        Limit::ConsecutiveErrors => of_a_run(limit, guard, canary, stable),
+        Limit::ErrorRate | Limit::Errors => of_errors(limit, guard, canary, stable),
+        _ if exceeds(limit, guard, stable) => Verdict::Shared(limit),
+        _ if may_be_slow(limit, guard, canary, stable) => Verdict::Inconclusive,
         _ => Verdict::Fail(limit),
     }
 }
 
+/// Whose fault a run of failures is. A rate says little of that: failures spread over the window are no run.
+fn of_a_run(limit: Limit, guard: &Guard, canary: &Snapshot, stable: &Snapshot) -> Verdict {
+    let max = guard.max_consecutive_errors.unwrap_or(u32::MAX);
+    // It may be over for stable already, and not for the canary, which is asked less often.
+    let was = stable.tally.longest_run >= max && !certainly_worse(guard, canary, stable);
+    if stable.failed_in_a_row >= max || was {
+        return Verdict::Shared(limit);
+    }
+    // In an outage of some requests it is chance who is first to have so many in a row. Who is more than half way there has been
+    // in it as well; twice as many are no chance.
+    let half = stable.tally.longest_run.saturating_mul(2) > max;
+    if failing_alike(canary, stable) || half && canary.failed_in_a_row < max.saturating_mul(2) {
+        Verdict::Inconclusive
+    } else {
+        Verdict::Fail(limit)
+    }
+}
+
+/// Whose fault a count or a rate of errors is.
+fn of_errors(limit: Limit, guard: &Guard, canary: &Snapshot, stable: &Snapshot) -> Verdict {
+    let (c, s) = (errors(canary), errors(stable));
+    let stable_exceeds = exceeds(limit, guard, stable);
+    if !stable_exceeds && failing_alike(canary, stable) {
+        return Verdict::Inconclusive;
+    }
+    if s.part == 0 || certainly_worse(guard, canary, stable) {
+        return Verdict::Fail(limit);
+    }
+    if stable_exceeds {
+        return Verdict::Shared(limit);
+    }
+    let alike = s.rate() * tolerated(guard) >= c.rate();
+    if (alike || near(limit, guard, c, s) && overlap(c, s)) && excused(guard, c.part, s) {
+        Verdict::Inconclusive
+    } else {
+        Verdict::Fail(limit)
+    }
+}
+
+/// Failures of the canary that one of stable's explains in an outage of both: nine times as many at a share of 90 %, and one for
+/// chance.
+const FOR_EACH: u64 = 10;
+
+/// So much later than a canary's failures some of stable's are known: workers merge what they have seen of it within 20 ms, or
+/// with their next tick, another 20 ms later. The rest is for a worker that is busy.
+const LAG: Millis = Millis(100);
+
+/// Whether both may be in an outage that has just begun: the last that was heard of stable was a failure as well, not the first
+/// in a row or at the time of the canary's run, and the canary's run is no older than what stable's is known by, or not out of
+/// proportion to it. Stable's next outcome tells, or the canary's next failures do.
+fn failing_alike(canary: &Snapshot, stable: &Snapshot) -> bool {
+    let together = stable.failed_in_a_row == 1 && stable.heard.plus(LAG) >= canary.failing_since;
+    let young = canary.failing_since.plus(LAG) > canary.heard;
+    let explained = u64::from(stable.failed_in_a_row).saturating_mul(FOR_EACH);
+    (together || stable.failed_in_a_row > 1) && (young || u64::from(canary.failed_in_a_row) <= explained)
+}
+
+/// Whether so much trouble of the canary may be what stable has, too. Of less than `min_requests` outcomes stable's share of
+/// troubled ones says little: then for each of these it takes [`FOR_EACH`] of the canary's to say that it is not.
+fn excused(guard: &Guard, canary: u64, stable: Proportion) -> bool {
+    enough(guard, stable.whole) || canary <= stable.part.saturating_mul(FOR_EACH)
+}
+
+/// Whether the canary fails more often than is tolerated for certain.
+fn certainly_worse(guard: &Guard, canary: &Snapshot, stable: &Snapshot) -> bool {
+    errors(canary).lower() > tolerated(guard) * errors(stable).upper()
+}
+
+/// Whether the canary's true rate may be as low as stable's may be high.
+fn overlap(canary: Proportion, stable: Proportion) -> bool {
+    canary.lower() <= stable.upper()
+}
+
 /// Whether stable may be breaking a latency limit, too, with too few responses to say.
-fn may_be_slow(limit: Limit, guard: &Guard, stable: &Snapshot) -> bool {
+fn may_be_slow(limit: Limit, guard: &Guard, canary: &Snapshot, stable: &Snapshot) -> bool {
     let latency = &stable.tally.latency;
     if latency.count() == 0 || enough(guard, latency.count()) {
         return false;
     }
     match percentile(limit, guard) {
         Some((max, share)) => {
-            let slower = slower_than(stable, max);
-            slower.part > 0 && slower.likely_upper() > f64::from(share) / 10_000.0
+            let (c, s) = (slower_than(canary, max), slower_than(stable, max));
+            let near = s.part > 0 && s.likely_upper() > f64::from(share) / 10_000.0;
+            near && overlap(c, s) && excused(guard, c.part, s)
         }
-        None => guard.max_latency.avg.is_some_and(|max| latency.mean_micros() > Some(max.as_micros())),
+        None => {
+            let all = Proportion { part: latency.count(), whole: latency.count() };
+            guard.max_latency.avg.is_some_and(|max| latency.mean_micros() > Some(max.as_micros()))
+                && excused(guard, canary.tally.latency.count(), all)
+        }
     }
 }
 
-/// Whether stable's true rate may be above the limit, as far as its few outcomes can tell.
-fn may_exceed(limit: Limit, guard: &Guard, stable: Proportion) -> bool {
+/// Whether stable is not far from a limit on errors: its true rate may be above, as far as its few outcomes can tell, or half of
+/// the count is there, or all of it might be, had stable as many outcomes as the canary.
+fn near(limit: Limit, guard: &Guard, canary: Proportion, stable: Proportion) -> bool {
+    let likely = stable.likely_upper();
     match limit {
-        Limit::ErrorRate => {
-            guard.max_error_rate.is_some_and(|max| stable.likely_upper() > f64::from(max.get()) / 10_000.0)
-        }
-        _ => true,
+        Limit::ErrorRate => guard.max_error_rate.is_some_and(|max| likely > f64::from(max.get()) / 10_000.0),
+        _ => guard.max_errors.is_some_and(|max| {
+            stable.part.saturating_mul(2) >= u64::from(max) || likely * canary.whole as f64 >= f64::from(max)
+        }),
     }
 }
 
@@ -378,8 +435,8 @@ mod tests {
     use crate::units::{Bps, Micros};
 
     fn snapshot(judged: u64, bad: u64, run: u32) -> Snapshot {
-        let mut s = Snapshot { failed_in_a_row: run, failing_now: run > 0, ..Snapshot::default() };
-        (s.tally.judged, s.tally.bad) = (judged, bad);
+        let mut s = Snapshot { failed_in_a_row: run, ..Snapshot::default() };
+        (s.tally.judged, s.tally.bad, s.tally.longest_run) = (judged, bad, run);
         s
     }
 
@@ -472,10 +529,10 @@ mod tests {
         for (canary, stable) in [((52, 12), (408, 6)), ((47, 12), (423, 7)), ((227, 30), (239, 4))] {
             let (mut c, mut s) = (snapshot(canary.0, canary.1, 3), snapshot(stable.0, stable.1, 3));
             assert_eq!(judge(&g, &c, &s), Verdict::Inconclusive, "{canary:?} {stable:?}");
-            (s.failed_in_a_row, s.failing_now) = (0, false);
+            s.failed_in_a_row = 0;
             assert_eq!(judge(&g, &c, &s), Verdict::Fail(Limit::ErrorRate), "stable is well again");
             (c.tally.bad, s.tally.bad) = (c.tally.judged, s.tally.judged);
-            s.failing_now = true;
+            s.failed_in_a_row = 3;
             assert_eq!(judge(&g, &c, &s), Verdict::Shared(Limit::ErrorRate), "and later all has failed");
         }
     }
@@ -484,9 +541,103 @@ mod tests {
     fn a_run_that_began_in_an_outage_of_both_is_not_blamed_when_stable_is_first_to_recover() {
         let mut g = guard();
         g.max_consecutive_errors = Some(5);
-        let recovered = Snapshot { failed_in_a_row: 0, failing_now: false, ..snapshot(95, 90, 0) };
+        let recovered = Snapshot { failed_in_a_row: 0, ..snapshot(95, 90, 90) };
         assert_eq!(judge(&g, &snapshot(10, 10, 10), &recovered), Verdict::Shared(Limit::ConsecutiveErrors));
         assert_eq!(judge(&g, &snapshot(40, 10, 10), &FINE()), Verdict::Fail(Limit::ConsecutiveErrors));
+        // A run that chance brings to a stable with much traffic does not excuse a canary that is dead.
+        let noisy = Snapshot { failed_in_a_row: 0, ..snapshot(28_000, 2_800, 5) };
+        assert_eq!(judge(&g, &snapshot(10, 10, 10), &noisy), Verdict::Fail(Limit::ConsecutiveErrors));
+    }
+
+    #[test]
+    fn failures_of_stable_that_are_no_run_do_not_excuse_a_run() {
+        let mut g = guard();
+        g.max_consecutive_errors = Some(5);
+        const MS: u64 = 1000;
+        let noisy = |run, heard| {
+            let mut s = Snapshot { heard: Micros(heard * MS), ..snapshot(108, 10, run) };
+            s.tally.longest_run = 1;
+            s
+        };
+        // It began to fail at 200 ms, and was last heard of after `lasts`.
+        let canary = |run: u32, lasts: u64| {
+            let (began, judged) = (200 * MS, 100 + u64::from(run));
+            let heard = Micros(began + lasts * MS);
+            Snapshot { failing_since: Micros(began), heard, ..snapshot(judged, run.into(), run) }
+        };
+        let fail = Verdict::Fail(Limit::ConsecutiveErrors);
+        assert_eq!(judge(&g, &canary(5, 50), &noisy(0, 200)), fail);
+        assert_eq!(judge(&g, &canary(5, 50), &noisy(1, 99)), fail, "its last one failed long before");
+        assert_eq!(
+            judge(&g, &canary(5, 50), &noisy(1, 200)),
+            Verdict::Inconclusive,
+            "its next outcome tells"
+        );
+        assert_eq!(
+            judge(&g, &canary(11, 99), &noisy(1, 200)),
+            Verdict::Inconclusive,
+            "it may not be known yet"
+        );
+        assert_eq!(judge(&g, &canary(10, 100), &noisy(1, 200)), Verdict::Inconclusive);
+        assert_eq!(
+            judge(&g, &canary(11, 100), &noisy(1, 200)),
+            fail,
+            "or ten of the canary's for one of its"
+        );
+    }
+
+    #[test]
+    fn a_stable_that_is_half_way_to_the_same_run_has_the_canary_judged_at_twice_the_limit() {
+        let mut g = guard();
+        g.max_consecutive_errors = Some(5);
+        let half = |longest_run| {
+            let mut s = snapshot(60, 30, 0);
+            s.tally.longest_run = longest_run;
+            s
+        };
+        let fail = Verdict::Fail(Limit::ConsecutiveErrors);
+        assert_eq!(judge(&g, &snapshot(60, 31, 5), &half(2)), fail);
+        assert_eq!(judge(&g, &snapshot(60, 31, 5), &half(3)), Verdict::Inconclusive);
+        assert_eq!(judge(&g, &snapshot(60, 31, 10), &half(4)), fail);
+        let shared = Verdict::Shared(Limit::ConsecutiveErrors);
+        assert_eq!(judge(&g, &snapshot(60, 31, 5), &half(5)), shared);
+    }
+
+    #[test]
+    fn few_outcomes_of_stable_do_not_make_the_limits_deaf() {
+        // How many failures a canary that only fails has until it is blamed.
+        let until = |g: &Guard, stable: (u64, u64)| {
+            let s = snapshot(stable.1, stable.0, 0);
+            (1..200).find(|n| matches!(judge(g, &snapshot(*n, *n, 0), &s), Verdict::Fail(_)))
+        };
+        let (mut count, mut rate) = (guard(), guard());
+        count.max_errors = Some(5);
+        rate.max_error_rate = Bps::new(500);
+        for (stable, errors, of_rate) in [
+            ((0, 10), 5, 20),
+            ((1, 10), 5, 20),
+            ((1, 20), 5, 20),
+            ((2, 30), 5, 20),
+            ((1, 2), 5, 20),
+            ((2, 3), 21, 21),
+        ] {
+            assert_eq!(until(&count, stable), Some(errors), "max_errors, stable {stable:?}");
+            assert_eq!(until(&rate, stable), Some(of_rate), "max_error_rate, stable {stable:?}");
+        }
+        let mut g = guard();
+        g.max_latency.p95 = Some(Millis(1000));
+        let mut s = slow(9, 100);
+        s.tally.latency.record(Micros(2_000_000));
+        assert_eq!(judge(&g, &slow(20, 2000), &s), Verdict::Fail(Limit::LatencyP95));
+    }
+
+    #[test]
+    fn a_count_that_stable_is_not_near_is_the_canarys() {
+        let mut g = guard();
+        g.max_errors = Some(50);
+        assert_eq!(judge(&g, &snapshot(500, 50, 0), &snapshot(400, 20, 0)), Verdict::Fail(Limit::Errors));
+        assert_eq!(judge(&g, &snapshot(500, 50, 0), &snapshot(400, 30, 0)), Verdict::Inconclusive);
+        assert_eq!(judge(&g, &snapshot(500, 50, 0), &snapshot(400, 50, 0)), Verdict::Shared(Limit::Errors));
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub struct Tally {
     pub bad: u64,
     /// Latencies, request seen → response headers, of good outcomes and of time-outs.
     pub latency: Histogram,
+    /// The longest run of failures that grew within it, with what it had grown to before.
+    pub longest_run: u32,
 }
 
 impl Tally {
@@ -29,6 +31,7 @@ impl Tally {
         self.judged = self.judged.saturating_add(other.judged);
         self.bad = self.bad.saturating_add(other.bad);
         self.latency.merge(&other.latency);
+        self.longest_run = self.longest_run.max(other.longest_run);
     }
 
     /// Whether there is nothing in it.
@@ -118,7 +121,7 @@ mod tests {
     use super::*;
 
     fn tally(judged: u64, bad: u64) -> Tally {
-        Tally { judged, bad, latency: Histogram::default() }
+        Tally { judged, bad, ..Tally::default() }
     }
 
     const SECOND: u64 = 1_000_000;
@@ -148,6 +151,17 @@ mod tests {
             w.add(Micros(i * 30_000), &tally(1, 0));
         }
         assert!(w.buckets().len() <= 10);
+    }
+
+    #[test]
+    fn of_the_runs_in_the_window_the_longest_counts() {
+        let run = |longest_run| Tally { longest_run, ..Tally::default() };
+        let mut w = Window::new(Millis(10_000));
+        w.add(Micros(0), &run(7));
+        w.add(Micros(SECOND), &run(3));
+        w.add(Micros(SECOND), &run(2));
+        assert_eq!(w.sum(Micros(9 * SECOND)).longest_run, 7);
+        assert_eq!(w.sum(Micros(10 * SECOND)).longest_run, 3, "the seven have left");
     }
 
     #[test]

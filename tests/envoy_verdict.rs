@@ -6,20 +6,23 @@
 #[path = "common/load.rs"]
 mod load;
 
+use std::time::Duration;
+
 use bellwether_harness::envoy::{EnvoyOptions, EnvoyProcess, sum_metric};
 use bellwether_harness::provider::{Behaviour, Provider};
 use serde_json::{Value, json};
+use tokio::time::sleep;
 
 use load::{Lanes, Load, SOON, chat, deployment, events, eventually, without_retries};
 
 struct Rig {
     envoy: EnvoyProcess,
     lanes: Lanes,
+    /// Stable.
+    v1: Provider,
     v2: Provider,
     /// Receives alerts.
     hooks: Provider,
-    /// Stable.
-    _v1: Provider,
 }
 
 impl Rig {
@@ -33,7 +36,7 @@ impl Rig {
         let envoy = EnvoyProcess::start(options.router_config(config)).await.unwrap();
         let lanes = Lanes::open(&envoy).await;
         v2.clear();
-        Rig { envoy, lanes, v2, hooks, _v1: v1 }
+        Rig { envoy, lanes, v1, v2, hooks }
     }
 
     fn load(&self, name: &'static str, per_second: f64) -> Load {
@@ -113,6 +116,51 @@ async fn a_canary_recovers_by_probing_and_only_when_it_is_well() {
     let samples = load.stop().await;
     let failed = samples.iter().filter(|sample| !sample.ok()).count() as u64;
     assert!(failed >= during && failed <= during + 1, "{failed} of {} failed", samples.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stable_that_fails_now_and_then_keeps_no_limit_from_its_canary() {
+    let cases = [
+        ("consecutive", json!({"max_consecutive_errors": 5}), 10, 100, 5),
+        ("count", json!({"max_errors": 5}), 1, 0, 5),
+        ("rate", json!({"max_error_rate": 5}), 1, 0, 20),
+    ];
+    let deployments: Vec<Value> = cases
+        .iter()
+        .map(|(name, guard, ..)| {
+            let mut d = deployment(name, guard.clone());
+            let rule = |v: &str| json!({"headers": [{"name": "x-v", "exact": v}], "version": v});
+            d["rules"] = json!([rule("v1"), rule("v2")]);
+            d
+        })
+        .collect();
+    let rig = Rig::start(json!({"deployments": deployments})).await;
+    for (name, _, tens, good, limit) in cases {
+        let ask = async |version: &str, count: u64| {
+            for _ in 0..count {
+                rig.lanes.client(0).send(chat(name, false).header("x-v", version)).await.unwrap();
+            }
+        };
+        rig.v2.set(Behaviour::default());
+        for _ in 0..tens {
+            rig.v1.set(Behaviour::status(500));
+            ask("v1", 1).await;
+            rig.v1.set(Behaviour::default());
+            ask("v1", 9).await;
+        }
+        ask("v2", good).await;
+        // What is known of stable is merged by now.
+        sleep(Duration::from_millis(100)).await;
+        rig.v2.set(Behaviour::status(500));
+        ask("v2", limit - 1).await;
+        sleep(Duration::from_millis(100)).await;
+        assert!(events(&rig.envoy, name).is_empty(), "{name}: {:?}", events(&rig.envoy, name));
+        ask("v2", 1).await;
+        assert_eq!(rig.history(name, 1).await, ["active→rolled_back"], "{name}");
+        let event = &events(&rig.envoy, name)[0];
+        assert_eq!(event["evidence"]["canary"]["errors"], limit, "{event}");
+        assert_eq!(event["evidence"]["stable"]["errors"], tens, "{event}");
+    }
 }
 
 fn ramped(paused: bool, stages: Value) -> Value {

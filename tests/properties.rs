@@ -308,7 +308,7 @@ proptest! {
         for (at, judged, bad) in adds {
             newest = newest.max(at / width);
             kept.push((newest, judged, bad));
-            window.add(Micros(at), &Tally { judged, bad, latency: Histogram::default() });
+            window.add(Micros(at), &Tally { judged, bad, ..Tally::default() });
         }
         let end = newest * width + later;
         let inside = |slot: u64| slot + 10 > end / width;

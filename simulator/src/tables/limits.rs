@@ -1,42 +1,42 @@
 //! Absolute limits: how often does each of them blame a healthy canary?
 
-use bellwether::histogram::Histogram;
+use bellwether::outcome::Outcome;
 use bellwether::plan::Guard;
-use bellwether::stats::Snapshot;
-use bellwether::units::Micros;
+use bellwether::stats::{Delta, Event, Snapshot, Stats};
+use bellwether::units::{Micros, Millis};
 use bellwether::verdict::{self, Verdict};
 use bellwether::window::{Tally, Window};
 
-use crate::report::{Findings, Table, percent};
+use super::WORKERS;
+use crate::fleet::{self, Disturbance, Latency, Scenario};
+use crate::report::{Findings, Table, percent, shown};
 use crate::rng::Rng;
 use crate::setup;
 use crate::traffic::{Curve, Kind, Traffic, generate};
-use crate::trials::Effort;
+use crate::trials::{Effort, median, quantile};
 use bellwether::share::Arm;
 
 const HOUR: u64 = 3600;
 
 /// One side's record, as the engine keeps it.
-struct Record {
-    window: Window,
-    run: u32,
-}
+struct Record(Stats, Millis);
 
 impl Record {
     fn new(guard: &Guard) -> Record {
-        Record { window: Window::new(guard.window), run: 0 }
+        Record(Stats::new(0, guard.window), guard.window)
     }
 
     fn add(&mut self, at: Micros, good: u64, bad: bool) {
-        let bad = u64::from(bad);
-        self.run = if good > 0 { 0 } else { self.run } + bad as u32;
-        if good + bad > 0 {
-            self.window.add(at, &Tally { judged: good + bad, bad, latency: Histogram::default() });
+        let mut delta = Delta::default();
+        let outcomes = (0..good).map(|_| Outcome::Good).chain(bad.then_some(Outcome::Bad));
+        outcomes.for_each(|outcome| delta.add(Event::Answered { outcome, latency: None }));
+        if !delta.is_empty() {
+            self.0.merge(&delta, at);
         }
     }
 
     fn snapshot(&self, now: Micros) -> Snapshot {
-        Snapshot { tally: self.window.sum(now), failed_in_a_row: self.run, failing_now: self.run > 0 }
+        self.0.snapshot(now, self.1)
     }
 }
 
@@ -66,7 +66,7 @@ fn latency(guard: &Guard, below: f64, rps: f64, seconds: u64, rng: &mut Rng) -> 
     let limit = guard.max_latency.p95.map_or(0.0, |limit| limit.0 as f64);
     let shape = 0.8;
     let median = limit * below / (shape * 1.644_853_627f64).exp();
-    let mut record = Record::new(guard);
+    let mut window = Window::new(guard.window);
     let mut now = 0.0;
     loop {
         now += rng.exponential(rps);
@@ -76,9 +76,9 @@ fn latency(guard: &Guard, below: f64, rps: f64, seconds: u64, rng: &mut Rng) -> 
         let mut tally = Tally { judged: 1, ..Tally::default() };
         tally.latency.record(Micros((rng.lognormal(median, shape) * 1000.0) as u64));
         let at = Micros((now * 1e6) as u64 + 1_000_000_000);
-        record.window.add(at, &tally);
+        window.add(at, &tally);
         // Stable's twenty times as many answers put its percentile below the limit, where its true value is.
-        let snapshot = record.snapshot(at);
+        let snapshot = Snapshot { tally: window.sum(at), ..Snapshot::default() };
         if matches!(verdict::judge(guard, &snapshot, &Snapshot::default()), Verdict::Fail(_)) {
             return Some(now as u64);
         }
@@ -125,7 +125,63 @@ pub fn measure(effort: &Effort) -> Findings {
         });
         table.rows.push(row(r#""max_latency": {"p95": …}"#, &name, &times));
     }
-    Findings { tables: vec![table], bounds: Vec::new() }
+    Findings { tables: vec![table, in_trouble(effort)], bounds: Vec::new() }
+}
+
+/// Second at which trouble begins, and how long that of both versions lasts.
+const LEAD: u64 = 40;
+const LASTS: u64 = 30;
+
+/// Whole engines in trouble of both versions, and with a dead canary beside a stable that fails a little.
+fn in_trouble(effort: &Effort) -> Table {
+    let trials = effort.trials.div_ceil(2);
+    let mut table = Table::new(
+        "Absolute limits in trouble: whose fault is it?",
+        &format!(
+            "{trials} trials a cell, whole engines, {WORKERS} workers, 100 rps, window 30 s, comparison off, 0.5 % errors before. *Blamed*: a canary \
+             as good as stable, in {LASTS} s in which both fail so often. *Failures*: of a canary that fails always while stable \
+             fails so often all the time, to the flip (median, 90th percentile)."
+        ),
+        &["Limit", "Share", "Blamed, 10 %", "50 %", "100 %", "Failures, stable 0.5 %", "2 %", "10 %"],
+    );
+    for limit in [r#""max_consecutive_errors": 5"#, r#""max_errors": 50"#, r#""max_error_rate": 5"#] {
+        for share in [500, 5_000, 9_000] {
+            let calm = Scenario {
+                rps: 100.0,
+                share,
+                stable: Curve::Flat(0.0),
+                canary: Curve::Flat(0.0),
+                latency: Latency { median: 300.0, shape: 0.8, canary: 1.0 },
+                rest: format!(r#""guard": {{{limit}, "compare": false}},"#),
+                workers: WORKERS,
+                disturbance: Disturbance::default(),
+                clients: None,
+                from: LEAD,
+                seconds: LEAD + LASTS + 35,
+            };
+            let mut row = vec![format!("`{limit}`"), percent(u64::from(share), 10_000)];
+            for level in [0.1, 0.5, 1.0] {
+                let trouble = Curve::Step { base: 0.005, level, from: LEAD, until: LEAD + LASTS };
+                let shared = Scenario { stable: trouble, canary: trouble, ..calm.clone() };
+                let name = format!("limits/shared/{limit}/{share}/{level}");
+                let ended = effort.run_some(trials, &name, |mut rng| fleet::run(&shared, &mut rng));
+                let blamed = ended.iter().filter(|ended| ended.label.is_some()).count() as u64;
+                row.push(percent(blamed, ended.len() as u64));
+            }
+            for base in [0.005, 0.02, 0.1] {
+                let dead = Curve::Step { base, level: 1.0, from: LEAD, until: u64::MAX };
+                let broken = Scenario { stable: Curve::Flat(base), canary: dead, ..calm.clone() };
+                let name = format!("limits/dead/{limit}/{share}/{base}");
+                let ended = effort.run_some(trials, &name, |mut rng| fleet::run(&broken, &mut rng));
+                // Given up before it died: nothing was suffered.
+                let errors: Vec<Option<u64>> =
+                    ended.iter().map(|ended| ended.label.as_ref().map(|_| ended.errors)).collect();
+                row.push(format!("{} ({})", shown(median(&errors)), shown(quantile(&errors, 0.9))));
+            }
+            table.rows.push(row);
+        }
+    }
+    table
 }
 
 fn row(limit: &str, traffic: &str, times: &[Option<u64>]) -> Vec<String> {
