@@ -407,6 +407,27 @@ fn in_observe_mode_a_rollback_is_reported_once_and_not_made() {
 }
 
 #[test]
+fn in_observe_mode_trouble_that_stable_has_too_is_reported_once_and_holds_nothing() {
+    let store = MemoryStore::default();
+    let stages = r#""stages": [{"weight": 50, "for": "2s", "guard": {"mode": "observe", "max_error_rate": 5, "window": "1s",
+        "compare": false}}, {"weight": 60, "for": "1h"}]"#;
+    let w = Worker::ramp(stages);
+    let (mut told, mut begun) = (Vec::new(), None);
+    for at in 0..400u64 {
+        let event = if at < 150 && at % 4 < 2 { BAD } else { GOOD };
+        told.extend(w.see(&store, at * 10 * MS, (usize::from(at % 2 == 0), 0), event).transitions);
+        for t in w.tick(&store, at * 10 * MS).transitions {
+            if t.from == t.to { begun = Some(at * 10) } else { told.push(t) }
+        }
+        assert_eq!(view(&w, &store, at * 10 * MS).versions[1].standing.phase.name(), "active");
+    }
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!((told[0].from, told[0].to, told[0].enforced), ("active", "holding", false));
+    assert!(told[0].cause.is_some());
+    assert!(begun.is_some_and(|at| at < 3_200), "its clock went on in the trouble: {begun:?}");
+}
+
+#[test]
 fn rules_with_keep_outlive_a_rollback_and_others_do_not() {
     let rest = r#""guard": {"max_consecutive_errors": 1}, "rules": [
         {"headers": [{"name": "x-a", "exact": "1"}], "version": "v2", "after_rollback": "keep"},

@@ -20,6 +20,7 @@ const LINE_BYTES: usize = 4096;
 /// What happened, in one word, for filters on the log.
 pub fn kind(transition: &Transition) -> &'static str {
     match (transition.enforced, transition.from == transition.to) {
+        (false, _) if transition.to == "holding" => "would_hold",
         (false, _) => "would_roll_back",
         (true, true) => "stage",
         (true, false) => "transition",
@@ -74,6 +75,7 @@ fn sentence(t: &Transition) -> String {
     let by = if by_operator(t) { " by hand" } else { "" };
     let stage = t.stage.unwrap_or(0).saturating_add(1).to_string();
     let (before, after) = match (t.to, t.from) {
+        ("holding", _) if !t.enforced => ("would have held ", ""),
         _ if !t.enforced => ("would have rolled back ", ""),
         (to, from) if to == from => ("the ramp goes on with ", ", stage "),
         ("rolled_back", _) => ("rolled back ", by),
@@ -297,6 +299,7 @@ mod tests {
         let failed = || Some(cause());
         is("active", "rolled_back", true, failed(), "rolled back v2: 7 of 9 failed \"hard\"");
         is("active", "rolled_back", false, failed(), "would have rolled back v2: 7 of 9 failed \"hard\"");
+        is("active", "holding", false, failed(), "would have held v2: 7 of 9 failed \"hard\"");
         is("active", "holding", true, failed(), "holding v2: 7 of 9 failed \"hard\"");
         is("holding", "active", true, None, "no longer holding v2: a window without trouble");
         is("rolled_back", "probing", true, None, "probing v2 with single requests");

@@ -122,6 +122,8 @@ pub enum Signal {
     WouldFail(Cause),
     /// A verdict: stable has the same trouble.
     Shared(Cause),
+    /// A verdict: stable has the same trouble, in observe mode.
+    WouldHold(Cause),
     /// A verdict: nothing is broken, judged over `window`.
     Pass {
         /// Now.
@@ -159,11 +161,14 @@ pub struct Standing {
     pub phase: Phase,
     /// In observe mode: that it would have been rolled back has been reported in this epoch.
     pub observed: bool,
+    /// Likewise, that it would have been held.
+    pub observed_hold: bool,
 }
 
 impl Standing {
     /// As a version begins.
-    pub const NEW: Standing = Standing { epoch: 0, phase: Phase::Active, observed: false };
+    pub const NEW: Standing =
+        Standing { epoch: 0, phase: Phase::Active, observed: false, observed_hold: false };
 
     /// Where a signal leads; `None` if it changes nothing.
     pub fn on(&self, signal: &Signal, rules: Rules) -> Option<Standing> {
@@ -171,6 +176,10 @@ impl Standing {
             (Phase::Active | Phase::Holding(_), Signal::Fail(cause)) => Some(self.out(cause, 0, rules)),
             (Phase::Active | Phase::Holding(_), Signal::WouldFail(_)) => {
                 (!self.observed).then(|| Standing { observed: true, ..self.clone() })
+            }
+            // What is held already, since before the mode was changed, needs no report.
+            (Phase::Active, Signal::WouldHold(_)) => {
+                (!self.observed_hold).then(|| Standing { observed_hold: true, ..self.clone() })
             }
             (Phase::Active, Signal::Shared(cause)) => Some(self.within(Phase::Holding(cause.clone()))),
             // Held for a whole window at least: at the edge of a limit the phase would flicker otherwise.
@@ -217,10 +226,13 @@ impl Standing {
             }
             (Phase::Probing { .. }, Signal::Ask(lease, now)) => self.lend(*lease, *now, rules),
             (Phase::Probing { .. }, Signal::Probed(id, Ok(good))) => self.give_back(*id, *good, rules),
-            (Phase::Holding(_), Signal::Shared(_) | Signal::Pass { .. })
+            (Phase::Holding(_), Signal::Shared(_) | Signal::WouldHold(_) | Signal::Pass { .. })
             | (Phase::Active, Signal::Pass { .. })
             | (Phase::Active | Phase::Holding(_), Signal::Time(_) | Signal::Ask(..) | Signal::Probed(..))
-            | (Phase::Probing { .. }, Signal::WouldFail(_) | Signal::Shared(_) | Signal::Pass { .. })
+            | (
+                Phase::Probing { .. },
+                Signal::WouldFail(_) | Signal::Shared(_) | Signal::WouldHold(_) | Signal::Pass { .. },
+            )
             | (Phase::Active, Signal::Resume(_))
             | (Phase::RolledBack { .. }, _) => None,
         }
@@ -233,7 +245,7 @@ impl Standing {
 
     /// Another right to traffic.
     fn next(&self, phase: Phase) -> Standing {
-        Standing { epoch: self.epoch.saturating_add(1), phase, observed: false }
+        Standing { epoch: self.epoch.saturating_add(1), phase, ..Standing::NEW }
     }
 
     fn out(&self, cause: &Cause, failed_rounds: u32, rules: Rules) -> Standing {
@@ -320,7 +332,7 @@ mod tests {
     }
 
     fn standing(phase: Phase) -> Standing {
-        Standing { epoch: 4, phase, observed: false }
+        Standing { epoch: 4, phase, ..Standing::NEW }
     }
 
     fn out(failed_rounds: u32, probe_at: Option<u64>) -> Phase {
@@ -356,6 +368,7 @@ mod tests {
             Signal::Fail(cause(9)),
             Signal::WouldFail(cause(9)),
             Signal::Shared(cause(9)),
+            Signal::WouldHold(cause(9)),
             pass(999_999),
             pass(1_000_000),
             Signal::Time(Micros(30 * SECOND - 1)),
@@ -370,23 +383,23 @@ mod tests {
         ];
         let (r, a, h, p) = (Some("rolled_back"), Some("active"), Some("holding"), Some("probing"));
         let n = None;
-        type Row = [Option<&'static str>; 14];
+        type Row = [Option<&'static str>; 15];
         let table: [(Recovery, Phase, Row); 12] = {
             let (hold, probe) = (Recovery::Hold, Recovery::Probe(PROBE));
             [
-                //                                fail obs shared pass pass time time ask  good neut bad  other latch resume
-                (hold, Phase::Active, [r, a, h, n, n, n, n, n, n, n, n, n, r, n]),
-                (probe, Phase::Active, [r, a, h, n, n, n, n, n, n, n, n, n, r, n]),
-                (hold, Phase::Holding(cause(0)), [r, h, n, n, a, n, n, n, n, n, n, n, r, a]),
-                (hold, out(0, None), [n, n, n, n, n, n, n, n, n, n, n, n, r, a]),
-                (hold, out(0, Some(0)), [n, n, n, n, n, n, n, n, n, n, n, n, r, a]),
-                (probe, out(0, None), [n, n, n, n, n, n, p, n, n, n, n, n, r, a]),
-                (probe, out(0, Some(30 * SECOND)), [n, n, n, n, n, n, p, n, n, n, n, n, r, a]),
-                (probe, probing(0, &[(7, 99)]), [r, n, n, n, n, n, n, p, p, p, r, n, r, a]),
-                (probe, probing(2, &[(7, 99)]), [r, n, n, n, n, n, n, p, a, p, r, n, r, a]),
-                (hold, probing(2, &[(7, 99)]), [r, n, n, n, n, r, r, n, p, p, r, n, r, a]),
-                (probe, latched(), [n, n, n, n, n, n, n, n, n, n, n, n, n, a]),
-                (hold, latched(), [n, n, n, n, n, n, n, n, n, n, n, n, n, a]),
+                //                                fail obs shared obs pass pass time time ask  good neut bad  other latch resume
+                (hold, Phase::Active, [r, a, h, a, n, n, n, n, n, n, n, n, n, r, n]),
+                (probe, Phase::Active, [r, a, h, a, n, n, n, n, n, n, n, n, n, r, n]),
+                (hold, Phase::Holding(cause(0)), [r, h, n, n, n, a, n, n, n, n, n, n, n, r, a]),
+                (hold, out(0, None), [n, n, n, n, n, n, n, n, n, n, n, n, n, r, a]),
+                (hold, out(0, Some(0)), [n, n, n, n, n, n, n, n, n, n, n, n, n, r, a]),
+                (probe, out(0, None), [n, n, n, n, n, n, n, p, n, n, n, n, n, r, a]),
+                (probe, out(0, Some(30 * SECOND)), [n, n, n, n, n, n, n, p, n, n, n, n, n, r, a]),
+                (probe, probing(0, &[(7, 99)]), [r, n, n, n, n, n, n, n, p, p, p, r, n, r, a]),
+                (probe, probing(2, &[(7, 99)]), [r, n, n, n, n, n, n, n, p, a, p, r, n, r, a]),
+                (hold, probing(2, &[(7, 99)]), [r, n, n, n, n, n, r, r, n, p, p, r, n, r, a]),
+                (probe, latched(), [n, n, n, n, n, n, n, n, n, n, n, n, n, n, a]),
+                (hold, latched(), [n, n, n, n, n, n, n, n, n, n, n, n, n, n, a]),
             ]
         };
         for (recovery, phase, row) in table {
@@ -405,7 +418,10 @@ mod tests {
         assert_eq!(failed.on(&Signal::Fail(cause(0)), with_probes()), None);
         assert_eq!(failed.on(&Signal::Time(Micros(30 * SECOND)), with_probes()).unwrap().epoch, 6);
         assert_eq!(active.on(&Signal::Shared(cause(0)), with_probes()).unwrap().epoch, 4);
-        assert_eq!(active.on(&Signal::WouldFail(cause(0)), with_probes()).unwrap().epoch, 4);
+        let told = active.on(&Signal::WouldFail(cause(0)), with_probes()).unwrap();
+        assert_eq!((told.epoch, told.on(&Signal::WouldFail(cause(0)), with_probes())), (4, None), "once");
+        let told = told.on(&Signal::WouldHold(cause(0)), with_probes()).unwrap();
+        assert_eq!((told.epoch, told.on(&Signal::WouldHold(cause(0)), with_probes())), (4, None), "once");
         let last = standing(probing(2, &[(7, 99)])).on(&Signal::Probed(7, Ok(true)), with_probes()).unwrap();
         assert_eq!((last.epoch, last.phase), (5, Phase::Active));
     }
@@ -418,7 +434,7 @@ mod tests {
         let phase = Phase::RolledBack { cause: reason, failed_rounds: 0, probe_at: None };
         assert_eq!(
             held,
-            Standing { epoch: 4, observed: false, phase },
+            Standing { epoch: 4, phase, ..Standing::NEW },
             "since it was put out, for both reasons"
         );
         let back = held.on(&Signal::Resume(by_hand(9)), with_probes()).unwrap();

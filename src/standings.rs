@@ -45,7 +45,7 @@ impl Standings {
         for (id, standing) in &self.versions {
             w.text(id);
             w.number(u64::from(standing.epoch));
-            w.number(u64::from(standing.observed));
+            w.number(u64::from(standing.observed) | u64::from(standing.observed_hold) << 1);
             w.number(standing.phase.gauge());
             write_phase(&mut w, &standing.phase);
         }
@@ -99,8 +99,12 @@ fn read(bytes: &[u8]) -> Option<Standings> {
     for _ in 0..count {
         let id = r.text(64)?;
         let epoch = r.small()?;
-        let observed = r.flag()?;
-        versions.push((id, Standing { epoch, observed, phase: read_phase(&mut r)? }));
+        let told: u8 = r.small()?;
+        if told > 3 {
+            return None;
+        }
+        let (observed, observed_hold) = (told & 1 != 0, told & 2 != 0);
+        versions.push((id, Standing { epoch, observed, observed_hold, phase: read_phase(&mut r)? }));
     }
     let ramp = if r.flag()? { Some(Position::decode(&mut r)?) } else { None };
     r.end()?;
@@ -155,7 +159,7 @@ mod tests {
     }
 
     fn standing(phase: Phase) -> Standing {
-        Standing { epoch: 4, phase, observed: false }
+        Standing { epoch: 4, phase, ..Standing::NEW }
     }
 
     #[test]
@@ -170,7 +174,9 @@ mod tests {
         {
             assert!(all.put(&format!("v{n}"), standing(phase)));
         }
-        assert!(all.put("v9", Standing { observed: true, ..Standing::NEW }));
+        for (id, observed, observed_hold) in [("v7", true, false), ("v8", false, true), ("v9", true, true)] {
+            assert!(all.put(id, Standing { observed, observed_hold, ..Standing::NEW }));
+        }
         assert!(matches!(Standings::decode(Some(&all.encode())), Found::Value(back) if back == all));
         assert!(matches!(Standings::decode(Some(&[1, 9])), Found::Undecodable));
         assert!(matches!(Standings::decode(Some(TOMBSTONE)), Found::Nothing));

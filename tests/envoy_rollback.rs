@@ -280,6 +280,31 @@ async fn an_observed_canary_is_reported_once_and_keeps_its_traffic() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn observed_trouble_of_both_is_reported_once_and_holds_nothing() {
+    let rig =
+        Rig::start(true, &[deployment("observed", json!({"mode": "observe", "max_consecutive_errors": 5}))])
+            .await;
+    rig.v1.set(Behaviour::status(500));
+    let load = rig.load("observed", false);
+    eventually("stable is in trouble", || async {
+        (Rig::seen_by(&rig.v1, "observed").len() >= 20).then_some(())
+    })
+    .await;
+    rig.v2.set(Behaviour::status(500));
+    let (event, _) = rig.first_event("observed").await;
+    assert_eq!((&event["bellwether"], &event["to"]), (&json!("would_hold"), &json!("holding")), "{event}");
+    assert!(event["text"].as_str().unwrap().starts_with("would have held v2: "), "{event}");
+    let before = Rig::seen_by(&rig.v2, "observed").len();
+    eventually("40 more requests reach the canary", || async {
+        (Rig::seen_by(&rig.v2, "observed").len() >= before + 40).then_some(())
+    })
+    .await;
+    load.stop().await;
+    rig.expect_gauges("observed", (0, 100, [5_000, 5_000, 0])).await;
+    assert_eq!(events(&rig.envoy, "observed").len(), 1, "reported once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn callers_and_keys_and_clients_that_leave_judge_no_version() {
     for keys_role in BOTH {
         let guard =

@@ -109,10 +109,11 @@ fn standing() -> impl Strategy<Value = Standing> {
             Phase::Probing { cause, failed_rounds, passed, leases }
         });
     let phase = prop_oneof![Just(Phase::Active), cause().prop_map(Phase::Holding), out, probing];
-    (any::<u32>(), phase, any::<bool>()).prop_map(|(epoch, phase, observed)| Standing {
+    (any::<u32>(), phase, any::<[bool; 2]>()).prop_map(|(epoch, phase, [observed, observed_hold])| Standing {
         epoch,
         phase,
         observed,
+        observed_hold,
     })
 }
 
@@ -230,13 +231,13 @@ proptest! {
     }
 
     #[test]
-    fn the_epoch_changes_exactly_with_the_right_to_traffic(start in standing(), cause in cause(), rules in rules(), which in 0usize..9, at in any::<u64>()) {
+    fn the_epoch_changes_exactly_with_the_right_to_traffic(start in standing(), cause in cause(), rules in rules(), which in 0usize..10, at in any::<u64>()) {
         prop_assume!(start.epoch < u32::MAX);
         let lease = Lease { id: at, until: Micros(at) };
         let signal = [
             Signal::Fail(cause.clone()), Signal::WouldFail(cause.clone()), Signal::Shared(cause.clone()),
             Signal::Pass { now: Micros(at), window: Millis(1000) }, Signal::Time(Micros(at)), Signal::Ask(lease, Micros(at)),
-            Signal::Probed(at, Ok(true)), Signal::Probed(at, Ok(false)), Signal::Probed(at, Err(cause)),
+            Signal::Probed(at, Ok(true)), Signal::Probed(at, Ok(false)), Signal::Probed(at, Err(cause.clone())), Signal::WouldHold(cause),
         ][which].clone();
         let right = |s: &Standing| match s.phase {
             Phase::Active | Phase::Holding(_) => 0,

@@ -142,7 +142,8 @@ fn shared() {
     ];
     let mut standings = Standings::default();
     for (n, phase) in (0u32..).zip(phases) {
-        standings.put(&format!("v{n}"), Standing { epoch: n, phase, observed: n == 1 });
+        standings
+            .put(&format!("v{n}"), Standing { epoch: n, phase, observed: n == 1, observed_hold: n == 2 });
     }
     value(b't', "standings", &standings.encode());
     standings.ramp =

@@ -54,14 +54,19 @@ impl State {
             Ok(Moved::Won(standings, change)) => {
                 let (before, after) = *change;
                 self.adopt(&standings);
-                let would = matches!(signal, Signal::WouldFail(_));
-                if before.phase.name() == after.phase.name() && !would {
+                let would = match signal {
+                    Signal::WouldFail(_) => Some("rolled_back"),
+                    Signal::WouldHold(_) => Some("holding"),
+                    _ => None,
+                };
+                if before.phase.name() == after.phase.name() && would.is_none() {
                     return;
                 }
                 let cause = match &signal {
                     Signal::Fail(cause)
                     | Signal::WouldFail(cause)
                     | Signal::Shared(cause)
+                    | Signal::WouldHold(cause)
                     | Signal::Probed(_, Err(cause)) => Some(cause.clone()),
                     _ => None,
                 };
@@ -75,9 +80,9 @@ impl State {
                     version: id,
                     epoch: after.epoch,
                     from: before.phase.name(),
-                    to: if would { "rolled_back" } else { after.phase.name() },
+                    to: would.unwrap_or(after.phase.name()),
                     stage: self.stage(),
-                    enforced: !would,
+                    enforced: would.is_none(),
                     cause,
                     canary: seen.map(|seen| counts(seen.canary)).unwrap_or_default(),
                     stable: seen.map(|seen| counts(seen.stable)).unwrap_or_default(),

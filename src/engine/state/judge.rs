@@ -211,11 +211,12 @@ impl State {
         let limit = |limit: Limit| cause(limit.label(), verdict::explain(limit, guard, canary, stable));
         let enforce = guard.mode == GuardMode::Enforce;
         let fail = |cause| if enforce { Signal::Fail(cause) } else { Signal::WouldFail(cause) };
+        let hold = |cause| if enforce { Signal::Shared(cause) } else { Signal::WouldHold(cause) };
         // A limit is named before the comparison; the comparison blames the canary also in shared trouble.
         let signal = match (found, blame) {
             (Verdict::Fail(broken), _) => fail(limit(broken)),
             (_, Some((kind, evidence))) => fail(cause(kind.label(), compared(kind, &evidence))),
-            (Verdict::Shared(broken), None) => Signal::Shared(limit(broken)),
+            (Verdict::Shared(broken), None) => hold(limit(broken)),
             (Verdict::Pass | Verdict::Inconclusive, None) => return,
         };
         let score = blame.filter(|(kind, _)| signal_is(&signal, kind.label()));
