@@ -191,7 +191,7 @@ impl Binding {
             choice,
             epoch,
             shares: Rc::clone(&in_effect.shares),
-            stage: state.stage(),
+            stage: state.stage(deployment),
             lease,
             request_id: None,
             compared: Cell::default(),
@@ -258,18 +258,13 @@ impl Binding {
         self.in_effect.try_borrow().map(|held| Rc::clone(&held.shares)).unwrap_or_default()
     }
 
-    /// Stage of the ramp, as far as this worker knows.
-    pub fn stage(&self) -> Option<u32> {
-        self.state.try_borrow().ok().and_then(|state| state.stage())
-    }
-
     fn bring_up_to_date(&self, deployment: &Deployment, state: &State) {
         let Ok(mut held) = self.in_effect.try_borrow_mut() else { return };
         if held.revision == Some(state.revision) {
             return;
         }
         let split = deployment.ramp.as_ref().map(|ramp| {
-            let weight = ramp::weight(ramp, state.stage());
+            let weight = ramp::weight(ramp, state.stage(deployment));
             Split::new(deployment.stable, &vec![weight; deployment.versions.len()])
         });
         let mut left = Bps::ALL.get();

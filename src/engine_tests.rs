@@ -1019,6 +1019,22 @@ fn a_ramp_that_was_resumed_begins_its_stage_anew() {
 }
 
 #[test]
+fn a_ramp_that_was_removed_has_no_stage_any_more() {
+    let store = MemoryStore::default();
+    let mut w = Worker::ramp(r#""stages": [{"weight": 5, "for": "1s"}, {"weight": 25, "for": "1h"}]"#);
+    (0..4).for_each(|at| drop(w.tick(&store, at * SECOND)));
+    assert_eq!(view(&w, &store, 4 * SECOND).ramp.unwrap().stage, Some(1));
+    w.reload(&store, CONSECUTIVE);
+    assert_eq!(view(&w, &store, 5 * SECOND).ramp, None);
+    assert_eq!(w.assign(&store, 5 * SECOND, TO_CANARY, &mut Notes::default()).stage, None);
+    let by_guard: Vec<Transition> =
+        (1..=3).flat_map(|n| w.see(&store, 5 * SECOND + n, (1, 0), BAD).transitions).collect();
+    let by_hand = order(&w, &store, 6 * SECOND, Order::Resume, "").1.transitions;
+    let stages: Vec<_> = by_guard.iter().chain(&by_hand).map(|t| (t.to, t.stage)).collect();
+    assert_eq!(stages, [("rolled_back", None), ("active", None)]);
+}
+
+#[test]
 fn a_worker_that_has_seen_nothing_shows_what_the_others_have() {
     let store = MemoryStore::default();
     let (a, b) =

@@ -8,6 +8,7 @@ mod load;
 
 use std::time::Duration;
 
+use bellwether_harness::client::Client;
 use bellwether_harness::envoy::{EnvoyOptions, EnvoyProcess, sum_metric};
 use bellwether_harness::provider::{Behaviour, Provider};
 use serde_json::{Value, json};
@@ -195,6 +196,29 @@ async fn a_ramp_goes_through_its_stages_across_a_reload_and_a_rollback_fires_whi
     assert_eq!(rig.history("ramped", 3).await.last().unwrap(), "active→rolled_back");
     eventually("nothing", || async { (rig.weight("ramped").await == 0).then_some(()) }).await;
     load.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ramp_that_was_removed_has_no_stage_any_more() {
+    let rig =
+        Rig::start(ramped(false, json!([{"weight": 10, "for": "0s"}, {"weight": 30, "for": "1h"}]))).await;
+    let admin = Client::new(rig.envoy.admin_role_port());
+    let status = async || admin.get("/status", &[]).await.unwrap().json()["deployments"][0].clone();
+    eventually("the second stage", || async { (status().await["stage"] == 1).then_some(()) }).await;
+    let without = only(deployment("ramped", json!({"max_consecutive_errors": 3})));
+    let update = rig.envoy.write_router_config(&without).await.unwrap();
+    rig.envoy.wait_config_accepted(&update, SOON).await.unwrap();
+    let seen = eventually("its weight is the configured one", || async {
+        let seen = status().await;
+        (seen["versions"][1]["effective_weight"] == 50.0).then_some(seen)
+    })
+    .await;
+    assert_eq!((&seen["stage"], &seen["ramp"]), (&Value::Null, &Value::Null), "{seen}");
+    rig.v2.set(Behaviour::status(500));
+    let load = rig.load("ramped", 200.0);
+    assert_eq!(rig.history("ramped", 2).await, ["stage 1", "active→rolled_back"]);
+    load.stop().await;
+    assert_eq!(events(&rig.envoy, "ramped")[1]["stage"], Value::Null);
 }
 
 #[tokio::test(flavor = "multi_thread")]

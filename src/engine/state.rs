@@ -176,14 +176,14 @@ impl State {
         }
     }
 
-    /// Stage of the ramp.
-    pub(super) fn stage(&self) -> Option<u32> {
-        self.position.and_then(|position| position.stage)
+    /// Stage of the plan's ramp; `None` without one, also where the record still knows a ramp that was removed.
+    pub(super) fn stage(&self, deployment: &Deployment) -> Option<u32> {
+        self.position(deployment).and_then(|position| position.stage)
     }
 
-    /// Where the ramp is.
-    pub(super) fn position(&self) -> Option<Position> {
-        self.position
+    /// Where the plan's ramp is.
+    pub(super) fn position(&self, deployment: &Deployment) -> Option<Position> {
+        deployment.ramp.as_ref().and(self.position)
     }
 
     pub(super) fn epoch(&self, slot: usize) -> u32 {
@@ -348,7 +348,7 @@ impl State {
             }
         }
         if let Some(position) = standings.ramp {
-            changed |= self.stage() != position.stage;
+            changed |= self.position.and_then(|held| held.stage) != position.stage;
             self.position = Some(position);
         }
         self.revision = self.revision.wrapping_add(u64::from(changed));

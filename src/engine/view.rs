@@ -61,7 +61,7 @@ impl Binding {
         let shares = self.effective_weights(deployment);
         let Ok(state) = self.state.try_borrow() else { return view };
         view.unreadable = state.unreadable;
-        view.ramp = state.position();
+        view.ramp = state.position(deployment);
         let scene = self.scene(deployment, store, now);
         for n in 0..deployment.versions.len() {
             let share = shares.get(n).copied().unwrap_or(0);
@@ -71,7 +71,7 @@ impl Binding {
     }
 
     fn version_view(&self, state: &State, scene: Scene<'_>, n: usize, share: u16) -> VersionView {
-        let (slot, guard) = (self.slot(n), scene.deployment.guard_at(state.stage()));
+        let (slot, guard) = (self.slot(n), scene.deployment.guard_at(state.stage(scene.deployment)));
         let standing = state.version(slot).map_or(Standing::NEW, |held| held.standing.clone());
         let stats = state.shared_stats(scene, slot);
         let totals = stats.as_ref().map_or((0, 0), |stats| (stats.total, stats.total_bad));

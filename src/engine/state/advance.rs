@@ -81,7 +81,7 @@ impl State {
                     epoch: after.epoch,
                     from: before.phase.name(),
                     to: would.unwrap_or(after.phase.name()),
-                    stage: self.stage(),
+                    stage: self.stage(scene.deployment),
                     enforced: would.is_none(),
                     cause,
                     canary: seen.map(|seen| counts(seen.canary)).unwrap_or_default(),
@@ -199,7 +199,7 @@ impl State {
         let Some(ramp) = &deployment.ramp else { return };
         // Under a ramp there is exactly one canary.
         let canary = slots.iter().enumerate().find(|(version, _)| *version != deployment.stable);
-        let guard = deployment.guard_at(self.stage());
+        let guard = deployment.guard_at(self.stage(deployment));
         let Some(held) = canary.and_then(|(_, slot)| self.versions.get_mut(*slot)) else { return };
         // Looked at anew: this worker, or the main thread, may never have judged this canary.
         let mut seen = Snapshot::default();
@@ -245,7 +245,7 @@ impl State {
                         epoch,
                         from: "active",
                         to: "active",
-                        stage: self.stage(),
+                        stage: self.stage(deployment),
                         enforced: true,
                         cause: None,
                         canary: (seen.tally.judged, seen.tally.bad),

@@ -25,7 +25,7 @@ impl State {
     /// Merges everything that waits, and judges the canaries that were merged.
     pub(super) fn flush(&mut self, scene: Scene<'_>, notes: &mut Notes) {
         let Scene { deployment, slots, now, .. } = scene;
-        let window = deployment.guard_at(self.stage()).window;
+        let window = deployment.guard_at(self.stage(deployment)).window;
         self.merged_at = now.mono;
         self.dirty = false;
         let mut merged: Vec<(usize, Snapshot)> = Vec::new();
@@ -58,8 +58,10 @@ impl State {
         let stable = merged.iter().find(|(version, _)| *version == deployment.stable).map(|(_, s)| s.clone());
         if let Some(stable) = &stable {
             let enough = stable.tally.latency.count() >= YARDSTICK_MIN;
-            let floor =
-                deployment.guard_at(self.stage()).compare.map_or(Millis(0), |compare| compare.latency_floor);
+            let floor = deployment
+                .guard_at(self.stage(deployment))
+                .compare
+                .map_or(Millis(0), |compare| compare.latency_floor);
             let p95 = stable.tally.latency.percentile_ceiling(9500).filter(|_| enough);
             self.yardstick = p95.map(|p95| p95.max(Micros(floor.as_micros())));
         }
@@ -84,7 +86,7 @@ impl State {
     /// Merges what is held back for a canary's comparison with stable. Returns the evidence that suffices against it.
     fn compare(&mut self, scene: Scene<'_>, version: usize, notes: &mut Notes) -> Option<(Kind, Evidence)> {
         let Scene { deployment, slots, store, .. } = scene;
-        let compare = deployment.guard_at(self.stage()).compare.as_ref()?;
+        let compare = deployment.guard_at(self.stage(deployment)).compare.as_ref()?;
         let held = slots.get(version).and_then(|slot| self.versions.get_mut(*slot))?;
         if held.compared.is_quiet() && held.at_zero {
             // Good outcomes do not move a comparison at zero.
@@ -137,7 +139,7 @@ impl State {
     /// other workers may have seen more, or the last verdict could not be written.
     pub(super) fn look_again(&mut self, scene: Scene<'_>, notes: &mut Notes) {
         let Scene { deployment, slots, store, .. } = scene;
-        let compare = deployment.guard_at(self.stage()).compare;
+        let compare = deployment.guard_at(self.stage(deployment)).compare;
         for (version, slot) in slots.iter().enumerate().filter(|(version, _)| *version != deployment.stable) {
             let Some(held) = self.versions.get_mut(*slot) else { continue };
             if let (Some(compare), Ok(Some(found))) = (&compare, store.get(&held.compare_key))
@@ -160,7 +162,7 @@ impl State {
         blame: Option<(Kind, Evidence)>,
         notes: &mut Notes,
     ) {
-        let window = scene.deployment.guard_at(self.stage()).window;
+        let window = scene.deployment.guard_at(self.stage(scene.deployment)).window;
         let Some(held) = scene.slots.get(version).and_then(|slot| self.versions.get_mut(*slot)) else {
             return;
         };
@@ -182,7 +184,7 @@ impl State {
         notes: &mut Notes,
     ) {
         let Scene { deployment, slots, now, .. } = scene;
-        let guard = deployment.guard_at(self.stage());
+        let guard = deployment.guard_at(self.stage(deployment));
         let slot = slots.get(version).copied().unwrap_or(usize::MAX);
         let Some(held) = self.versions.get_mut(slot) else { return };
         held.limits_percent = verdict::evidence(guard, canary);

@@ -123,7 +123,7 @@ impl State {
     ) -> Option<Transition> {
         let Scene { deployment, slots, now, .. } = scene;
         let held = self.versions.get(slot)?;
-        let window = deployment.guard_at(self.stage()).window;
+        let window = deployment.guard_at(self.stage(deployment)).window;
         let seen = |slot: usize, epoch: u32| {
             let stats = self.shared_stats(scene, slot).filter(|stats| stats.epoch == epoch);
             let tally = stats.map(|stats| stats.snapshot(now.mono, window).tally).unwrap_or_default();
@@ -137,7 +137,7 @@ impl State {
             epoch: after.epoch,
             from: before.phase.name(),
             to: after.phase.name(),
-            stage: standings.ramp.and_then(|position| position.stage),
+            stage: deployment.ramp.as_ref().and(standings.ramp).and_then(|position| position.stage),
             enforced: true,
             cause: Some(cause.clone()),
             canary: seen(slot, before.epoch),
