@@ -119,6 +119,11 @@ impl Memory {
         self.until.max(self.trial_until)
     }
 
+    /// Whether this takes an active key out, if others work.
+    pub fn would_fail(&self, fault: Fault, pool: &KeyPool) -> bool {
+        fault == Fault::Failing && self.failed.saturating_add(1) >= pool.failing.0
+    }
+
     /// Whether a trial is due and none is under way.
     pub fn trial_due(&self, now: Micros) -> bool {
         !self.is_active() && now >= self.until && now >= self.trial_until

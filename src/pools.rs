@@ -1,6 +1,6 @@
-//! Pools as one worker uses them: a copy of the shared keyring, no older than 10 ms, and which keys have worked lately.
+//! Pools as one worker uses them: a copy of the shared keyring, no older than 10 ms.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -12,6 +12,7 @@ use crate::keys::Ring;
 use crate::plan::KeyPool;
 use crate::store::{Change, Store, StoreError, update};
 use crate::units::{Micros, Millis};
+use crate::usage::Usage;
 
 /// A key for an attempt, or why there is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +35,19 @@ pub struct Wish<'a> {
     pub identity: Option<u64>,
     /// 64 uniform random bits.
     pub random: u64,
+    /// Now.
+    pub now: Micros,
+}
+
+/// What an attempt says about its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Said {
+    /// Index of the key.
+    pub key: usize,
+    /// What it says.
+    pub fault: Fault,
+    /// When the attempt began.
+    pub began: Micros,
     /// Now.
     pub now: Micros,
 }
@@ -70,18 +84,11 @@ pub struct PoolState {
     key: String,
     ring: Keyring,
     read_at: Option<Micros>,
-    /// When the latest attempt began that has worked here, by the key's fingerprint.
-    worked: BTreeMap<u64, Micros>,
 }
 
 impl PoolState {
     fn new(name: &str) -> PoolState {
-        PoolState {
-            key: ["bellwether/1/keys/", name].concat(),
-            ring: Keyring::default(),
-            read_at: None,
-            worked: BTreeMap::new(),
-        }
+        PoolState { key: ["bellwether/1/keys/", name].concat(), ring: Keyring::default(), read_at: None }
     }
 
     /// Reads the shared keyring if the copy is too old. What cannot be read changes nothing: keys stay as they were.
@@ -185,23 +192,18 @@ impl PoolState {
         done == Some(true)
     }
 
-    /// What an attempt that began at `began` says about its key.
-    #[allow(clippy::too_many_arguments)] // Two pairs of things: the key and the fault, the times, and where to put it.
+    /// Takes in what an attempt says about its key. `usage` is the pool's.
     pub fn report(
         &mut self,
         pool: &KeyPool,
         ring: &Ring,
-        key: usize,
-        fault: Fault,
-        (began, now): (Micros, Micros),
+        said: Said,
+        usage: &Usage,
         store: &dyn Store,
         notes: &mut Notes,
     ) -> Vec<Moved> {
+        let Said { key, fault, began, now } = said;
         let Some(fingerprint) = ring.fingerprint(key) else { return Vec::new() };
-        if fault == Fault::None {
-            let latest = self.worked.entry(fingerprint).or_insert(began);
-            *latest = began.max(*latest);
-        }
         if matches!(fault, Fault::None | Fault::Nothing) {
             // Nothing to forget, as far as is known here: the usual case writes nothing.
             if self.ring.get(fingerprint) == Memory::default() {
@@ -216,8 +218,8 @@ impl PoolState {
         if matches!(fault, Fault::Limited(_)) {
             affected.extend((0..pool.keys.len()).filter(in_group));
         }
-        // Out of the way of the change; nothing else asks for it meanwhile.
-        let worked = std::mem::take(&mut self.worked);
+        // Read only for a key that would go out if others work, and once however often the change is tried.
+        let used = OnceCell::new();
         let moved = self.change(store, notes, &mut |held| {
             let mut moved = Vec::new();
             for n in &affected {
@@ -225,10 +227,15 @@ impl PoolState {
                 let before = held.get(fingerprint);
                 let since = if before.failing_since == Micros(0) { now } else { before.failing_since };
                 // An attempt that was under way when the provider failed and was lucky shows nothing, or a breakdown of the
-                // provider would take out every key at once. And the last key stays, whatever it does.
-                let others_work = worked
-                    .iter()
-                    .any(|(other, at)| *other != fingerprint && *at > since && held.get(*other).is_active());
+                // provider would take out every key at once. And the last key stays, whatever it does. Keys that were rotated
+                // away work no more, whenever they did.
+                let others_work = before.would_fail(fault, pool)
+                    && ring.candidates().filter_map(|other| ring.fingerprint(other)).any(|other| {
+                        let used = used.get_or_init(|| usage.known(store));
+                        other != fingerprint
+                            && used.get(other).answered > since
+                            && held.get(other).is_active()
+                    });
                 let after = match before.after(fault, began, now, others_work, pool) {
                     // That another key of its group is limited makes a refused one no better.
                     after if *n != key && before.status == Status::Disabled => before.not_before(after.until),
@@ -241,7 +248,6 @@ impl PoolState {
             }
             moved
         });
-        self.worked = worked;
         moved.unwrap_or_default()
     }
 

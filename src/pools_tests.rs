@@ -4,7 +4,11 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::flight::{Carried, Judgement};
+use crate::outcome::Outcome;
+use crate::stats::Event;
 use crate::testing::{MemoryStore, pool};
+use crate::units::UnixMillis;
 
 const SECOND: u64 = 1_000_000;
 
@@ -12,6 +16,7 @@ struct Worker {
     state: PoolState,
     pool: KeyPool,
     ring: Ring,
+    usage: Usage,
 }
 
 impl Worker {
@@ -21,7 +26,7 @@ impl Worker {
 
     fn on(pool: KeyPool) -> Worker {
         let ring = Ring::new(&pool, &BTreeMap::new());
-        Worker { state: PoolState::new("p"), pool, ring }
+        Worker { state: PoolState::new("p"), pool, ring, usage: Usage::new("p") }
     }
 
     fn pick(&mut self, store: &MemoryStore, at: u64, random: u64, tried: &[usize]) -> Pick {
@@ -43,8 +48,32 @@ impl Worker {
     }
 
     fn report(&mut self, store: &MemoryStore, at: u64, key: usize, fault: Fault) -> Vec<Moved> {
-        let times = (Micros(at), Micros(at));
-        self.state.report(&self.pool, &self.ring, key, fault, times, store, &mut Notes::default())
+        self.report_of(store, (at, at), key, fault)
+    }
+
+    /// Of an attempt that began then and is heard of now.
+    fn report_of(
+        &mut self,
+        store: &MemoryStore,
+        (began, now): (u64, u64),
+        key: usize,
+        fault: Fault,
+    ) -> Vec<Moved> {
+        let said = Said { key, fault, began: Micros(began), now: Micros(now) };
+        self.count(said);
+        self.state.report(&self.pool, &self.ring, said, &self.usage, store, &mut Notes::default())
+    }
+
+    /// What the filter counts of such an attempt.
+    fn count(&mut self, Said { key, fault, began, .. }: Said) {
+        let event =
+            (fault == Fault::None).then_some(Event::Answered { outcome: Outcome::Good, latency: None });
+        let judgement = Judgement { event, outcome: None, carried: Carried::default(), began, status: None };
+        self.usage.count(self.ring.fingerprint(key).unwrap(), &judgement, UnixMillis(0));
+    }
+
+    fn merge(&mut self, store: &MemoryStore, at: u64) {
+        self.usage.merge(store, Micros(at), &mut Notes::default());
     }
 }
 
@@ -129,8 +158,7 @@ fn attempts_under_way_when_the_provider_fails_burn_no_key_however_they_end() {
     let store = MemoryStore::default();
     let mut a = Worker::new(&[("a", 1), ("b", 1)]);
     let report = |a: &mut Worker, (began, now): (u64, u64), key, fault| {
-        let times = (Micros(began * SECOND), Micros(now * SECOND));
-        a.state.report(&a.pool, &a.ring, key, fault, times, &store, &mut Notes::default())
+        a.report_of(&store, (began * SECOND, now * SECOND), key, fault)
     };
     for key in [0, 1] {
         report(&mut a, (3, 10), key, Fault::Failing);
@@ -148,11 +176,46 @@ fn attempts_under_way_when_the_provider_fails_burn_no_key_however_they_end() {
     // And the last one stays, although the other has worked since: it is not there to take its place.
     report(&mut a, (15, 16), 1, Fault::Failing);
     report(&mut a, (17, 18), 0, Fault::Nothing);
-    a.state.worked.insert(a.ring.fingerprint(0).unwrap(), Micros(17 * SECOND));
+    a.count(Said { key: 0, fault: Fault::None, began: Micros(17 * SECOND), now: Micros(17 * SECOND) });
     for _ in 0..20 {
         assert!(report(&mut a, (18, 19), 1, Fault::Failing).is_empty());
     }
     assert_eq!(a.in_use(&store, 20 * SECOND), [1]);
+}
+
+#[test]
+fn a_failing_key_cools_wherever_the_others_have_worked() {
+    let two = [("a", 1), ("b", 1)];
+    let store = MemoryStore::default();
+    let (mut first, mut second) = (Worker::new(&two), Worker::new(&two));
+    for n in 0..20 {
+        let at = SECOND + n * 100_000;
+        let moved = first.report(&store, at, 0, Fault::Failing);
+        second.report(&store, at + 10, 1, Fault::None);
+        second.merge(&store, at + 20);
+        if let Some(moved) = moved.first() {
+            assert_eq!((moved.key, moved.to), (0, Status::CoolingDown));
+            assert!((4..=7).contains(&n), "what works is merged four times a second: {n}");
+            return;
+        }
+    }
+    panic!("the key that fails is still in use");
+}
+
+#[test]
+fn a_key_that_was_rotated_away_takes_no_other_out() {
+    let store = MemoryStore::default();
+    let mut before = Worker::new(&[("a", 1), ("b", 1)]);
+    before.report(&store, 2 * SECOND, 1, Fault::Failing);
+    before.report(&store, 3 * SECOND, 0, Fault::None);
+    before.merge(&store, 4 * SECOND);
+    // Without the first, the second is the only one; and so it is where it alone has a weight.
+    for keys in [&[("b", 1)][..], &[("a", 0), ("b", 1)]] {
+        let mut after = Worker::new(keys);
+        let b = keys.len() - 1;
+        (0..20).for_each(|n| drop(after.report(&store, (5 + n) * SECOND, b, Fault::Failing)));
+        assert_eq!(after.in_use(&store, 30 * SECOND), [b]);
+    }
 }
 
 #[test]

@@ -1,11 +1,14 @@
 //! How much each key is used, over all workers: counted on the worker, merged into shared data a few times a second.
 //!
 //! Metrics count the same, but a series that is read has to be defined first, and would then be shown for keys that were never
-//! used; and no counter can say when a key was last used.
+//! used; and no counter can say when a key was last used. Nor can a worker know by itself whether the other keys of a pool
+//! work: whose clients they serve may all be on another worker.
 
 use crate::codec::{Found, Reader, Writer};
 use crate::engine::{Dropped, Notes};
+use crate::flight::Judgement;
 use crate::outcome::Outcome;
+use crate::stats::Event;
 use crate::store::{Change, Store, update};
 use crate::units::{Micros, UnixMillis};
 
@@ -23,6 +26,8 @@ pub struct Used {
     pub errors: u64,
     /// When the last of them ended.
     pub last: UnixMillis,
+    /// When the latest of those began that was answered well.
+    pub answered: Micros,
 }
 
 impl Used {
@@ -30,6 +35,7 @@ impl Used {
         self.requests = self.requests.saturating_add(other.requests);
         self.errors = self.errors.saturating_add(other.errors);
         self.last = self.last.max(other.last);
+        self.answered = self.answered.max(other.answered);
     }
 }
 
@@ -60,7 +66,7 @@ impl Record {
         let mut w = Writer::new();
         w.number(u64::try_from(self.0.len()).unwrap_or(0));
         for (fingerprint, used) in &self.0 {
-            for number in [*fingerprint, used.requests, used.errors, used.last.0] {
+            for number in [*fingerprint, used.requests, used.errors, used.last.0, used.answered.0] {
                 w.number(number);
             }
         }
@@ -75,7 +81,8 @@ impl Record {
             for _ in 0..r.count(KEYS)? {
                 let fingerprint = r.number()?;
                 let (requests, errors) = (r.number()?, r.number()?);
-                record.0.push((fingerprint, Used { requests, errors, last: UnixMillis(r.number()?) }));
+                let (last, answered) = (UnixMillis(r.number()?), Micros(r.number()?));
+                record.0.push((fingerprint, Used { requests, errors, last, answered }));
             }
             r.end()?;
             Some(record)
@@ -93,14 +100,24 @@ pub struct Usage {
 impl Usage {
     /// Of this pool.
     pub fn new(pool: &str) -> Usage {
-        let key = ["bellwether/1/usage/", pool].concat();
+        // Number 1 is of builds that had a use without `answered`.
+        let key = ["bellwether/2/usage/", pool].concat();
         Usage { key, pending: Record::default(), merged_at: Micros(0) }
     }
 
-    /// Counts an attempt.
-    pub fn count(&mut self, fingerprint: u64, outcome: Outcome, now: UnixMillis) {
-        let failed = matches!(outcome, Outcome::Bad | Outcome::RateLimited | Outcome::KeyRejected);
-        self.pending.add(fingerprint, Used { requests: 1, errors: u64::from(failed), last: now });
+    /// Takes in what became of an attempt with this key: an attempt counts when it is over.
+    pub fn count(&mut self, fingerprint: u64, judgement: &Judgement, now: UnixMillis) {
+        let mut used = Used::default();
+        if let Some(outcome) = judgement.outcome {
+            let failed = matches!(outcome, Outcome::Bad | Outcome::RateLimited | Outcome::KeyRejected);
+            used = Used { requests: 1, errors: u64::from(failed), last: now, ..used };
+        }
+        if let Some(Event::Answered { outcome: Outcome::Good, .. }) = judgement.event {
+            used.answered = judgement.began;
+        }
+        if used != Used::default() {
+            self.pending.add(fingerprint, used);
+        }
     }
 
     /// Merges what was counted, if that is due. What cannot be merged now stays for the next time.
@@ -139,12 +156,24 @@ impl Usage {
         self.pending.0.iter().for_each(|(fingerprint, used)| record.add(*fingerprint, *used));
         Some(record)
     }
+
+    /// The same, for whoever cannot wait: if nothing can be read, at least what this worker knows.
+    pub fn known(&self, store: &dyn Store) -> Record {
+        self.read(store).unwrap_or_else(|| self.pending.clone())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flight::Carried;
     use crate::testing::MemoryStore;
+
+    /// Of an attempt that is over.
+    fn over(outcome: Outcome) -> Judgement {
+        let carried = Carried::default();
+        Judgement { event: None, outcome: Some(outcome), carried, began: Micros(0), status: None }
+    }
 
     fn at(millis: u64) -> Micros {
         Micros(millis * 1000)
@@ -155,9 +184,9 @@ mod tests {
         let (store, mut notes) = (MemoryStore::default(), Notes::default());
         let (mut a, mut b) = (Usage::new("p"), Usage::new("p"));
         for n in 0..100 {
-            a.count(1, Outcome::Good, UnixMillis(n));
-            b.count(1, Outcome::RateLimited, UnixMillis(1000 + n));
-            b.count(2, Outcome::CallerError, UnixMillis(7));
+            a.count(1, &over(Outcome::Good), UnixMillis(n));
+            b.count(1, &over(Outcome::RateLimited), UnixMillis(1000 + n));
+            b.count(2, &over(Outcome::CallerError), UnixMillis(7));
             a.merge(&store, at(1000 + n), &mut notes);
             b.merge(&store, at(1000 + n), &mut notes);
         }
@@ -168,8 +197,11 @@ mod tests {
         (0..9).for_each(|n| a.merge(&store, at(3000 + 300 * n), &mut notes));
         assert_eq!(store.calls.get(), calls, "nothing new is not written");
         let record = Usage::new("p").read(&store).unwrap();
-        assert_eq!(record.get(1), Used { requests: 200, errors: 100, last: UnixMillis(1099) });
-        assert_eq!(record.get(2), Used { requests: 100, errors: 0, last: UnixMillis(7) });
+        assert_eq!(
+            record.get(1),
+            Used { requests: 200, errors: 100, last: UnixMillis(1099), ..Used::default() }
+        );
+        assert_eq!(record.get(2), Used { requests: 100, last: UnixMillis(7), ..Used::default() });
         assert_eq!((record.get(3), notes), (Used::default(), Notes::default()));
     }
 
@@ -177,7 +209,7 @@ mod tests {
     fn what_cannot_be_merged_is_kept_and_shown() {
         let (store, mut notes) = (MemoryStore::default(), Notes::default());
         let mut usage = Usage::new("p");
-        usage.count(1, Outcome::Bad, UnixMillis(5));
+        usage.count(1, &over(Outcome::Bad), UnixMillis(5));
         store.interference.set(16);
         usage.merge(&store, at(1000), &mut notes);
         assert_eq!(notes.dropped, [(Dropped::MergeDeferred, 1)]);
@@ -189,9 +221,9 @@ mod tests {
     #[test]
     fn a_record_of_another_build_is_left_alone_and_not_taken_for_nothing() {
         let (store, mut notes) = (MemoryStore::default(), Notes::default());
-        store.force("bellwether/1/usage/p", &[9, 9]);
+        store.force("bellwether/2/usage/p", &[9, 9]);
         let mut usage = Usage::new("p");
-        usage.count(1, Outcome::Good, UnixMillis(5));
+        usage.count(1, &over(Outcome::Good), UnixMillis(5));
         usage.merge(&store, at(1000), &mut notes);
         assert_eq!(notes.dropped, [(Dropped::Undecodable, 1)]);
         assert_eq!(usage.read(&store), None);
@@ -201,7 +233,7 @@ mod tests {
     fn keys_that_were_rotated_away_make_room() {
         let mut record = Record::default();
         for n in 0..2000u64 {
-            record.add(n, Used { requests: 1, errors: 0, last: UnixMillis(n) });
+            record.add(n, Used { requests: 1, last: UnixMillis(n), ..Used::default() });
         }
         assert_eq!((record.0.len(), record.get(1999).requests, record.get(0).requests), (KEYS, 1, 0));
         assert!(matches!(Record::decode(Some(&record.encode())), Found::Value(back) if back == record));

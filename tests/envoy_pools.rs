@@ -10,12 +10,12 @@ mod pools;
 
 use std::time::{Duration, Instant};
 
-use bellwether_harness::client::Request;
-use bellwether_harness::envoy::{Route, sum_metric};
+use bellwether_harness::client::{Client, Request};
+use bellwether_harness::envoy::{EnvoyOptions, Route, sum_metric};
 use bellwether_harness::provider::{Behaviour, Fault};
 use serde_json::{Value, json};
 
-use load::{Load, SOON, eventually};
+use load::{Load, SOON, eventually, without_retries};
 use pools::{Rig, keys, pooled};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -92,6 +92,62 @@ async fn bad_prompts_and_an_outage_of_the_provider_take_no_key_out() {
             assert_eq!(rig.status_of(key).await, 0, "{key} after {status}");
         }
     }
+}
+
+/// A pool of two keys, each for its own client: the header `x-user-id` says who it is.
+struct Sticky {
+    rig: Rig,
+    /// Clients on worker 0 and on worker 1.
+    on: [Client; 2],
+    /// Who gets the key `a`, and who `b`.
+    who: [String; 2],
+}
+
+impl Sticky {
+    /// Requests are one attempt each. `pool` besides the keys.
+    async fn start(mut pool: Value) -> Sticky {
+        pool["keys"] = keys(&["sk-a", "sk-b"]);
+        pool["sticky"] = json!(true);
+        let mut config = pooled(pool);
+        config["deployments"][0]["sticky"] = json!({"on": [{"header": "x-user-id"}]});
+        let options = EnvoyOptions { edit: Some(Box::new(without_retries)), ..EnvoyOptions::default() };
+        let rig = Rig::with(options, config).await;
+        let on = [0, 1].map(|worker| {
+            let lane = (0..rig.lanes.count()).find(|n| rig.lanes.worker(*n) == worker).unwrap();
+            rig.lanes.client(lane).clone()
+        });
+        let mut who = [String::new(), String::new()];
+        for n in 0..40 {
+            rig.v1.clear();
+            on[0].send(Request::chat(false).header("x-user-id", &n.to_string())).await.unwrap();
+            let key = rig.v1.requests()[0].key.clone().unwrap();
+            who[usize::from(key == "sk-b")] = n.to_string();
+        }
+        rig.v1.clear();
+        Sticky { rig, on, who }
+    }
+
+    /// A stream with the key `a` (0) or `b` (1), while that is active, on a worker.
+    async fn ask(&self, key: usize, worker: usize) -> u16 {
+        let request = Request::chat(true).header("x-user-id", &self.who[key]);
+        self.on[worker].send(request).await.unwrap().status
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_key_cools_also_where_all_clients_of_the_other_are_on_another_worker() {
+    let sticky = Sticky::start(json!({})).await;
+    let rig = &sticky.rig;
+    rig.v1.set(Behaviour::default().key("sk-a", 500, &[]));
+    for _ in 0..20 {
+        sticky.ask(0, 0).await;
+        sticky.ask(1, 1).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!((rig.status_of("a").await, rig.status_of("b").await), (2, 0));
+    // Five, and those of the quarter of a second in which the other worker keeps to itself what it has counted.
+    let counts = Rig::keys(&rig.v1);
+    assert!((5..=12).contains(&counts["sk-a"]), "{counts:?}");
 }
 
 /// A canary with half of the traffic, each version with its own pool, host, path and headers.

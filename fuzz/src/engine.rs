@@ -15,11 +15,12 @@ use bellwether::keyring::{Fault, Keyring};
 use bellwether::keys::Ring;
 use bellwether::outcome::Outcome;
 use bellwether::plan::Plan;
-use bellwether::pools::{Pick, PoolState, Pools, Wish};
+use bellwether::pools::{Pick, PoolState, Pools, Said, Wish};
 use bellwether::route::RequestFacts;
 use bellwether::standings::Standings;
 use bellwether::stats::{Event, Stats};
 use bellwether::units::{Micros, Millis};
+use bellwether::usage::Usage;
 
 use super::exercise::now;
 use super::samples::plans;
@@ -212,8 +213,9 @@ fn key(
     let wait = u.arbitrary::<Option<u32>>()?.map(|millis| Millis(u64::from(millis)));
     let faults = [Fault::None, Fault::Limited(wait), Fault::Rejected, Fault::Failing, Fault::Nothing];
     let began = Micros(at.saturating_sub(u.arbitrary::<u32>()?.into()));
-    let moved =
-        state.borrow_mut().report(pool, ring, key, *u.choose(&faults)?, (began, Micros(at)), store, notes);
+    let said = Said { key, fault: *u.choose(&faults)?, began, now: Micros(at) };
+    let usage = Usage::new(&pool.name);
+    let moved = state.borrow_mut().report(pool, ring, said, &usage, store, notes);
     for moved in &moved {
         one_line(&events::key_line(&pool.name, &pool.keys[moved.key].id, moved, now(at)));
     }

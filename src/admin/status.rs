@@ -432,7 +432,7 @@ mod tests {
         let plan = testing::pool(&[("a", 3), ("b", 0)]);
         let limited =
             Memory::default().after(Fault::Limited(Some(Millis(60_000))), NOW.mono, NOW.mono, true, &plan);
-        let used = Used { requests: 9, errors: 4, last: UnixMillis(1_795_168_799_000) };
+        let used = Used { requests: 9, errors: 4, last: UnixMillis(1_795_168_799_000), ..Used::default() };
         let keys = [
             KeyView { mask: Some("…6789".to_owned()), memory: limited, used: Some(used) },
             KeyView { mask: None, memory: Memory::WITHOUT_VALUE, used: Some(Used::default()) },

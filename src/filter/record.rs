@@ -84,11 +84,11 @@ impl Worker {
         let metrics = router.pool_metrics.get(n);
         if let (Some(outcome), Some(metrics)) = (judgement.outcome, metrics.and_then(|keys| keys.get(key))) {
             metrics.attempt(outcome);
-            if let (Some(fingerprint), Some(Ok(mut usage))) =
-                (judgement.carried.fingerprint, router.usages.get(n).map(|usage| usage.try_borrow_mut()))
-            {
-                usage.count(fingerprint, outcome, now.wall);
-            }
+        }
+        if let (Some(fingerprint), Some(Ok(mut usage))) =
+            (judgement.carried.fingerprint, router.usages.get(n).map(|usage| usage.try_borrow_mut()))
+        {
+            usage.count(fingerprint, judgement, now.wall);
         }
         let (Some(fault), Some(pool)) = (fault_of(judgement, wait), router.plan.pools.get(n)) else { return };
         let times = (judgement.began, now.mono);

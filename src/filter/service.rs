@@ -10,7 +10,7 @@ use crate::host::{self, SharedData, Well};
 use crate::keyring::Fault;
 use crate::keys::Ring;
 use crate::plan::Plan;
-use crate::pools::{Moved, Pick, PoolState, Wish};
+use crate::pools::{Moved, Pick, PoolState, Said, Wish};
 use crate::units::{Micros, Millis};
 use crate::usage::Usage;
 
@@ -102,16 +102,17 @@ impl Router {
         &self,
         carried: Carried,
         fault: Fault,
-        times: (Micros, Micros),
+        (began, now): (Micros, Micros),
         notes: &mut Notes,
     ) -> Option<Vec<Moved>> {
         let (n, key) = carried.key?;
         let rings = self.rings.try_borrow().ok()?;
         let (pool, ring) = (self.plan.pools.get(n)?, rings.get(n)?);
         let mut state = self.pools.get(n)?.try_borrow_mut().ok()?;
+        let usage = self.usages.get(n)?.try_borrow().ok()?;
         // The secret may have been rotated meanwhile: what the old one did is not the new one's fault.
         let same = ring.fingerprint(key) == carried.fingerprint;
-        same.then(|| state.report(pool, ring, key, fault, times, &SharedData, notes))
+        same.then(|| state.report(pool, ring, Said { key, fault, began, now }, &usage, &SharedData, notes))
     }
 
     /// Puts a key's value into the pool's header in place of whatever is there, and says what the request carries now.
