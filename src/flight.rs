@@ -5,6 +5,7 @@
 //! broken). The attempts are seen by the `keys` role; where that role is not in the chain the router's view of the final
 //! answer stands in for the one attempt it can see. A failed attempt that Envoy retried still counts.
 
+use crate::keyring::Fault;
 use crate::outcome::{Ending, Outcome, classify};
 use crate::plan::BadOutcomes;
 use crate::stats::Event;
@@ -61,6 +62,25 @@ pub struct Judgement {
     pub began: Micros,
     /// Its status, if it had one.
     pub status: Option<u16>,
+}
+
+impl Judgement {
+    /// What it says about the key that the attempt carried; `None`: nothing. `wait`: what the response says of a rate limit.
+    pub fn fault(&self, wait: Option<Millis>) -> Option<Fault> {
+        // By the status first: a guard may count 429 against the version as well.
+        match (self.status, self.event?) {
+            (Some(429), _) => Some(Fault::Limited(wait)),
+            (Some(401 | 403), _) => Some(Fault::Rejected),
+            (_, Event::Completed) => Some(Fault::None),
+            (_, Event::Broke) => Some(Fault::Broke),
+            (_, Event::Answered { outcome, .. }) => match outcome {
+                Outcome::Good | Outcome::CallerError => Some(Fault::Accepted),
+                Outcome::Bad => Some(Fault::Failing),
+                Outcome::Cancelled => Some(Fault::Nothing),
+                _ => None,
+            },
+        }
+    }
 }
 
 /// The ledger of one request.
@@ -390,6 +410,23 @@ mod tests {
             let (outcome, judged) = finish(&mut f, ending, 9 * MS);
             assert_eq!((outcome, judged[0].event), (Outcome::Bad, Some(Event::Broke)), "{ending:?}");
         }
+    }
+
+    #[test]
+    fn only_a_whole_answer_says_that_a_key_works() {
+        let says = |status: u16, ending: Ending| {
+            let mut f = flight();
+            let (n, mut judged) = begin(&mut f, 0, 0);
+            judged.extend(f.answered(n, status, Micros(MS), &errors()));
+            judged.extend(finish(&mut f, ending, 9 * MS).1);
+            judged.iter().filter_map(|judgement| judgement.fault(None)).collect::<Vec<_>>()
+        };
+        assert_eq!(says(200, Ending::Complete), [Fault::Accepted, Fault::None]);
+        assert_eq!(says(200, Ending::Reset), [Fault::Accepted, Fault::Broke]);
+        assert_eq!(says(200, Ending::Cancelled), [Fault::Accepted], "how it would have ended nobody knows");
+        assert_eq!(says(503, Ending::Complete), [Fault::Failing]);
+        assert_eq!(says(429, Ending::Complete), [Fault::Limited(None)]);
+        assert_eq!(says(401, Ending::Complete), [Fault::Rejected]);
     }
 
     #[test]

@@ -3,9 +3,14 @@
 //! A key is taken out by what is its own fault only: a 429 ([`Fault::Limited`]), a refusal ([`Fault::Rejected`]), or a run of bad
 //! outcomes while other keys of the pool do well ([`Fault::Failing`]; when all of them fail it is the provider, and
 //! burning the pool would make it worse). Every state ends by itself: at its deadline one request, the *trial*, is let
-//! through; its success makes the key active, its failure extends. A later deadline always wins; only a success brings a key
+//! through; a good answer makes the key active as soon as it begins, for its stream may take minutes; its failure extends. A later deadline always wins; only a success brings a key
 //! back earlier, and only the success of an attempt that began after the key went out: an answer that was under way when the
 //! limit struck says nothing about it.
+//!
+//! Failures in a row are counted twice over, as those of a version are: answers in a row that failed (ended by a good answer's
+//! headers), and streams in a row that broke (ended by a whole one; they all begin well). Either may reach the limit. Were there
+//! only one run, ended by whole answers, fast failures would be weighed against only those good answers that are over, and a
+//! healthy key whose streams take minutes would look broken in the first of them.
 //!
 //! The record in shared data names keys by fingerprint, never by position or value, and holds only those with something to
 //! remember: that of a healthy pool is empty.
@@ -63,16 +68,38 @@ impl Status {
 /// What an attempt says about its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// It works.
+    /// It works: a good answer has come, whole.
     None,
+    /// It is neither limited nor refused: a good answer has begun.
+    Accepted,
     /// 429, with the wait that the provider asked for.
     Limited(Option<Millis>),
     /// 401 or 403.
     Rejected,
-    /// A bad outcome.
+    /// A bad answer, or none.
     Failing,
+    /// An answer that began well has broken off.
+    Broke,
     /// Nothing: its client has left. If it was the trial, another one may follow.
     Nothing,
+}
+
+/// Failures in a row.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Run {
+    /// How many.
+    count: u32,
+    /// When the first was noticed, or when the key came back with them.
+    since: Micros,
+}
+
+impl Run {
+    const NONE: Run = Run { count: 0, since: Micros(0) };
+
+    fn longer(self, now: Micros) -> Run {
+        let since = if self.count == 0 { now } else { self.since };
+        Run { count: self.count.saturating_add(1), since }
+    }
 }
 
 /// What is remembered of a key.
@@ -80,7 +107,7 @@ pub enum Fault {
 pub struct Memory {
     /// Its status.
     pub status: Status,
-    /// When it was last put out of use.
+    /// When it was last put out of use. It may have come back since, if its last run of broken streams has not ended.
     pub since: Micros,
     /// When a trial is due, unless it is active.
     pub until: Micros,
@@ -88,10 +115,10 @@ pub struct Memory {
     doubled: u32,
     /// Refusals in a row.
     rejected: u32,
-    /// Bad outcomes in a row.
-    failed: u32,
-    /// When the first of that run was noticed.
-    pub failing_since: Micros,
+    /// Bad answers in a row.
+    failed: Run,
+    /// Broken streams in a row.
+    broken: Run,
     /// When the trial under way is given up.
     trial_until: Micros,
 }
@@ -104,8 +131,8 @@ impl Memory {
         until: Micros(u64::MAX),
         doubled: 0,
         rejected: 0,
-        failed: 0,
-        failing_since: Micros(0),
+        failed: Run::NONE,
+        broken: Run::NONE,
         trial_until: Micros(0),
     };
 
@@ -119,9 +146,24 @@ impl Memory {
         self.until.max(self.trial_until)
     }
 
-    /// Whether this takes an active key out, if others work.
-    pub fn would_fail(&self, fault: Fault, pool: &KeyPool) -> bool {
-        fault == Fault::Failing && self.failed.saturating_add(1) >= pool.failing.0
+    /// When the run began that this failure makes long enough to take an active key out, if others work.
+    pub fn run_over(&self, fault: Fault, now: Micros, pool: &KeyPool) -> Option<Micros> {
+        let run = match fault {
+            Fault::Failing => self.failed.longer(now),
+            Fault::Broke => self.broken.longer(now),
+            _ => return None,
+        };
+        (run.count >= pool.failing.0).then_some(run.since)
+    }
+
+    /// Whether there may be anything to change after this: what the usual answer says of a healthy key is not worth a read.
+    pub fn is_changed_by(&self, fault: Fault) -> bool {
+        match fault {
+            Fault::None => *self != Memory::default(),
+            Fault::Accepted => !self.is_active() || self.rejected > 0 || self.failed.count > 0,
+            Fault::Nothing => !self.is_active(),
+            Fault::Limited(_) | Fault::Rejected | Fault::Failing | Fault::Broke => true,
+        }
     }
 
     /// Whether a trial is due and none is under way.
@@ -129,8 +171,8 @@ impl Memory {
         !self.is_active() && now >= self.until && now >= self.trial_until
     }
 
-    /// After an attempt that began at `began`. `others_work`: some other key of the pool, itself in use, has worked in an attempt
-    /// that began after this one's run of bad outcomes.
+    /// After an attempt that began at `began`. `others_work`: some other key of the pool, itself in use, has done well what this
+    /// one has failed at, in an attempt that began after this one's run (see [`Memory::run_over`]).
     pub fn after(
         self,
         fault: Fault,
@@ -140,13 +182,21 @@ impl Memory {
         pool: &KeyPool,
     ) -> Memory {
         // No trial, but begun before its worker could know that the key was out: it tells nothing new about the state, except that
-        // a limit may be longer.
-        let known_at = self.since.plus(UNAWARE).min(self.until);
-        let stale = !self.is_active() && began < known_at;
+        // a limit may be longer. Nor does it, should the key be back by now, say how it does since.
+        let old = began < self.since.plus(UNAWARE).min(self.until);
+        let stale = !self.is_active() && old;
         match fault {
-            Fault::None | Fault::Nothing if stale => self,
+            Fault::None | Fault::Accepted | Fault::Nothing if old => self,
+            Fault::Failing | Fault::Broke if old && self.is_active() => self,
             Fault::Nothing => Memory { trial_until: Micros(0), ..self },
             Fault::None => Memory::default(),
+            Fault::Accepted if self.broken.count == 0 => Memory::default(),
+            Fault::Accepted => {
+                // That others worked before it came back shows nothing of what it does from now on.
+                let since = if self.is_active() { self.broken.since } else { now };
+                let broken = Run { since, ..self.broken };
+                Memory { since: self.since, until: self.until.min(now), broken, ..Memory::default() }
+            }
             Fault::Limited(wait) => {
                 let (cooldown, max) = pool.rate_limited;
                 let doubled = if stale || self.status != Status::RateLimited {
@@ -166,11 +216,14 @@ impl Memory {
                 let out = counted.rejected >= after || !self.is_active();
                 if out { counted.out(Status::Disabled, span, stale, now) } else { counted }
             }
-            Fault::Failing => {
-                let (after, span) = pool.failing;
-                let failing_since = if self.failed == 0 { now } else { self.failing_since };
-                let counted = Memory { failed: self.failed.saturating_add(1), failing_since, ..self };
-                let out = (counted.failed >= after && others_work) || (!self.is_active() && !stale);
+            Fault::Failing | Fault::Broke => {
+                let span = pool.failing.1;
+                let counted = match fault {
+                    Fault::Broke => Memory { broken: self.broken.longer(now), ..self },
+                    _ => Memory { failed: self.failed.longer(now), ..self },
+                };
+                let over = others_work && self.run_over(fault, now, pool).is_some();
+                let out = over || (!self.is_active() && !stale);
                 if out { counted.out(self.worse(Status::CoolingDown), span, stale, now) } else { counted }
             }
         }
@@ -230,11 +283,11 @@ impl Keyring {
         let mut w = Writer::new();
         w.number(u64::try_from(self.0.len()).unwrap_or(0));
         for (fingerprint, m) in &self.0 {
-            let counts = [u64::from(m.doubled), u64::from(m.rejected), u64::from(m.failed)];
-            for number in
-                [*fingerprint, m.status.gauge(), m.since.0, m.until.0, m.trial_until.0, m.failing_since.0]
-                    .into_iter()
-                    .chain(counts)
+            let runs = [m.failed, m.broken].map(|run| [u64::from(run.count), run.since.0]);
+            for number in [*fingerprint, m.status.gauge(), m.since.0, m.until.0, m.trial_until.0]
+                .into_iter()
+                .chain([u64::from(m.doubled), u64::from(m.rejected)])
+                .chain(runs.into_iter().flatten())
             {
                 w.number(number);
             }
@@ -262,11 +315,12 @@ fn read(bytes: &[u8]) -> Option<Keyring> {
             _ => return None,
         };
         let (since, until, trial_until) = (Micros(r.number()?), Micros(r.number()?), Micros(r.number()?));
-        let failing_since = Micros(r.number()?);
-        let (doubled, rejected, failed) = (r.small()?, r.small()?, r.small()?);
+        let (doubled, rejected) = (r.small()?, r.small()?);
+        let mut run = || Some(Run { count: r.small()?, since: Micros(r.number()?) });
+        let (failed, broken) = (run()?, run()?);
         keys.push((
             fingerprint,
-            Memory { status, since, until, doubled, rejected, failed, failing_since, trial_until },
+            Memory { status, since, until, doubled, rejected, failed, broken, trial_until },
         ));
     }
     r.end()?;
@@ -361,7 +415,44 @@ mod tests {
             assert_eq!(alone.is_active(), n < 5, "after {n}");
         }
         assert!(outage.is_active(), "when all keys fail it is not the key");
-        assert_eq!(fault(Memory { failed: 4, ..Memory::default() }, Fault::None, 9), Memory::default());
+    }
+
+    #[test]
+    fn bad_answers_in_a_row_end_with_a_good_one_and_broken_streams_with_a_whole_one() {
+        let broken = |m: Memory, at| fault(fault(m, Fault::Accepted, at), Fault::Broke, at);
+        let bad = |m: Memory, at| fault(m, Fault::Failing, at);
+        let streams = (1..=4).fold(Memory::default(), broken);
+        assert!(streams.is_active() && !broken(streams, 5).is_active(), "each has begun well and broken");
+        assert_eq!(fault(streams, Fault::None, 5), Memory::default());
+        let answers = (1..=4).fold(Memory::default(), bad);
+        assert!(answers.is_active() && !bad(answers, 5).is_active());
+        assert_eq!(fault(answers, Fault::Accepted, 5), Memory::default(), "its stream may take minutes");
+        // Neither ends the other's run.
+        assert!(!broken(bad(streams, 5), 6).is_active());
+        assert!(streams.is_changed_by(Fault::None) && !streams.is_changed_by(Fault::Accepted));
+        assert!(answers.is_changed_by(Fault::Accepted));
+        let nothing = [Fault::None, Fault::Accepted, Fault::Nothing];
+        assert!(!nothing.iter().any(|fault| Memory::default().is_changed_by(*fault)));
+    }
+
+    #[test]
+    fn a_trial_brings_the_key_back_as_it_begins_and_takes_it_out_again_if_it_breaks() {
+        let p = pool(&[("a", 1)]);
+        let out = (1..=5).fold(Memory::default(), |m, at| fault(m, Fault::Broke, at));
+        assert_eq!((out.status, out.until), (Status::CoolingDown, s(35)));
+        let back = out.tried(s(35)).after(Fault::Accepted, s(35), s(36), true, &p);
+        assert!(back.is_active());
+        assert_eq!(back.run_over(Fault::Broke, s(40), &p), Some(s(36)), "others must work from then on");
+        assert_eq!(back.after(Fault::None, s(35), s(300), true, &p), Memory::default());
+        let again = back.after(Fault::Broke, s(35), s(40), true, &p);
+        assert_eq!((again.status, again.until), (Status::CoolingDown, s(70)));
+        assert!(back.after(Fault::Broke, s(35), s(40), false, &p).is_active(), "unless nobody else works");
+        // What began before the key went out belongs to neither.
+        for late in [Fault::Broke, Fault::Failing, Fault::None, Fault::Accepted] {
+            assert_eq!(back.after(late, s(4), s(40), true, &p), back, "{late:?}");
+        }
+        let limited = fault(Memory::default(), Fault::Limited(None), 100).tried(s(160));
+        assert_eq!(limited.after(Fault::Accepted, s(160), s(161), true, &p), Memory::default());
     }
 
     #[test]
@@ -387,9 +478,10 @@ mod tests {
         let mut ring = Keyring::default();
         ring.put(7, fault(Memory::default(), Fault::Limited(None), 5));
         ring.put(9, fault(Memory::default(), Fault::Rejected, 5).tried(s(700)));
+        ring.put(8, fault(fault(Memory::default(), Fault::Failing, 5), Fault::Broke, 6));
         assert!(matches!(Keyring::decode(Some(&ring.encode())), Found::Value(back) if back == ring));
         ring.put(7, Memory::default());
-        assert_eq!(ring.0.len(), 1);
+        assert_eq!(ring.0.len(), 2);
         assert!(matches!(Keyring::decode(Some(&[1, 1])), Found::Undecodable));
     }
 }

@@ -12,7 +12,7 @@ use crate::keys::Ring;
 use crate::plan::KeyPool;
 use crate::store::{Change, Store, StoreError, update};
 use crate::units::{Micros, Millis};
-use crate::usage::Usage;
+use crate::usage::{Usage, Used};
 
 /// A key for an attempt, or why there is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,7 +88,12 @@ pub struct PoolState {
 
 impl PoolState {
     fn new(name: &str) -> PoolState {
-        PoolState { key: ["bellwether/1/keys/", name].concat(), ring: Keyring::default(), read_at: None }
+        PoolState {
+            // Number 1 is of builds that did not count broken streams.
+            key: ["bellwether/2/keys/", name].concat(),
+            ring: Keyring::default(),
+            read_at: None,
+        }
     }
 
     /// Reads the shared keyring if the copy is too old. What cannot be read changes nothing: keys stay as they were.
@@ -204,11 +209,9 @@ impl PoolState {
     ) -> Vec<Moved> {
         let Said { key, fault, began, now } = said;
         let Some(fingerprint) = ring.fingerprint(key) else { return Vec::new() };
-        if matches!(fault, Fault::None | Fault::Nothing) {
-            // Nothing to forget, as far as is known here: the usual case writes nothing.
-            if self.ring.get(fingerprint) == Memory::default() {
-                return Vec::new();
-            }
+        // As far as is known here: the usual case asks and writes nothing.
+        if !self.ring.get(fingerprint).is_changed_by(fault) {
+            return Vec::new();
         }
         let group = pool.keys.get(key).and_then(|key| key.quota_group.clone());
         let in_group = |n: &usize| {
@@ -225,17 +228,19 @@ impl PoolState {
             for n in &affected {
                 let Some(fingerprint) = ring.fingerprint(*n) else { continue };
                 let before = held.get(fingerprint);
-                let since = if before.failing_since == Micros(0) { now } else { before.failing_since };
                 // An attempt that was under way when the provider failed and was lucky shows nothing, or a breakdown of the
                 // provider would take out every key at once. And the last key stays, whatever it does. Keys that were rotated
                 // away work no more, whenever they did.
-                let others_work = before.would_fail(fault, pool)
-                    && ring.candidates().filter_map(|other| ring.fingerprint(other)).any(|other| {
+                let works = |used: Used, since| match fault {
+                    Fault::Broke => used.whole > since,
+                    _ => used.answered > since,
+                };
+                let others_work = before.run_over(fault, now, pool).is_some_and(|since| {
+                    ring.candidates().filter_map(|other| ring.fingerprint(other)).any(|other| {
                         let used = used.get_or_init(|| usage.known(store));
-                        other != fingerprint
-                            && used.get(other).answered > since
-                            && held.get(other).is_active()
-                    });
+                        other != fingerprint && works(used.get(other), since) && held.get(other).is_active()
+                    })
+                });
                 let after = match before.after(fault, began, now, others_work, pool) {
                     // That another key of its group is limited makes a refused one no better.
                     after if *n != key && before.status == Status::Disabled => before.not_before(after.until),

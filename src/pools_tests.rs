@@ -66,10 +66,17 @@ impl Worker {
 
     /// What the filter counts of such an attempt.
     fn count(&mut self, Said { key, fault, began, .. }: Said) {
-        let event =
-            (fault == Fault::None).then_some(Event::Answered { outcome: Outcome::Good, latency: None });
-        let judgement = Judgement { event, outcome: None, carried: Carried::default(), began, status: None };
-        self.usage.count(self.ring.fingerprint(key).unwrap(), &judgement, UnixMillis(0));
+        // One that has come whole has begun well before.
+        let events = match fault {
+            Fault::None => vec![ANSWERED, Event::Completed],
+            Fault::Accepted => vec![ANSWERED],
+            _ => vec![],
+        };
+        let (carried, fingerprint) = (Carried::default(), self.ring.fingerprint(key).unwrap());
+        for event in events {
+            let judgement = Judgement { event: Some(event), outcome: None, carried, began, status: None };
+            self.usage.count(fingerprint, &judgement, UnixMillis(0));
+        }
     }
 
     fn merge(&mut self, store: &MemoryStore, at: u64) {
@@ -78,6 +85,7 @@ impl Worker {
 }
 
 const THREE: [(&str, u32); 3] = [("a", 1), ("b", 1), ("c", 1)];
+const ANSWERED: Event = Event::Answered { outcome: Outcome::Good, latency: None };
 const WAIT: Fault = Fault::Limited(Some(Millis(5000)));
 
 #[test]
@@ -184,6 +192,41 @@ fn attempts_under_way_when_the_provider_fails_burn_no_key_however_they_end() {
 }
 
 #[test]
+fn a_key_whose_streams_all_break_cools_however_many_of_them_are_under_way() {
+    // Each second a stream of each key begins, which ends ten seconds later; those of the first key break. Two workers in turn.
+    let store = MemoryStore::default();
+    let mut workers = [Worker::new(&[("a", 1), ("b", 1)]), Worker::new(&[("a", 1), ("b", 1)])];
+    let mut cooled = None;
+    for second in 10..50 {
+        let worker = &mut workers[second as usize % 2];
+        let mut report = |key, fault, began| {
+            let moved = worker.report_of(&store, (began * SECOND, second * SECOND), key, fault);
+            cooled = cooled.or(moved.first().map(|moved| (second, moved.key, moved.to)));
+        };
+        report(0, Fault::Accepted, second);
+        report(1, Fault::Accepted, second);
+        report(0, Fault::Broke, second - 10);
+        report(1, Fault::None, second - 10);
+        worker.merge(&store, second * SECOND);
+    }
+    // The first break is noticed in second 10; what b began after that is over ten seconds later.
+    let (second, key, to) = cooled.unwrap();
+    assert_eq!((key, to), (0, Status::CoolingDown));
+    assert!((21..=23).contains(&second), "{second}");
+}
+
+#[test]
+fn healthy_keys_of_long_streams_do_not_cool_for_an_answer_that_fails_now_and_then() {
+    // Streams of two minutes, none of which is over yet; every tenth answer of either key is a 500.
+    let store = MemoryStore::default();
+    let mut a = Worker::new(&[("a", 1), ("b", 1)]);
+    for n in 0..1000 {
+        let fault = if n % 20 < 2 { Fault::Failing } else { Fault::Accepted };
+        assert!(a.report(&store, SECOND + n * 100_000, n as usize % 2, fault).is_empty(), "{n}");
+    }
+}
+
+#[test]
 fn a_failing_key_cools_wherever_the_others_have_worked() {
     let two = [("a", 1), ("b", 1)];
     let store = MemoryStore::default();
@@ -235,6 +278,7 @@ fn a_healthy_pool_writes_nothing() {
     let mut a = Worker::new(&THREE);
     for at in 0..1000 {
         a.pick(&store, SECOND + at, at << 54, &[]);
+        a.report(&store, SECOND + at, 0, Fault::Accepted);
         a.report(&store, SECOND + at, 0, Fault::None);
     }
     assert_eq!(store.calls.get(), 1, "one read in ten milliseconds");
@@ -252,7 +296,7 @@ fn a_reordered_pool_keeps_its_states() {
 proptest! {
     #[test]
     fn a_pool_with_a_healthy_key_is_never_exhausted(
-        steps in vec((0usize..2, 0usize..3, 0u8..5, proptest::option::of(0u64..700_000), 0u64..60, any::<u64>()), 1..80),
+        steps in vec((0usize..2, 0usize..3, 0u8..7, proptest::option::of(0u64..700_000), 0u64..60, any::<u64>()), 1..80),
         healthy in 0usize..3,
     ) {
         let store = MemoryStore::default();
@@ -265,6 +309,8 @@ proptest! {
                 1 => Fault::Limited(wait.map(Millis)),
                 2 => Fault::Rejected,
                 3 => Fault::Nothing,
+                4 => Fault::Accepted,
+                5 => Fault::Broke,
                 _ => Fault::Failing,
             };
             // One key works whatever happens to the others.

@@ -28,6 +28,8 @@ pub struct Used {
     pub last: UnixMillis,
     /// When the latest of those began that was answered well.
     pub answered: Micros,
+    /// The same, of those whose answer has come whole.
+    pub whole: Micros,
 }
 
 impl Used {
@@ -36,6 +38,7 @@ impl Used {
         self.errors = self.errors.saturating_add(other.errors);
         self.last = self.last.max(other.last);
         self.answered = self.answered.max(other.answered);
+        self.whole = self.whole.max(other.whole);
     }
 }
 
@@ -66,7 +69,8 @@ impl Record {
         let mut w = Writer::new();
         w.number(u64::try_from(self.0.len()).unwrap_or(0));
         for (fingerprint, used) in &self.0 {
-            for number in [*fingerprint, used.requests, used.errors, used.last.0, used.answered.0] {
+            let times = [used.last.0, used.answered.0, used.whole.0];
+            for number in [*fingerprint, used.requests, used.errors].into_iter().chain(times) {
                 w.number(number);
             }
         }
@@ -82,7 +86,8 @@ impl Record {
                 let fingerprint = r.number()?;
                 let (requests, errors) = (r.number()?, r.number()?);
                 let (last, answered) = (UnixMillis(r.number()?), Micros(r.number()?));
-                record.0.push((fingerprint, Used { requests, errors, last, answered }));
+                let whole = Micros(r.number()?);
+                record.0.push((fingerprint, Used { requests, errors, last, answered, whole }));
             }
             r.end()?;
             Some(record)
@@ -100,7 +105,7 @@ pub struct Usage {
 impl Usage {
     /// Of this pool.
     pub fn new(pool: &str) -> Usage {
-        // Number 1 is of builds that had a use without `answered`.
+        // Number 1 is of builds that had a use without times of good answers.
         let key = ["bellwether/2/usage/", pool].concat();
         Usage { key, pending: Record::default(), merged_at: Micros(0) }
     }
@@ -112,8 +117,10 @@ impl Usage {
             let failed = matches!(outcome, Outcome::Bad | Outcome::RateLimited | Outcome::KeyRejected);
             used = Used { requests: 1, errors: u64::from(failed), last: now, ..used };
         }
-        if let Some(Event::Answered { outcome: Outcome::Good, .. }) = judgement.event {
-            used.answered = judgement.began;
+        match judgement.event {
+            Some(Event::Answered { outcome: Outcome::Good, .. }) => used.answered = judgement.began,
+            Some(Event::Completed) => used.whole = judgement.began,
+            _ => {}
         }
         if used != Used::default() {
             self.pending.add(fingerprint, used);

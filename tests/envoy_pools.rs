@@ -135,6 +135,22 @@ impl Sticky {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_key_whose_streams_break_cools_while_another_works() {
+    let sticky = Sticky::start(json!({"failing": {"after": 3}})).await;
+    let rig = &sticky.rig;
+    for n in 0..12 {
+        rig.v1.set(Behaviour::failing(Fault::ResetAfter { chunks: 2 }));
+        assert_eq!(sticky.ask(0, n % 2).await, 200, "it begins well");
+        rig.v1.set(Behaviour::default());
+        sticky.ask(1, n % 2).await;
+        tokio::time::sleep(Duration::from_millis(150)).await;
+    }
+    assert_eq!((rig.status_of("a").await, rig.status_of("b").await), (2, 0));
+    let counts = Rig::keys(&rig.v1);
+    assert!((3..=6).contains(&counts["sk-a"]), "{counts:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_failing_key_cools_also_where_all_clients_of_the_other_are_on_another_worker() {
     let sticky = Sticky::start(json!({})).await;
     let rig = &sticky.rig;

@@ -471,7 +471,7 @@ proptest! {
 
     #[test]
     fn a_deadline_never_moves_earlier_except_by_success_and_every_state_ends(
-        faults in vec((0u8..5, proptest::option::of(0u64..100_000_000_000), 0u64..200, 0u64..100, any::<bool>()), 1..60),
+        faults in vec((0u8..7, proptest::option::of(0u64..100_000_000_000), 0u64..200, 0u64..100, any::<bool>()), 1..60),
     ) {
         let document = r#"{"deployments": [{"name": "d", "stable": "v", "versions": [{"id": "v", "weight": 100, "cluster": "c"}]}],
             "key_pools": [{"name": "p", "keys": [{"id": "a", "value": "sk-1"}]}]}"#;
@@ -484,11 +484,13 @@ proptest! {
                 1 => Fault::Limited(wait.map(Millis)),
                 2 => Fault::Rejected,
                 3 => Fault::Nothing,
+                4 => Fault::Accepted,
+                5 => Fault::Broke,
                 _ => Fault::Failing,
             };
             let began = Micros(now - age * 1_000_000);
             let after = memory.after(fault, began, Micros(now), others, &plan.pools[0]);
-            prop_assert!(fault == Fault::None || after.until >= memory.until, "{:?}: {:?} then {:?}", fault, memory, after);
+            prop_assert!(matches!(fault, Fault::None | Fault::Accepted) || after.until >= memory.until, "{:?}: {:?} then {:?}", fault, memory, after);
             // Nothing lasts longer than the longest of the pool's times from the last fault.
             prop_assert!(after.until.0 <= now + 600_000_000 || after.until == memory.until);
             prop_assert!(after.is_active() || after.tried(after.until).trial_due(Micros(after.until.0 + 60_000_000)));

@@ -68,7 +68,7 @@ impl Worker {
 
 /// What the engine writes it can read: the bytes go to every other worker.
 fn watch(key: &str, bytes: &[u8]) {
-    let undecodable = match key.strip_prefix("bellwether/1/").and_then(|rest| rest.split('/').next()) {
+    let undecodable = match key.split('/').nth(2) {
         Some("standings") => matches!(Standings::decode(Some(bytes)), Found::Undecodable),
         Some("stats") => matches!(Stats::decode(Some(bytes)), Found::Undecodable),
         Some("compare") => matches!(Comparison::decode(Some(bytes)), Found::Undecodable),
@@ -211,7 +211,9 @@ fn key(
     let Pick::Key(key) = state.borrow_mut().pick(pool, ring, wish, store, notes) else { return Ok(()) };
     assert!(ring.value(key).is_some());
     let wait = u.arbitrary::<Option<u32>>()?.map(|millis| Millis(u64::from(millis)));
-    let faults = [Fault::None, Fault::Limited(wait), Fault::Rejected, Fault::Failing, Fault::Nothing];
+    let well = [Fault::None, Fault::Accepted, Fault::Nothing];
+    let badly = [Fault::Limited(wait), Fault::Rejected, Fault::Failing, Fault::Broke];
+    let faults: Vec<Fault> = well.into_iter().chain(badly).collect();
     let began = Micros(at.saturating_sub(u.arbitrary::<u32>()?.into()));
     let said = Said { key, fault: *u.choose(&faults)?, began, now: Micros(at) };
     let usage = Usage::new(&pool.name);

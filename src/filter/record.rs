@@ -11,7 +11,6 @@ use crate::flight::Judgement;
 use crate::host::{self, SharedData};
 use crate::keyring::{Fault, Status};
 use crate::outcome::Outcome;
-use crate::stats::Event;
 use crate::store::{Change, update};
 use crate::units::{Millis, Now, UnixMillis};
 
@@ -90,7 +89,7 @@ impl Worker {
         {
             usage.count(fingerprint, judgement, now.wall);
         }
-        let (Some(fault), Some(pool)) = (fault_of(judgement, wait), router.plan.pools.get(n)) else { return };
+        let (Some(fault), Some(pool)) = (judgement.fault(wait), router.plan.pools.get(n)) else { return };
         let times = (judgement.began, now.mono);
         let moved = router.report(judgement.carried, fault, times, notes).unwrap_or_default();
         for moved in &moved {
@@ -198,22 +197,5 @@ impl Worker {
         {
             self.metrics.dropped_label("alert", 1);
         }
-    }
-}
-
-/// What a judgement says about the key that the attempt carried; `None`: nothing.
-fn fault_of(judgement: &Judgement, wait: Option<Millis>) -> Option<Fault> {
-    // By the status first: a guard may count 429 against the version as well.
-    match (judgement.status, judgement.event?) {
-        (Some(429), _) => Some(Fault::Limited(wait)),
-        (Some(401 | 403), _) => Some(Fault::Rejected),
-        (_, Event::Broke) => Some(Fault::Failing),
-        (_, Event::Answered { outcome, .. }) => match outcome {
-            Outcome::Good | Outcome::CallerError => Some(Fault::None),
-            Outcome::Bad => Some(Fault::Failing),
-            Outcome::Cancelled => Some(Fault::Nothing),
-            _ => None,
-        },
-        (_, Event::Completed) => None,
     }
 }
