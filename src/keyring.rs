@@ -26,6 +26,9 @@ const TRIAL: Millis = Millis(60_000);
 /// A worker may go on using a key for so long after it went out: its copy of the record is up to 10 ms old, and the record is
 /// written a moment after the time that stands in it.
 const UNAWARE: Millis = Millis(20);
+/// What those who ask meanwhile are told to wait for a trial under way. It mostly brings the key back with its headers, within a
+/// second or two, and who comes too early is told the same again; its end may be a minute away.
+const TRIAL_ANSWERS: Millis = Millis(2_000);
 /// A limit lasts at least this long, whatever the provider says: "0" would make every request a trial.
 const SHORTEST: Millis = Millis(1000);
 
@@ -141,9 +144,9 @@ impl Memory {
         self.status == Status::Active
     }
 
-    /// When somebody may have the key again, as far as is known.
-    pub fn returns_at(&self) -> Micros {
-        self.until.max(self.trial_until)
+    /// When it is worth asking for the key again, as far as is known.
+    pub fn returns_at(&self, now: Micros) -> Micros {
+        self.until.max(self.trial_until.min(now.plus(TRIAL_ANSWERS)))
     }
 
     /// When the run began that this failure makes long enough to take an active key out, if others work.
@@ -453,6 +456,17 @@ mod tests {
         }
         let limited = fault(Memory::default(), Fault::Limited(None), 100).tried(s(160));
         assert_eq!(limited.after(Fault::Accepted, s(160), s(161), true, &p), Memory::default());
+    }
+
+    #[test]
+    fn while_a_trial_is_under_way_the_wait_is_short() {
+        let out = fault(Memory::default(), Fault::Limited(Some(Millis(5_000))), 100);
+        assert_eq!(out.returns_at(s(101)), s(105));
+        let trying = out.tried(s(105));
+        assert_eq!(trying.returns_at(s(105)), s(107), "not a minute");
+        assert_eq!(trying.returns_at(s(164)), s(165), "then it is given up");
+        assert_eq!(trying.not_before(s(200)).returns_at(s(106)), s(200));
+        assert_eq!(fault(trying, Fault::Limited(Some(Millis(9_000))), 106).returns_at(s(106)), s(115));
     }
 
     #[test]

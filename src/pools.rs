@@ -178,7 +178,7 @@ impl PoolState {
     pub fn returns_in(&self, ring: &Ring, now: Micros) -> Option<Millis> {
         let waits = ring.candidates().filter_map(|key| {
             let memory = self.memory(ring, key);
-            (memory.status == Status::RateLimited).then(|| memory.returns_at().since(now).div_ceil(1000))
+            (memory.status == Status::RateLimited).then(|| memory.returns_at(now).since(now).div_ceil(1000))
         });
         waits.min().map(Millis)
     }

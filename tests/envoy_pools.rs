@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use bellwether_harness::client::{Client, Request};
 use bellwether_harness::envoy::{EnvoyOptions, Route, sum_metric};
-use bellwether_harness::provider::{Behaviour, Fault};
+use bellwether_harness::provider::{Behaviour, Fault, Latency};
 use serde_json::{Value, json};
 
 use load::{Load, SOON, eventually, without_retries};
@@ -77,6 +77,30 @@ async fn a_limited_pool_says_when_to_come_again_and_resumes_by_one_trial() {
     let before = rig.v1.requests().iter().filter(|request| request.at < first_good).count();
     assert!(before <= 2, "{before} attempts reached the limited key: one a trial");
     assert_eq!(rig.status_of("a").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_while_a_trial_is_under_way_is_told_to_come_again_soon() {
+    let pool = json!({"keys": keys(&["sk-a"]), "rate_limited": {"cooldown": "1s"}});
+    let rig = Rig::start(Route::default(), pooled(pool)).await;
+    rig.v1.set(Behaviour::status(429));
+    rig.lanes.client(0).send(Request::chat(false)).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    rig.v1.set(Behaviour::slow(Latency::Fixed { ms: 3000.0 }));
+    rig.v1.clear();
+    let client = rig.envoy.client();
+    let trial = tokio::spawn(async move { client.send(Request::chat(false)).await.unwrap().status });
+    eventually("the trial", || async { (rig.v1.count() == 1).then_some(()) }).await;
+    for n in 0..rig.lanes.count() {
+        let answer = rig.lanes.client(n).send(Request::chat(false)).await.unwrap();
+        assert_eq!((answer.status, answer.header("retry-after")), (429, Some("2")));
+    }
+    let admin = Client::new(rig.envoy.admin_role_port());
+    let shown = admin.get("/status", &[]).await.unwrap().json();
+    let until = shown["key_pools"][0]["keys"][0]["until"].as_str().unwrap();
+    assert!(until < shown["now"].as_str().unwrap(), "its deadline has passed: {shown}");
+    assert_eq!(trial.await.unwrap(), 200);
+    assert_eq!(rig.lanes.client(0).send(Request::chat(false)).await.unwrap().status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -219,7 +219,7 @@ fn keyring(bytes: &[u8], steps: &[Step]) {
         let succeeded = matches!(fault, Fault::None | Fault::Accepted);
         assert!(succeeded || after.until >= memory.until, "{memory:?} {fault:?} {after:?}");
         ring.put(fingerprint, if step.what & 0x20 == 0 { after } else { after.tried(at) });
-        memory.returns_at();
+        memory.returns_at(at);
         comes_back!(Keyring, ring);
     }
 }

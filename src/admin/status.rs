@@ -266,7 +266,8 @@ pub fn pool(out: &mut Json, plan: &KeyPool, keys: impl Iterator<Item = KeyView>,
         out.number_or_null("errors", seen.used.map(|used| used.errors));
         out.number_or_null("requests", seen.used.map(|used| used.requests));
         out.time("last_used", seen.used.map(|used| used.last).filter(|last| last.0 > 0));
-        let until = Some(seen.memory.returns_at()).filter(|_| there && !seen.memory.is_active());
+        // In the past while a trial is under way or nobody has asked: nobody knows when that one ends.
+        let until = Some(seen.memory.until).filter(|_| there && !seen.memory.is_active());
         out.time("until", until.map(|until| wall(now, until)));
         out.flag("has_value", there);
         out.close('}');
