@@ -74,9 +74,9 @@ impl Judgement {
             (_, Event::Completed) => Some(Fault::None),
             (_, Event::Broke) => Some(Fault::Broke),
             (_, Event::Answered { outcome, .. }) => match outcome {
-                Outcome::Good | Outcome::CallerError => Some(Fault::Accepted),
+                Outcome::Good => Some(Fault::Accepted),
                 Outcome::Bad => Some(Fault::Failing),
-                Outcome::Cancelled => Some(Fault::Nothing),
+                Outcome::Cancelled | Outcome::CallerError => Some(Fault::Nothing),
                 _ => None,
             },
         }
@@ -425,6 +425,7 @@ mod tests {
         assert_eq!(says(200, Ending::Reset), [Fault::Accepted, Fault::Broke]);
         assert_eq!(says(200, Ending::Cancelled), [Fault::Accepted], "how it would have ended nobody knows");
         assert_eq!(says(503, Ending::Complete), [Fault::Failing]);
+        assert_eq!(says(400, Ending::Complete), [Fault::Nothing], "perhaps nobody has looked at the key");
         assert_eq!(says(429, Ending::Complete), [Fault::Limited(None)]);
         assert_eq!(says(401, Ending::Complete), [Fault::Rejected]);
     }

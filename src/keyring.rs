@@ -10,7 +10,9 @@
 //! Failures in a row are counted twice over, as those of a version are: answers in a row that failed (ended by a good answer's
 //! headers), and streams in a row that broke (ended by a whole one; they all begin well). Either may reach the limit. Were there
 //! only one run, ended by whole answers, fast failures would be weighed against only those good answers that are over, and a
-//! healthy key whose streams take minutes would look broken in the first of them.
+//! healthy key whose streams take minutes would look broken in the first of them. Refusals in a row are a third run. In a row means
+//! that nothing else came between: each outcome ends the runs of the others. What the caller did wrong is no outcome of the key: it
+//! neither makes a run longer nor ends it, and as a trial it shows nothing, for some providers read the prompt before the key.
 //!
 //! The record in shared data names keys by fingerprint, never by position or value, and holds only those with something to
 //! remember: that of a healthy pool is empty.
@@ -83,7 +85,7 @@ pub enum Fault {
     Failing,
     /// An answer that began well has broken off.
     Broke,
-    /// Nothing: its client has left. If it was the trial, another one may follow.
+    /// Nothing: its client has left, or has asked for what cannot be had. If it was the trial, another one may follow.
     Nothing,
 }
 
@@ -210,11 +212,13 @@ impl Memory {
                 let shift = 1u64.checked_shl(doubled.min(40)).unwrap_or(u64::MAX);
                 let own = Millis(cooldown.0.saturating_mul(shift).min(max.0));
                 let wait = wait.map_or(own, |wait| Millis(wait.0.clamp(SHORTEST.0.min(max.0), max.0)));
-                Memory { doubled, ..self.out(Status::RateLimited, wait, stale, now) }
+                let ended = Memory { rejected: 0, failed: Run::NONE, broken: Run::NONE, ..self };
+                Memory { doubled, ..ended.out(Status::RateLimited, wait, stale, now) }
             }
             Fault::Rejected => {
                 let (after, span) = pool.rejected;
-                let counted = Memory { rejected: self.rejected.saturating_add(1), ..self };
+                let rejected = self.rejected.saturating_add(1);
+                let counted = Memory { rejected, failed: Run::NONE, broken: Run::NONE, ..self };
                 // A trial that is refused extends at once, whatever number of refusals the first time took.
                 let out = counted.rejected >= after || !self.is_active();
                 if out { counted.out(Status::Disabled, span, stale, now) } else { counted }
@@ -222,14 +226,19 @@ impl Memory {
             Fault::Failing | Fault::Broke => {
                 let span = pool.failing.1;
                 let counted = match fault {
-                    Fault::Broke => Memory { broken: self.broken.longer(now), ..self },
-                    _ => Memory { failed: self.failed.longer(now), ..self },
+                    Fault::Broke => Memory { rejected: 0, broken: self.broken.longer(now), ..self },
+                    _ => Memory { rejected: 0, failed: self.failed.longer(now), ..self },
                 };
                 let over = others_work && self.run_over(fault, now, pool).is_some();
                 let out = over || (!self.is_active() && !stale);
                 if out { counted.out(self.worse(Status::CoolingDown), span, stale, now) } else { counted }
             }
         }
+    }
+
+    /// The same with the runs of that: what another key of its group has met is no outcome of this one.
+    pub fn with_runs_of(self, of: Memory) -> Memory {
+        Memory { rejected: of.rejected, failed: of.failed, broken: of.broken, ..self }
     }
 
     /// The same, out until then at least.
@@ -456,6 +465,30 @@ mod tests {
         }
         let limited = fault(Memory::default(), Fault::Limited(None), 100).tried(s(160));
         assert_eq!(limited.after(Fault::Accepted, s(160), s(161), true, &p), Memory::default());
+    }
+
+    #[test]
+    fn in_a_row_means_that_nothing_else_came_between() {
+        use Fault::{Broke, Failing, Limited, Nothing, Rejected};
+        let mut p = pool(&[("a", 1)]);
+        (p.rejected.0, p.failing.0) = (2, 3);
+        let after = |faults: &[Fault]| {
+            let faults = faults.iter().zip(1..);
+            faults.fold(Memory::default(), |m, (fault, at)| m.after(*fault, s(at), s(at), true, &p)).status
+        };
+        assert_eq!(after(&[Rejected, Rejected]), Status::Disabled);
+        assert_eq!(after(&[Rejected, Nothing, Rejected]), Status::Disabled, "a bad prompt ends no run");
+        assert_eq!(after(&[Failing, Failing, Nothing, Failing]), Status::CoolingDown);
+        for between in [Failing, Broke, Fault::Accepted, Fault::None] {
+            assert_eq!(after(&[Rejected, between, Rejected]), Status::Active, "{between:?}");
+        }
+        for run in [Failing, Broke] {
+            assert_eq!(after(&[run, run, run]), Status::CoolingDown, "{run:?}");
+            assert_eq!(after(&[run, run, Rejected, run]), Status::Active, "{run:?}");
+        }
+        let limited = [Failing, Failing, Limited(None)].iter().zip(1..);
+        let limited = limited.fold(Memory::default(), |m, (f, at)| m.after(*f, s(at), s(at), true, &p));
+        assert_eq!((limited.status, limited.failed), (Status::RateLimited, Run::NONE));
     }
 
     #[test]

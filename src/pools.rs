@@ -244,6 +244,7 @@ impl PoolState {
                 let after = match before.after(fault, began, now, others_work, pool) {
                     // That another key of its group is limited makes a refused one no better.
                     after if *n != key && before.status == Status::Disabled => before.not_before(after.until),
+                    after if *n != key => after.with_runs_of(before),
                     after => after,
                 };
                 held.put(fingerprint, after);

@@ -133,6 +133,19 @@ fn keys_of_a_quota_group_cool_together() {
 }
 
 #[test]
+fn what_a_key_of_the_group_has_met_is_no_outcome_of_the_others() {
+    let store = MemoryStore::default();
+    let mut p = pool(&[("a", 1), ("b", 1)]);
+    p.rejected.0 = 2;
+    p.keys.iter_mut().for_each(|key| key.quota_group = Some("org".to_owned()));
+    let mut a = Worker::on(p);
+    a.report(&store, SECOND, 0, Fault::Rejected);
+    a.report(&store, 2 * SECOND, 1, Fault::Limited(Some(Millis(100_000))));
+    a.report(&store, 3 * SECOND, 0, Fault::Rejected);
+    assert_eq!(a.state.memory(&a.ring, 0).status, Status::Disabled, "twice in a row");
+}
+
+#[test]
 fn a_pool_whose_keys_are_all_refused_says_so() {
     let store = MemoryStore::default();
     let mut a = Worker::new(&[("a", 1)]);

@@ -104,6 +104,32 @@ async fn who_asks_while_a_trial_is_under_way_is_told_to_come_again_soon() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_bad_prompt_brings_no_refused_key_back() {
+    let pool = json!({"keys": keys(&["sk-a", "sk-b"]), "rejected": {"disable_for": "1s"}});
+    let rig = Rig::start(Route::default(), pooled(pool)).await;
+    rig.v1.set(Behaviour::default().key("sk-a", 401, &[]));
+    let ask = async |count: u64| {
+        for n in 0..count {
+            rig.lanes.client(n).send(Request::chat(false)).await.unwrap();
+        }
+    };
+    ask(20).await;
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    rig.v1.set(Behaviour::default().key("sk-a", 400, &[]));
+    rig.v1.clear();
+    ask(4).await;
+    // Another worker may be 10 ms behind.
+    assert!(Rig::keys(&rig.v1)["sk-a"] > 1, "each was a trial that has shown nothing");
+    assert_eq!(rig.status_of("a").await, 3);
+    rig.v1.set(Behaviour::default());
+    eventually("the key", || async {
+        ask(1).await;
+        (rig.status_of("a").await == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bad_prompts_and_an_outage_of_the_provider_take_no_key_out() {
     let rig = Rig::start(Route::default(), pooled(json!({"keys": keys(&["sk-a", "sk-b", "sk-c"])}))).await;
     for status in [400, 422, 500, 503] {
