@@ -96,6 +96,9 @@ impl Root {
                 let document: Rc<[u8]> = bytes.into();
                 let secrets = config::secrets(&document)?;
                 let filter = host::filter_name();
+                if let Role::Keys { document: former, .. } = &self.role {
+                    self.worker.drop_document(former);
+                }
                 self.worker.take_document(&filter, &document, secrets);
                 if !matches!(self.role, Role::Keys { .. }) {
                     self.worker.count_keys_role(1);

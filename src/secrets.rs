@@ -1,8 +1,8 @@
-//! The secrets documents that the `keys` roles of one worker hold, newest last.
+//! The secrets documents that the `keys` roles of one worker hold.
 //!
-//! A role that is given another document replaces its own, at once, whatever still holds the former one: a secret that is gone from a
-//! document is out of use. Roles of other filters keep theirs: two listeners may each have one, and the pools of either find what
-//! both know.
+//! Of one filter the newest document is in force, at once, whatever still holds a former one: a secret that is gone from a document
+//! is out of use. Should the newest go before a former one (Envoy has contexts made that it never uses), that one is in force
+//! again. Other filters keep theirs: two listeners may each have one, and the pools of either find what both know.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -25,35 +25,45 @@ struct Document {
     /// As the role has it, to know it again.
     bytes: Rc<[u8]>,
     secrets: BTreeMap<String, Secret>,
+    /// No role has it: it was read back.
+    kept: bool,
 }
 
-/// All documents of a worker. Holds secrets: no `Debug`.
+/// All documents of a worker, the newest last. Holds secrets: no `Debug`.
 #[derive(Default)]
 pub struct Documents(Vec<Document>);
 
 impl Documents {
     /// Whether this very copy of a document is in force.
     pub fn has(&self, bytes: &Rc<[u8]>) -> bool {
-        self.0.iter().any(|held| Rc::ptr_eq(&held.bytes, bytes))
+        self.in_force().any(|held| Rc::ptr_eq(&held.bytes, bytes))
     }
 
-    /// Puts a document in force, in place of the filter's former one.
+    /// Those in force, the oldest first.
+    fn in_force(&self) -> impl Iterator<Item = &Document> {
+        let is_newest = |n: usize, held: &Document| {
+            self.0.iter().skip(n.saturating_add(1)).all(|newer| newer.filter != held.filter)
+        };
+        self.0.iter().enumerate().filter(move |(n, held)| is_newest(*n, held)).map(|(_, held)| held)
+    }
+
+    /// Puts a document in force.
     pub fn take(&mut self, filter: &str, bytes: &Rc<[u8]>, secrets: BTreeMap<String, Secret>) {
-        self.0.retain(|held| held.filter != filter);
-        self.0.push(Document { filter: filter.to_owned(), bytes: Rc::clone(bytes), secrets });
+        self.0.retain(|held| !(Rc::ptr_eq(&held.bytes, bytes) || held.kept && held.filter == filter));
+        self.0.push(Document { filter: filter.to_owned(), bytes: Rc::clone(bytes), secrets, kept: false });
     }
 
-    /// Drops this very copy of a document; whether it was in force.
+    /// Drops this very copy of a document; whether that changes what is in force.
     pub fn drop(&mut self, bytes: &Rc<[u8]>) -> bool {
-        let before = self.0.len();
+        let changes = self.has(bytes);
         self.0.retain(|held| !Rc::ptr_eq(&held.bytes, bytes));
-        self.0.len() < before
+        changes
     }
 
     /// What all of them know. Of two secrets of one name the newer document's counts.
     pub fn secrets(&self) -> BTreeMap<String, Secret> {
         let mut all = BTreeMap::new();
-        for held in &self.0 {
+        for held in self.in_force() {
             for (name, secret) in &held.secrets {
                 all.insert(name.clone(), secret.clone());
             }
@@ -66,8 +76,7 @@ impl Documents {
         let mut w = Writer::new();
         // JSON is text, or it would have been refused.
         let texts: Vec<(&str, &str)> = self
-            .0
-            .iter()
+            .in_force()
             .filter_map(|held| Some((held.filter.as_str(), std::str::from_utf8(&held.bytes).ok()?)))
             .collect();
         w.number(u64::try_from(texts.len()).unwrap_or(0));
@@ -90,7 +99,7 @@ fn read(bytes: &[u8]) -> Option<Documents> {
     for _ in 0..r.count(DOCUMENTS)? {
         let (filter, document) = (r.text(NAME_BYTES)?, r.text(BYTES)?);
         if let Ok(secrets) = config::secrets(document.as_bytes()) {
-            documents.take(&filter, &document.into_bytes().into(), secrets);
+            documents.0.push(Document { filter, bytes: document.into_bytes().into(), secrets, kept: true });
         }
     }
     r.end()?;
@@ -132,6 +141,35 @@ mod tests {
         assert!(!documents.drop(&first), "the former role ends later, and takes nothing with it");
         assert!(documents.drop(&second) && !documents.has(&second));
         assert_eq!(known(&documents), pairs(&[("b", "sk-3"), ("c", "sk-4")]));
+    }
+
+    #[test]
+    fn a_document_that_was_replaced_is_in_force_again_when_the_newer_one_goes_first() {
+        let mut documents = Documents::default();
+        let first = taken(&mut documents, "one", r#"{"secrets": {"a": "sk-1"}}"#);
+        let second = taken(&mut documents, "one", r#"{"secrets": {"a": "sk-2"}}"#);
+        assert!(documents.drop(&second) && documents.has(&first));
+        assert_eq!(known(&documents), pairs(&[("a", "sk-1")]));
+        let third = taken(&mut documents, "one", r#"{"secrets": {"a": "sk-3"}}"#);
+        documents.take("one", &first, config::secrets(&first).unwrap());
+        assert!(documents.has(&first) && !documents.has(&third), "it has come back");
+        assert_eq!(known(&documents), pairs(&[("a", "sk-1")]));
+    }
+
+    #[test]
+    fn what_was_read_back_serves_until_its_filter_has_a_document() {
+        let mut documents = Documents::default();
+        for filter in ["one", "two"] {
+            taken(&mut documents, filter, &format!(r#"{{"secrets": {{"{filter}": "sk"}}}}"#));
+        }
+        let Found::Value(mut back) = Documents::decode(Some(&documents.encode())) else {
+            panic!("undecodable")
+        };
+        assert_eq!(known(&back), known(&documents));
+        let bytes = taken(&mut back, "one", r#"{"secrets": {"b": "sk-2"}}"#);
+        assert_eq!(known(&back), pairs(&[("b", "sk-2"), ("two", "sk")]));
+        back.drop(&bytes);
+        assert_eq!(known(&back), pairs(&[("two", "sk")]));
     }
 
     #[test]
