@@ -60,15 +60,15 @@ impl Engine {
                 let state =
                     self.states.entry(key).or_insert_with(|| Rc::new(RefCell::new(State::new(deployment))));
                 let state = Rc::clone(state);
-                let (generation, slots) = match state.try_borrow_mut() {
+                let (generation, slots, claims) = match state.try_borrow_mut() {
                     Ok(mut state) => {
-                        let slots = deployment.versions.iter().map(|v| state.slot(deployment, &v.id));
-                        let slots = slots.collect();
-                        (state.newest(), slots)
+                        let places = deployment.versions.iter().map(|v| state.slot(deployment, &v.id));
+                        let (slots, claims) = places.unzip();
+                        (state.newest(), slots, claims)
                     }
                     Err(_) => Default::default(),
                 };
-                Binding { state, slots, in_effect: RefCell::default(), generation }
+                Binding { state, slots, _claims: claims, in_effect: RefCell::default(), generation }
             })
             .collect()
     }
@@ -95,6 +95,8 @@ pub struct Binding {
     state: Rc<RefCell<State>>,
     /// For each version of the plan its place in the state.
     slots: Vec<usize>,
+    /// While one of these is held, the version's state is kept.
+    _claims: Vec<Rc<()>>,
     /// The shares in effect, and the revision of the state that they were computed from.
     in_effect: RefCell<InEffect>,
     /// Of the plans that share the state the newest decides.

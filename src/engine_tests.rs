@@ -4,7 +4,7 @@ use super::*;
 use crate::codec::TOMBSTONE;
 use crate::headers::Headers;
 use crate::outcome::Outcome;
-use crate::rollout::{Cause, OPERATOR};
+use crate::rollout::{Cause, OPERATOR, Standing};
 use crate::testing::{MemoryStore, deployment_plan, ramp_plan};
 use crate::units::UnixMillis;
 
@@ -828,6 +828,99 @@ fn versions_that_left_make_room_for_those_that_came() {
             (1..=3).map(|at| a.see(&store, id * SECOND + at, (1, 0), BAD).transitions.len()).sum();
         assert_eq!(moved, 1, "canary {id}");
     }
+}
+
+/// Stable alone, or with a canary that three failures put out.
+fn with_canary(there: bool) -> Plan {
+    let (weight, canary) =
+        if there { (90, r#", {"id": "v2", "weight": 10, "cluster": "b"}"#) } else { (100, "") };
+    crate::testing::plan(&format!(
+        r#"{{"deployments": [{{"name": "d", "stable": "v1", {CONSECUTIVE} "versions": [
+            {{"id": "v1", "weight": {weight}, "cluster": "a"}}{canary}]}}]}}"#
+    ))
+}
+
+impl Worker {
+    /// A reload; returns what the former plan had bound, as a stream still under way would keep it.
+    fn take(&mut self, plan: Plan) -> Vec<Binding> {
+        self.plan = plan;
+        std::mem::replace(&mut self.bindings, self.engine.attach(&self.plan))
+    }
+}
+
+/// A worker whose canary was put out at 0 s, and others that have heard of it.
+fn rolled_back<const N: usize>(store: &MemoryStore) -> [Worker; N] {
+    let workers = std::array::from_fn(|_| Worker::on(with_canary(true)));
+    (1..=3).for_each(|at| drop(workers[0].see(store, at, (1, 0), BAD)));
+    workers.iter().for_each(|w| assert_eq!(w.goes_to(store, 10 * MS, TO_CANARY), 0));
+    workers
+}
+
+#[test]
+fn a_version_that_was_away_comes_back_afresh() {
+    let store = MemoryStore::default();
+    let [mut a, mut b] = rolled_back::<2>(&store);
+    for w in [&mut a, &mut b] {
+        drop(w.take(with_canary(false)));
+        w.tick(&store, 2 * SECOND);
+    }
+    let left: Vec<_> = store.content().into_iter().filter(|(_, bytes)| bytes != TOMBSTONE).collect();
+    assert!(left.iter().all(|(key, _)| !key.ends_with("v2")), "{left:?}");
+    for w in [&mut a, &mut b] {
+        drop(w.take(with_canary(true)));
+        assert_eq!(w.goes_to(&store, 4 * SECOND, TO_CANARY), 1);
+        w.tick(&store, 4 * SECOND);
+    }
+    let seen = view(&a, &store, 5 * SECOND);
+    assert_eq!((seen.versions[1].standing.clone(), seen.versions[1].totals), (Standing::NEW, (0, 0)));
+    let again: usize = (1..=3).map(|n| b.see(&store, 5 * SECOND + n, (1, 0), BAD).transitions.len()).sum();
+    assert_eq!(again, 1);
+    assert_eq!(a.goes_to(&store, 6 * SECOND, TO_CANARY), 0);
+}
+
+#[test]
+fn a_version_is_kept_while_any_plan_of_any_worker_has_it() {
+    let store = MemoryStore::default();
+    let [mut a, mut b] = rolled_back::<2>(&store);
+    drop(a.take(with_canary(false)));
+    // The other worker is behind, then it has a stream of the former plan left.
+    a.tick(&store, 2 * SECOND);
+    b.tick(&store, 3 * SECOND);
+    let stream = b.take(with_canary(false));
+    a.tick(&store, 4 * SECOND);
+    b.tick(&store, 5 * SECOND);
+    assert_eq!(Worker::on(with_canary(true)).goes_to(&store, 6 * SECOND, TO_CANARY), 0);
+    drop(stream);
+    // Whoever has it no more does not put it back.
+    [7, 8].into_iter().for_each(|at| [&a, &b].into_iter().for_each(|w| drop(w.tick(&store, at * SECOND))));
+    assert_eq!(Worker::on(with_canary(true)).goes_to(&store, 9 * SECOND, TO_CANARY), 1);
+}
+
+#[test]
+fn a_plan_without_a_version_drops_nothing_of_another_listeners() {
+    let store = MemoryStore::default();
+    let [mut a] = rolled_back::<1>(&store);
+    let other_listener = a.take(with_canary(false));
+    (2..5).for_each(|at| drop(a.tick(&store, at * SECOND)));
+    assert_eq!(Worker::on(with_canary(true)).goes_to(&store, 5 * SECOND, TO_CANARY), 0);
+    drop(other_listener);
+}
+
+#[test]
+fn what_never_ticks_neither_drops_a_version_nor_brings_an_old_rollback_back() {
+    let store = MemoryStore::default();
+    let [mut served, mut checking] = rolled_back::<2>(&store);
+    // As the VM that checks a configuration, and that of the main thread.
+    drop(checking.take(with_canary(false)));
+    checking.bindings[0].prime(&store, Micros(SECOND), &mut Notes::default());
+    checking.engine.sweep(&store, false);
+    assert_eq!(Worker::on(with_canary(true)).goes_to(&store, SECOND, TO_CANARY), 0, "dropped nothing");
+    drop(served.take(with_canary(false)));
+    served.tick(&store, 2 * SECOND);
+    drop(checking.take(with_canary(true)));
+    checking.bindings[0].prime(&store, Micros(3 * SECOND), &mut Notes::default());
+    drop(served.take(with_canary(true)));
+    assert_eq!(served.goes_to(&store, 4 * SECOND, TO_CANARY), 1, "put nothing back");
 }
 
 #[test]

@@ -38,6 +38,13 @@ impl Standings {
         true
     }
 
+    /// Forgets a version. Returns whether the record named it.
+    pub fn remove(&mut self, version: &str) -> bool {
+        let before = self.versions.len();
+        self.versions.retain(|(id, _)| id != version);
+        self.versions.len() < before
+    }
+
     /// To bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Writer::new();

@@ -507,6 +507,42 @@ async fn a_rolled_back_release_stays_so_until_it_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_was_away_comes_back_afresh() {
+    let with = |canary: bool| {
+        let mut d = deployment("away", json!({"max_consecutive_errors": 3}));
+        if !canary {
+            d["versions"] = json!([{"id": "v1", "weight": 100, "cluster": "v1"}]);
+        }
+        d
+    };
+    let rig = Rig::start(true, &[with(true)]).await;
+    rig.v2.set(Behaviour::status(500));
+    let load = rig.load("away", false);
+    rig.first_event("away").await;
+    rig.v2.set(Behaviour::default());
+    // Another change of the same release keeps it out.
+    let mut changed = with(true);
+    changed["guard"]["max_errors"] = json!(1000);
+    rig.write(&[changed]).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    rig.expect_gauges("away", (3, 100, [10_000, 0, 0])).await;
+    let before = rig.v2.count();
+    rig.write(&[with(false)]).await;
+    // All workers have looked at it without the canary: each does once a second.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(rig.v2.count(), before);
+    rig.write(&[with(true)]).await;
+    eventually("the canary has traffic again", || async { (rig.v2.count() >= before + 20).then_some(()) })
+        .await;
+    rig.expect_gauges("away", (0, 0, [5_000, 5_000, 0])).await;
+    // And stays: no worker puts back what it knew.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    rig.expect_gauges("away", (0, 0, [5_000, 5_000, 0])).await;
+    load.stop().await;
+    assert_eq!(events(&rig.envoy, "away").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn late_results_of_an_older_release_decide_nothing() {
     let config = |release: &str| {
         let mut late = deployment("late", json!({"max_consecutive_errors": 2, "max_errors": 2}));

@@ -86,6 +86,10 @@ pub(super) struct VersionState {
     bad_requests: VecDeque<Rc<str>>,
     /// Its numbers could not be read: whether it fails cannot be known, so it gets nothing.
     blind: bool,
+    /// Held by every plan on this worker that has this version, streams still under way included.
+    claim: Rc<()>,
+    /// What was shared of it is dropped.
+    dropped: bool,
 }
 
 impl State {
@@ -109,29 +113,22 @@ impl State {
         }
     }
 
-    /// The place of a version, made if it is new.
-    pub(super) fn slot(&mut self, deployment: &Deployment, id: &str) -> usize {
-        if let Some(slot) = self.versions.iter().position(|version| version.id == id) {
-            return slot;
+    /// The place of a version, made if it is new, and the claim to it.
+    pub(super) fn slot(&mut self, deployment: &Deployment, id: &str) -> (usize, Rc<()>) {
+        let held = self.versions.iter().position(|version| version.id == id);
+        let slot = held.unwrap_or(self.versions.len());
+        if let Some(version) = self.versions.get(slot).filter(|version| version.is_claimed()) {
+            return (slot, Rc::clone(&version.claim));
         }
-        self.versions.push(VersionState {
-            id: id.to_owned(),
-            stats_key: ["bellwether/1/stats/", &deployment.name, "/", &deployment.release, "/", id].concat(),
-            compare_key: ["bellwether/1/compare/", &deployment.name, "/", &deployment.release, "/", id]
-                .concat(),
-            standing: Standing::NEW,
-            pending: Delta::default(),
-            compared: Pending::default(),
-            at_zero: true,
-            limits_percent: 0,
-            compare_percent: 0,
-            total: 0,
-            bad_requests: VecDeque::new(),
-            blind: false,
-        });
-        // The standing of a version that was away comes from the record.
+        // It is new, or was away: the record knows, and what is known here is out of date.
+        let version = VersionState::new(deployment, id);
+        let claim = Rc::clone(&version.claim);
+        match self.versions.get_mut(slot) {
+            Some(held) => *held = version,
+            None => self.versions.push(version),
+        }
         self.read_at = None;
-        self.versions.len().saturating_sub(1)
+        (slot, claim)
     }
 
     /// A plan is bound: the newest from now on.
@@ -270,6 +267,7 @@ impl State {
         if self.looked_at.is_none_or(|at| now.mono.since(at) >= IDLE_AFTER) {
             self.looked_at = Some(now.mono);
             self.refresh(store, now.mono, REFRESH_AFTER, notes);
+            self.drop_unclaimed(store);
             self.look_again(scene, notes);
             self.look_at_ramp(scene, notes);
         }
@@ -286,7 +284,8 @@ impl State {
             Ok(found) => match Standings::decode(found.as_ref().map(|v| v.bytes.as_slice())) {
                 Found::Nothing => {
                     self.unreadable = false;
-                    if self.position.is_some() || self.versions.iter().any(|v| v.standing.epoch > 0) {
+                    let nothing = Standings::default();
+                    if self.position.is_some() || self.versions.iter().any(|v| is_ahead(v, &nothing)) {
                         self.republish(store);
                     }
                 }
@@ -332,7 +331,7 @@ impl State {
     /// not bring a canary back.
     fn adopt(&mut self, standings: &Standings) {
         let mut changed = false;
-        for version in &mut self.versions {
+        for version in self.versions.iter_mut().filter(|version| version.is_claimed()) {
             if let Some(shared) = standings.get(&version.id)
                 && shared.epoch >= version.standing.epoch
             {
@@ -354,31 +353,84 @@ impl State {
         self.revision = self.revision.wrapping_add(u64::from(changed));
     }
 
-    /// Replaces this release's shared values by tombstones. Nothing can be done about a refusal.
-    pub(super) fn bury(&self, store: &dyn Store) {
-        let of_versions = self.versions.iter().flat_map(|version| [&version.stats_key, &version.compare_key]);
-        let keys = of_versions.chain([&self.standings_key]);
-        for key in keys {
-            if let Ok(Some(found)) = store.get(key)
-                && found.bytes != TOMBSTONE
-            {
-                let _ = store.set(key, TOMBSTONE, Expected::Version(found.token));
+    /// Drops what is shared of versions that no plan on this worker has any more, so that one that comes back starts afresh.
+    /// Called with the tick, which the throw-away VM that checks a configuration never sees. A worker that still has a plan
+    /// with the version puts back what it knows: it is gone with the last one.
+    fn drop_unclaimed(&mut self, store: &dyn Store) {
+        for held in self.versions.iter_mut().filter(|held| !held.dropped && !held.is_claimed()) {
+            let dropped = update(store, &self.standings_key, &mut |bytes| {
+                let Found::Value(mut standings) = Standings::decode(bytes) else { return Change::Keep(()) };
+                if !standings.remove(&held.id) {
+                    return Change::Keep(());
+                }
+                Change::Write(standings.encode(), ())
+            });
+            if dropped.is_ok() {
+                held.bury(store);
+                held.dropped = true;
             }
         }
+    }
+
+    /// Replaces this release's shared values by tombstones.
+    pub(super) fn bury(&self, store: &dyn Store) {
+        self.versions.iter().for_each(|version| version.bury(store));
+        bury(store, &self.standings_key);
+    }
+}
+
+/// Replaces a shared value by a tombstone. Nothing can be done about a refusal.
+fn bury(store: &dyn Store, key: &str) {
+    if let Ok(Some(found)) = store.get(key)
+        && found.bytes != TOMBSTONE
+    {
+        let _ = store.set(key, TOMBSTONE, Expected::Version(found.token));
     }
 }
 
 impl VersionState {
+    fn new(deployment: &Deployment, id: &str) -> VersionState {
+        let key = |kind: &str| {
+            ["bellwether/1/", kind, "/", &deployment.name, "/", &deployment.release, "/", id].concat()
+        };
+        VersionState {
+            id: id.to_owned(),
+            stats_key: key("stats"),
+            compare_key: key("compare"),
+            standing: Standing::NEW,
+            pending: Delta::default(),
+            compared: Pending::default(),
+            at_zero: true,
+            limits_percent: 0,
+            compare_percent: 0,
+            total: 0,
+            bad_requests: VecDeque::new(),
+            blind: false,
+            claim: Rc::default(),
+            dropped: false,
+        }
+    }
+
+    /// Whether a plan on this worker has it.
+    fn is_claimed(&self) -> bool {
+        Rc::strong_count(&self.claim) > 1
+    }
+
+    fn bury(&self, store: &dyn Store) {
+        bury(store, &self.stats_key);
+        bury(store, &self.compare_key);
+    }
+
     /// Shared key of its comparison with stable.
     pub(super) fn compare_key(&self) -> &str {
         &self.compare_key
     }
 }
 
-/// Whether a worker knows of a version what the record does not.
+/// Whether a worker knows of a version what the record does not; of one that has left its plans it knows nothing.
 fn is_ahead(version: &VersionState, standings: &Standings) -> bool {
     let shared = standings.get(&version.id).map_or(0, |shared| shared.epoch);
-    version.standing.epoch > shared
+    version.is_claimed() && version.standing.epoch > shared
 }
 
 /// What of an event the comparison has not had from this request; `None` if nothing. Notes it.
