@@ -16,6 +16,11 @@
 //!
 //! The record in shared data names keys by fingerprint, never by position or value, and holds only those with something to
 //! remember: that of a healthy pool is empty.
+//!
+//! State leaves with its key. No worker can tell by itself when that is, for others may be a configuration behind, or ahead of it in
+//! a new VM. So whoever has a key confirms its entry twice a second, which is one write for all of them and none for a healthy pool,
+//! and an entry that nobody has confirmed for three seconds is dropped by whoever looks next. A key that is away for a moment,
+//! because its secret is being rotated, finds its state where it was.
 
 use crate::codec::{Found, Reader, Writer};
 use crate::plan::KeyPool;
@@ -31,6 +36,11 @@ const UNAWARE: Millis = Millis(20);
 /// What those who ask meanwhile are told to wait for a trial under way. It mostly brings the key back with its headers, within a
 /// second or two, and who comes too early is told the same again; its end may be a minute away.
 const TRIAL_ANSWERS: Millis = Millis(2_000);
+/// An entry is confirmed when it was not for this long, in microseconds.
+const CONFIRM_AFTER: u64 = 500_000;
+/// An entry that was not confirmed for this long, in microseconds, is of a key that nobody has: six times over, so that workers that
+/// are only busy forget nothing.
+const LIFE: u64 = 3_000_000;
 /// A limit lasts at least this long, whatever the provider says: "0" would make every request a trial.
 const SHORTEST: Millis = Millis(1000);
 
@@ -267,39 +277,65 @@ impl Memory {
 
 /// The shared record: what is remembered, by fingerprint.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Keyring(pub Vec<(u64, Memory)>);
+pub struct Keyring(pub Vec<Held>);
+
+/// What is remembered of one key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// Which key.
+    pub fingerprint: u64,
+    /// What.
+    pub memory: Memory,
+    /// When somebody last had this key.
+    confirmed: Micros,
+}
 
 impl Keyring {
     /// What is remembered of a key.
     pub fn get(&self, fingerprint: u64) -> Memory {
-        self.0.iter().find(|(held, _)| *held == fingerprint).map(|(_, memory)| *memory).unwrap_or_default()
+        self.0.iter().find(|held| held.fingerprint == fingerprint).map(|held| held.memory).unwrap_or_default()
     }
 
     /// Replaces it; a memory of nothing is dropped.
-    pub fn put(&mut self, fingerprint: u64, memory: Memory) {
-        self.0.retain(|(held, _)| *held != fingerprint);
+    pub fn put(&mut self, fingerprint: u64, memory: Memory, now: Micros) {
+        self.0.retain(|held| held.fingerprint != fingerprint);
         if memory == Memory::default() {
             return;
         }
         if self.0.len() >= KEYS {
-            // Keys that have been rotated away are never heard of again: whoever would have come back first makes room.
-            let first =
-                self.0.iter().enumerate().min_by_key(|(_, (_, memory))| memory.until).map(|(at, _)| at);
+            // Whoever would have come back first makes room.
+            let first = self.0.iter().enumerate().min_by_key(|(_, held)| held.memory.until).map(|(at, _)| at);
             first.map(|at| self.0.swap_remove(at));
         }
-        self.0.push((fingerprint, memory));
+        self.0.push(Held { fingerprint, memory, confirmed: now });
+    }
+
+    /// Confirms, where that is due, what is of the keys that a worker `has`, and drops what is of keys that nobody has. What the
+    /// worker `had` already when it last looked is not dropped, however long ago that was: the process may have stood still.
+    pub fn confirm(&mut self, had: &[u64], has: &[u64], now: Micros) {
+        let stays = |held: &Held| {
+            let known = has.contains(&held.fingerprint) && had.contains(&held.fingerprint);
+            known || now.since(held.confirmed) < LIFE
+        };
+        self.0.retain(stays);
+        for held in self.0.iter_mut().filter(|held| has.contains(&held.fingerprint)) {
+            if now.since(held.confirmed) >= CONFIRM_AFTER {
+                held.confirmed = now;
+            }
+        }
     }
 
     /// To bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Writer::new();
         w.number(u64::try_from(self.0.len()).unwrap_or(0));
-        for (fingerprint, m) in &self.0 {
+        for Held { fingerprint, memory: m, confirmed } in &self.0 {
             let runs = [m.failed, m.broken].map(|run| [u64::from(run.count), run.since.0]);
             for number in [*fingerprint, m.status.gauge(), m.since.0, m.until.0, m.trial_until.0]
                 .into_iter()
                 .chain([u64::from(m.doubled), u64::from(m.rejected)])
                 .chain(runs.into_iter().flatten())
+                .chain([confirmed.0])
             {
                 w.number(number);
             }
@@ -330,10 +366,8 @@ fn read(bytes: &[u8]) -> Option<Keyring> {
         let (doubled, rejected) = (r.small()?, r.small()?);
         let mut run = || Some(Run { count: r.small()?, since: Micros(r.number()?) });
         let (failed, broken) = (run()?, run()?);
-        keys.push((
-            fingerprint,
-            Memory { status, since, until, doubled, rejected, failed, broken, trial_until },
-        ));
+        let memory = Memory { status, since, until, doubled, rejected, failed, broken, trial_until };
+        keys.push(Held { fingerprint, memory, confirmed: Micros(r.number()?) });
     }
     r.end()?;
     Some(Keyring(keys))
@@ -514,20 +548,41 @@ mod tests {
     fn keys_that_were_rotated_away_make_room() {
         let mut ring = Keyring::default();
         for n in 0..2000u64 {
-            ring.put(n, fault(Memory::default(), Fault::Rejected, 100 + n));
+            ring.put(n, fault(Memory::default(), Fault::Rejected, 100 + n), s(5));
             assert!(!ring.get(n).is_active(), "key {n}");
         }
         assert!(ring.0.len() <= KEYS);
     }
 
     #[test]
+    fn a_state_lasts_as_long_as_somebody_has_its_key() {
+        let out = fault(Memory::default(), Fault::Rejected, 100);
+        let mut ring = Keyring::default();
+        ring.put(7, out, s(100));
+        // Who has the key keeps it, also when everything stood still for a while.
+        for at in [101, 102, 200] {
+            ring.confirm(&[7, 8], &[7, 8], s(at));
+            assert_eq!(ring.get(7), out);
+        }
+        // Away for a moment: it is not confirmed, and still there when it comes back.
+        ring.confirm(&[7, 8], &[8], s(202));
+        ring.confirm(&[8], &[7, 8], s(202));
+        assert_eq!(ring.get(7), out);
+        // Away for good: whoever looks next drops it, also who has the key anew.
+        let mut again = ring.clone();
+        ring.confirm(&[8], &[8], s(205));
+        again.confirm(&[], &[7], s(205));
+        assert_eq!((ring.0.len(), again.0.len()), (0, 0));
+    }
+
+    #[test]
     fn a_record_comes_back_from_its_bytes_and_forgets_healthy_keys() {
         let mut ring = Keyring::default();
-        ring.put(7, fault(Memory::default(), Fault::Limited(None), 5));
-        ring.put(9, fault(Memory::default(), Fault::Rejected, 5).tried(s(700)));
-        ring.put(8, fault(fault(Memory::default(), Fault::Failing, 5), Fault::Broke, 6));
+        ring.put(7, fault(Memory::default(), Fault::Limited(None), 5), s(5));
+        ring.put(9, fault(Memory::default(), Fault::Rejected, 5).tried(s(700)), s(5));
+        ring.put(8, fault(fault(Memory::default(), Fault::Failing, 5), Fault::Broke, 6), s(5));
         assert!(matches!(Keyring::decode(Some(&ring.encode())), Found::Value(back) if back == ring));
-        ring.put(7, Memory::default());
+        ring.put(7, Memory::default(), s(5));
         assert_eq!(ring.0.len(), 2);
         assert!(matches!(Keyring::decode(Some(&[1, 1])), Found::Undecodable));
     }

@@ -70,6 +70,11 @@ impl Ring {
             .map(|(n, _)| n)
     }
 
+    /// Of all keys that have a value.
+    pub fn fingerprints(&self) -> Vec<u64> {
+        self.keys.iter().filter_map(|slot| slot.value.as_ref()).map(|(_, fingerprint)| *fingerprint).collect()
+    }
+
     /// Chooses among all candidates by weight, `random` being 64 uniform bits: as [`Ring::choose`] does where every key is
     /// allowed, but without a look at each of them.
     pub fn any(&self, random: u64) -> Option<usize> {

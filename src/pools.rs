@@ -72,7 +72,7 @@ pub struct Pools(BTreeMap<String, Rc<RefCell<PoolState>>>);
 impl Pools {
     /// The state of a pool, made if it is new; what no plan uses any more is dropped.
     pub fn attach(&mut self, name: &str) -> Rc<RefCell<PoolState>> {
-        self.0.retain(|held, state| held == name || Rc::strong_count(state) > 1);
+        self.0.retain(|_, state| Rc::strong_count(state) > 1);
         Rc::clone(
             self.0.entry(name.to_owned()).or_insert_with(|| Rc::new(RefCell::new(PoolState::new(name)))),
         )
@@ -84,6 +84,8 @@ pub struct PoolState {
     key: String,
     ring: Keyring,
     read_at: Option<Micros>,
+    /// Fingerprints of the keys that there were when the record was last read.
+    had: Vec<u64>,
 }
 
 impl PoolState {
@@ -93,11 +95,13 @@ impl PoolState {
             key: ["bellwether/2/keys/", name].concat(),
             ring: Keyring::default(),
             read_at: None,
+            had: Vec::new(),
         }
     }
 
-    /// Reads the shared keyring if the copy is too old. What cannot be read changes nothing: keys stay as they were.
-    pub fn refresh(&mut self, store: &dyn Store, now: Micros, notes: &mut Notes) {
+    /// Reads the shared keyring if the copy is too old, and confirms what is of the keys that are here. What cannot be read
+    /// changes nothing: keys stay as they were.
+    pub fn refresh(&mut self, ring: &Ring, store: &dyn Store, now: Micros, notes: &mut Notes) {
         if self.read_at.is_some_and(|at| now.since(at) < REFRESH_AFTER) {
             return;
         }
@@ -108,6 +112,16 @@ impl PoolState {
             Ok(Found::Undecodable) => notes.note(Dropped::Undecodable),
             Err(_) => notes.note(Dropped::Refused),
         }
+        let has = ring.fingerprints();
+        if !self.ring.0.is_empty() {
+            let had = std::mem::take(&mut self.had);
+            let mut confirmed = self.ring.clone();
+            confirmed.confirm(&had, &has, now);
+            if confirmed != self.ring {
+                self.change(store, notes, &mut |ring| ring.confirm(&had, &has, now));
+            }
+        }
+        self.had = has;
     }
 
     /// What is remembered of a key; one without a value is disabled for ever.
@@ -136,7 +150,7 @@ impl PoolState {
         store: &dyn Store,
         notes: &mut Notes,
     ) -> Pick {
-        self.refresh(store, wish.now, notes);
+        self.refresh(ring, store, wish.now, notes);
         let identity = wish.identity.filter(|_| pool.sticky);
         // The record holds only keys with something against them: usually there is nothing to look through.
         if self.ring.0.is_empty() {
@@ -190,7 +204,7 @@ impl PoolState {
             let memory = ring.get(fingerprint);
             let due = memory.trial_due(now);
             if due {
-                ring.put(fingerprint, memory.tried(now));
+                ring.put(fingerprint, memory.tried(now), now);
             }
             due
         });
@@ -247,7 +261,7 @@ impl PoolState {
                     after if *n != key => after.with_runs_of(before),
                     after => after,
                 };
-                held.put(fingerprint, after);
+                held.put(fingerprint, after, now);
                 if before.status != after.status {
                     moved.push(Moved { key: *n, from: before.status, to: after.status, until: after.until });
                 }

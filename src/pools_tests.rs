@@ -298,6 +298,44 @@ fn a_healthy_pool_writes_nothing() {
 }
 
 #[test]
+fn a_state_leaves_with_its_key_and_survives_its_workers() {
+    let store = MemoryStore::default();
+    let two = [("a", 1), ("b", 1)];
+    let mut first = Worker::new(&two);
+    first.in_use(&store, SECOND);
+    first.report(&store, SECOND, 0, Fault::Rejected);
+    // While any worker has the key, those that do not yet, or no longer, have it forget nothing.
+    let mut without = Worker::new(&[("b", 1)]);
+    for n in 0..100 {
+        first.in_use(&store, 2 * SECOND + n * 100_000);
+        without.in_use(&store, 2 * SECOND + n * 100_000 + 50_000);
+    }
+    // A new module: the next VM is there before the last is gone.
+    let mut next = Worker::new(&two);
+    assert_eq!(next.in_use(&store, 13 * SECOND), [1]);
+    drop(first);
+    assert_eq!(next.in_use(&store, 20 * SECOND), [1], "however long nobody has looked");
+    drop(next);
+    (210..240).for_each(|tenth| drop(without.in_use(&store, tenth * SECOND / 10)));
+    assert_eq!(Worker::new(&two).in_use(&store, 24 * SECOND), [0, 1], "three seconds without it");
+}
+
+#[test]
+fn a_pool_that_comes_back_begins_afresh() {
+    let (store, mut pools) = (MemoryStore::default(), Pools::default());
+    let Worker { pool, ring, usage, .. } = Worker::new(&[("a", 1)]);
+    let notes = &mut Notes::default();
+    let of_plan = pools.attach("p");
+    of_plan.borrow_mut().refresh(&ring, &store, Micros(SECOND), notes);
+    let said = Said { key: 0, fault: Fault::Rejected, began: Micros(SECOND), now: Micros(SECOND) };
+    of_plan.borrow_mut().report(&pool, &ring, said, &usage, &store, notes);
+    drop(of_plan);
+    let again = pools.attach("p");
+    again.borrow_mut().refresh(&ring, &store, Micros(60 * SECOND), notes);
+    assert!(again.borrow().memory(&ring, 0).is_active());
+}
+
+#[test]
 fn a_reordered_pool_keeps_its_states() {
     let store = MemoryStore::default();
     let mut a = Worker::new(&THREE);

@@ -299,7 +299,7 @@ async fn where_a_retry_cannot_change_cluster_stables_key_stays_at_home() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn states_survive_a_reload_that_reorders_the_pool_and_leave_with_their_key() {
+async fn states_survive_a_reload_that_reorders_the_pool_and_leave_with_their_key_and_their_pool() {
     let pool = |values: &[&str]| pooled(json!({"keys": keys(values)}));
     let rig = Rig::start(Route::default(), pool(&["sk-a", "sk-b"])).await;
     rig.v1.set(Behaviour::default().key("sk-a", 401, &[]));
@@ -318,5 +318,23 @@ async fn states_survive_a_reload_that_reorders_the_pool_and_leave_with_their_key
         }
         let counts = Rig::keys(&rig.v1);
         assert_eq!((counts.get("sk-a"), counts.values().sum::<usize>()), (None, 40), "{counts:?}");
+    }
+    let mut without_pool = pool(&["sk-b"]);
+    without_pool["deployments"][0]["versions"][0].as_object_mut().unwrap().remove("key_pool");
+    without_pool["key_pools"] = json!([]);
+    for away in [pool(&["sk-b"]), without_pool] {
+        assert_eq!(rig.status_of("a").await, 3);
+        for config in [away, pool(&["sk-a", "sk-b"])] {
+            let update = rig.envoy.write_router_config(&config).await.unwrap();
+            rig.envoy.wait_config_accepted(&update, SOON).await.unwrap();
+            // Nobody has had the key for three seconds then.
+            tokio::time::sleep(Duration::from_secs(4)).await;
+        }
+        assert_eq!(rig.status_of("a").await, 0, "it is a new key");
+        eventually("the next refusal", || async {
+            rig.lanes.client(0).send(Request::chat(false)).await.unwrap();
+            (rig.status_of("a").await == 3).then_some(())
+        })
+        .await;
     }
 }

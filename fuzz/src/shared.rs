@@ -202,7 +202,7 @@ fn keyring(bytes: &[u8], steps: &[Step]) {
         // One that is there, or a new one.
         let known =
             usize::try_from(number).unwrap_or(0).checked_rem(ring.0.len()).and_then(|n| ring.0.get(n));
-        let fingerprint = known.filter(|_| step.what & 0x80 == 0).map_or(number, |(held, _)| *held);
+        let fingerprint = known.filter(|_| step.what & 0x80 == 0).map_or(number, |held| held.fingerprint);
         let memory = ring.get(fingerprint);
         let fault = match step.what & 7 {
             0 => Fault::None,
@@ -218,7 +218,8 @@ fn keyring(bytes: &[u8], steps: &[Step]) {
         let after = memory.after(fault, began, at, step.what & 0x40 == 0, &plan.pools[0]);
         let succeeded = matches!(fault, Fault::None | Fault::Accepted);
         assert!(succeeded || after.until >= memory.until, "{memory:?} {fault:?} {after:?}");
-        ring.put(fingerprint, if step.what & 0x20 == 0 { after } else { after.tried(at) });
+        ring.put(fingerprint, if step.what & 0x20 == 0 { after } else { after.tried(at) }, at);
+        ring.confirm(&[], &[fingerprint], Micros(number.saturating_mul(2)));
         memory.returns_at(at);
         comes_back!(Keyring, ring);
     }

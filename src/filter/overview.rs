@@ -70,7 +70,7 @@ impl Router {
         else {
             return Vec::new();
         };
-        state.refresh(&SharedData, now, notes);
+        state.refresh(ring, &SharedData, now, notes);
         let used = self.usages.get(n).and_then(|usage| usage.try_borrow().ok()?.read(&SharedData));
         if used.is_none() {
             notes.note(Dropped::Undecodable);

@@ -64,7 +64,7 @@ impl Router {
         let Ok(rings) = self.rings.try_borrow() else { return };
         for ((ring, metrics), state) in rings.iter().zip(&self.pool_metrics).zip(&self.pools) {
             let Ok(mut state) = state.try_borrow_mut() else { continue };
-            state.refresh(&SharedData, now, notes);
+            state.refresh(ring, &SharedData, now, notes);
             for (n, key) in metrics.iter().enumerate() {
                 key.status(state.memory(ring, n).status.gauge());
             }
