@@ -22,7 +22,10 @@ pub struct Ring {
 }
 
 struct Slot {
+    /// 0 for one that is the same as an earlier one, under another name: it has been configured twice, not bought twice.
     weight: u32,
+    /// The key that it is the same as.
+    same_as: Option<usize>,
     /// Prefix and key, as it goes into the header, and its fingerprint; `None`: disabled for want of its secret.
     value: Option<(Secret, u64)>,
 }
@@ -30,23 +33,20 @@ struct Slot {
 impl Ring {
     /// Resolves a pool against the secrets that are known.
     pub fn new(pool: &KeyPool, secrets: &BTreeMap<String, Secret>) -> Ring {
-        let keys = pool
-            .keys
-            .iter()
-            .map(|key| {
-                let secret = match &key.value {
-                    KeyValue::Known(secret) => Some(secret.clone()),
-                    KeyValue::Named(name) => {
-                        secrets.get(name).map(|raw| Secret::clean(raw.expose(), &pool.prefix))
-                    }
-                };
-                let value = secret.filter(|secret| !secret.expose().is_empty()).map(|secret| {
-                    (secret.prefixed(&pool.prefix), pools::fingerprint(&pool.name, secret.expose()))
-                });
-                Slot { weight: key.weight, value }
-            })
-            .collect();
-        let mut ring = Ring { keys, ends: Vec::new() };
+        let keys = pool.keys.iter().map(|key| {
+            let secret = match &key.value {
+                KeyValue::Known(secret) => Some(secret.clone()),
+                KeyValue::Named(name) => {
+                    secrets.get(name).map(|raw| Secret::clean(raw.expose(), &pool.prefix))
+                }
+            };
+            let value = secret.filter(|secret| !secret.expose().is_empty()).map(|secret| {
+                (secret.prefixed(&pool.prefix), pools::fingerprint(&pool.name, secret.expose()))
+            });
+            Slot { weight: key.weight, same_as: None, value }
+        });
+        let mut ring = Ring { keys: keys.collect(), ends: Vec::new() };
+        ring.unite();
         ring.ends = ring
             .candidates()
             .scan(0u64, |end, n| {
@@ -55,6 +55,27 @@ impl Ring {
             })
             .collect();
         ring
+    }
+
+    /// Of several keys with one value the first that has a weight is used, or else the first.
+    fn unite(&mut self) {
+        let of_value = |n: usize| {
+            let fingerprint = self.fingerprint(n)?;
+            let same = || (0..self.keys.len()).filter(|other| self.fingerprint(*other) == Some(fingerprint));
+            same().find(|other| self.weight(*other) > 0).or_else(|| same().next())
+        };
+        let used: Vec<Option<usize>> = (0..self.keys.len()).map(of_value).collect();
+        for (n, (slot, used)) in self.keys.iter_mut().zip(used).enumerate() {
+            slot.same_as = used.filter(|used| *used != n);
+            if slot.same_as.is_some() {
+                slot.weight = 0;
+            }
+        }
+    }
+
+    /// The key that this one has the value of: that one is used and counted, and this one is not.
+    pub fn same_as(&self, key: usize) -> Option<usize> {
+        self.keys.get(key).and_then(|slot| slot.same_as)
     }
 
     fn weight(&self, n: usize) -> u64 {
@@ -237,6 +258,20 @@ mod tests {
         assert_eq!(Ring::new(&p, &secrets(&[])).choose(1, None, &|_| true), None);
         let ring = Ring::new(&p, &secrets(&[("openai-1", " Bearer sk-1\n")]));
         assert_eq!(ring.value(0).unwrap().expose(), "Bearer sk-1", "trimmed, the prefix once");
+    }
+
+    #[test]
+    fn one_value_under_two_names_is_one_key() {
+        let mut p = pool(&[("a", 0), ("b", 2), ("c", 3), ("d", 1)]);
+        for (key, name) in p.keys.iter_mut().zip(["x", "y", "z"]) {
+            key.value = KeyValue::Named(name.to_owned());
+        }
+        let ring = Ring::new(&p, &secrets(&[("x", "sk-1"), ("y", " sk-1 "), ("z", "Bearer sk-1")]));
+        assert_eq!(ring.candidates().collect::<Vec<_>>(), [1, 3], "the first that has a weight");
+        assert_eq!([0, 1, 2, 3].map(|n| ring.same_as(n)), [Some(1), None, Some(1), None]);
+        assert!(ring.value(2).is_some(), "its secret is there");
+        let ring = Ring::new(&p, &secrets(&[("x", "sk-1"), ("y", "sk-2"), ("z", "sk-3")]));
+        assert_eq!(ring.candidates().collect::<Vec<_>>(), [1, 2, 3]);
     }
 
     #[test]

@@ -229,7 +229,10 @@ impl PoolState {
         }
         let group = pool.keys.get(key).and_then(|key| key.quota_group.clone());
         let in_group = |n: &usize| {
-            *n != key && group.is_some() && pool.keys.get(*n).is_some_and(|other| other.quota_group == group)
+            *n != key
+                && group.is_some()
+                && ring.fingerprint(*n) != Some(fingerprint)
+                && pool.keys.get(*n).is_some_and(|other| other.quota_group == group)
         };
         let mut affected = vec![key];
         if matches!(fault, Fault::Limited(_)) {

@@ -216,6 +216,32 @@ async fn a_failing_key_cools_also_where_all_clients_of_the_other_are_on_another_
     assert!((5..=12).contains(&counts["sk-a"]), "{counts:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn two_secrets_with_one_value_are_one_key() {
+    let secrets = json!({"secrets": {"n": "sk-same", "m": " sk-same ", "o": "sk-other"}});
+    let options = EnvoyOptions { keys_config: Some(secrets), ..EnvoyOptions::default() };
+    let named = |id: &str, name: &str| json!({"id": id, "value": {"secret": name}});
+    let pool = json!({"keys": [named("a", "n"), named("b", "m"), named("c", "o")]});
+    let rig = Rig::with(options, pooled(pool)).await;
+    for n in 0..400 {
+        rig.lanes.client(n).send(Request::chat(false)).await.unwrap();
+    }
+    let counts = Rig::keys(&rig.v1);
+    assert!((140..=260).contains(&counts["sk-same"]), "half, six standard deviations either way: {counts:?}");
+    let admin = Client::new(rig.envoy.admin_role_port());
+    eventually("every request counted once", || async {
+        let shown = admin.get("/status", &[]).await.unwrap().json();
+        let keys = shown["key_pools"][0]["keys"].as_array().unwrap().clone();
+        let requests: Vec<_> = keys.iter().map(|key| key["requests"].as_u64().unwrap()).collect();
+        let same: Vec<_> = keys.iter().map(|key| key["same_as"].as_str()).collect();
+        assert_eq!(same, [None, Some("a"), None]);
+        assert_eq!((&keys[1]["has_value"], &keys[1]["weight"]), (&json!(true), &json!(0)));
+        // And those with which the lanes were opened.
+        (requests[1] == 0 && requests[0] + requests[2] >= 400).then_some(())
+    })
+    .await;
+}
+
 /// A canary with half of the traffic, each version with its own pool, host, path and headers.
 fn two_versions() -> Value {
     json!({

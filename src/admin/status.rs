@@ -93,6 +93,8 @@ impl Json {
 pub struct KeyView {
     /// At most the end of it; `None` while its secret is not there.
     pub mask: Option<String>,
+    /// Index of the key of the pool that has the same value: that one is used, and this one is not.
+    pub same_as: Option<usize>,
     /// Its state.
     pub memory: Memory,
     /// Its use; `None` if it cannot be read.
@@ -262,7 +264,7 @@ pub fn pool(out: &mut Json, plan: &KeyPool, keys: impl Iterator<Item = KeyView>,
         out.text("id", &key.id);
         out.text("mask", seen.mask.as_deref().unwrap_or(""));
         out.text("status", seen.memory.status.name());
-        out.number("weight", u64::from(key.weight));
+        out.number("weight", if seen.same_as.is_some() { 0 } else { u64::from(key.weight) });
         out.number_or_null("errors", seen.used.map(|used| used.errors));
         out.number_or_null("requests", seen.used.map(|used| used.requests));
         out.time("last_used", seen.used.map(|used| used.last).filter(|last| last.0 > 0));
@@ -270,6 +272,8 @@ pub fn pool(out: &mut Json, plan: &KeyPool, keys: impl Iterator<Item = KeyView>,
         let until = Some(seen.memory.until).filter(|_| there && !seen.memory.is_active());
         out.time("until", until.map(|until| wall(now, until)));
         out.flag("has_value", there);
+        let same_as = seen.same_as.and_then(|n| plan.keys.get(n)).map(|key| key.id.as_str());
+        out.text_or_null("same_as", same_as);
         out.close('}');
     }
     out.close(']');
@@ -435,8 +439,13 @@ mod tests {
             Memory::default().after(Fault::Limited(Some(Millis(60_000))), NOW.mono, NOW.mono, true, &plan);
         let used = Used { requests: 9, errors: 4, last: UnixMillis(1_795_168_799_000), ..Used::default() };
         let keys = [
-            KeyView { mask: Some("…6789".to_owned()), memory: limited, used: Some(used) },
-            KeyView { mask: None, memory: Memory::WITHOUT_VALUE, used: Some(Used::default()) },
+            KeyView { mask: Some("…6789".to_owned()), same_as: None, memory: limited, used: Some(used) },
+            KeyView {
+                mask: None,
+                same_as: Some(0),
+                memory: Memory::WITHOUT_VALUE,
+                used: Some(Used::default()),
+            },
         ];
         let mut out = begin(NOW);
         pools(&mut out);
@@ -447,9 +456,10 @@ mod tests {
             value,
             json!({"now": "2026-11-20T10:00:00.000Z", "deployments": [], "key_pools": [{"name": "p", "keys": [
                 {"id": "a", "mask": "…6789", "status": "rate_limited", "weight": 3, "errors": 4, "requests": 9,
-                 "last_used": "2026-11-20T09:59:59.000Z", "until": "2026-11-20T10:01:00.000Z", "has_value": true},
+                 "last_used": "2026-11-20T09:59:59.000Z", "until": "2026-11-20T10:01:00.000Z", "has_value": true,
+                 "same_as": null},
                 {"id": "b", "mask": "", "status": "disabled", "weight": 0, "errors": 0, "requests": 0,
-                 "last_used": null, "until": null, "has_value": false},
+                 "last_used": null, "until": null, "has_value": false, "same_as": "a"},
             ]}]})
         );
     }

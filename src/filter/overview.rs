@@ -77,9 +77,11 @@ impl Router {
         }
         let view = |key: usize| KeyView {
             mask: ring.mask(key, &pool.prefix),
+            same_as: ring.same_as(key),
             memory: state.memory(ring, key),
             used: used.as_ref().map(|used| {
-                ring.fingerprint(key).map(|fingerprint| used.get(fingerprint)).unwrap_or_default()
+                let counted = ring.fingerprint(key).filter(|_| ring.same_as(key).is_none());
+                counted.map(|fingerprint| used.get(fingerprint)).unwrap_or_default()
             }),
         };
         (0..pool.keys.len()).map(view).collect()
