@@ -171,6 +171,15 @@ impl Memory {
         (run.count >= pool.failing.0).then_some(run.since)
     }
 
+    /// The same, with the run that this failure is of ended: a success came between that another worker has seen.
+    pub fn without_run(self, fault: Fault) -> Memory {
+        match fault {
+            Fault::Failing => Memory { failed: Run::NONE, ..self },
+            Fault::Broke => Memory { broken: Run::NONE, ..self },
+            _ => self,
+        }
+    }
+
     /// Whether there may be anything to change after this: what the usual answer says of a healthy key is not worth a read.
     pub fn is_changed_by(&self, fault: Fault) -> bool {
         match fault {

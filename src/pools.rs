@@ -252,13 +252,17 @@ impl PoolState {
                     Fault::Broke => used.whole > since,
                     _ => used.answered > since,
                 };
-                let others_work = before.run_over(fault, now, pool).is_some_and(|since| {
+                let has_worked = |key, since| works(used.get_or_init(|| usage.known(store)).get(key), since);
+                let over = before.run_over(fault, now, pool);
+                // Whoever saw a success did not yet know of the run that it would have ended.
+                let in_a_row = over.is_none_or(|since| !has_worked(fingerprint, since));
+                let counted = if in_a_row { before } else { before.without_run(fault) };
+                let others_work = over.filter(|_| in_a_row).is_some_and(|since| {
                     ring.candidates().filter_map(|other| ring.fingerprint(other)).any(|other| {
-                        let used = used.get_or_init(|| usage.known(store));
-                        other != fingerprint && works(used.get(other), since) && held.get(other).is_active()
+                        other != fingerprint && has_worked(other, since) && held.get(other).is_active()
                     })
                 });
-                let after = match before.after(fault, began, now, others_work, pool) {
+                let after = match counted.after(fault, began, now, others_work, pool) {
                     // That another key of its group is limited makes a refused one no better.
                     after if *n != key && before.status == Status::Disabled => before.not_before(after.until),
                     after if *n != key => after.with_runs_of(before),

@@ -259,6 +259,29 @@ fn a_failing_key_cools_wherever_the_others_have_worked() {
 }
 
 #[test]
+fn a_success_that_another_worker_has_seen_ends_a_run_that_it_did_not_know_of() {
+    let two = [("a", 1), ("b", 1)];
+    let store = MemoryStore::default();
+    let (mut first, mut second) = (Worker::new(&two), Worker::new(&two));
+    // Within ten milliseconds of its last look the second knows nothing of the failures.
+    second.in_use(&store, SECOND);
+    (0..4).for_each(|n| drop(first.report(&store, SECOND + n, 0, Fault::Failing)));
+    for key in [0, 1] {
+        second.report(&store, SECOND + 5, key, Fault::Accepted);
+    }
+    second.merge(&store, SECOND + 6);
+    assert!(first.report(&store, SECOND + 7, 0, Fault::Failing).is_empty());
+    for key in [0, 1] {
+        first.report(&store, SECOND + 8, key, Fault::None);
+    }
+    for n in 1..=5 {
+        let moved = first.report(&store, 2 * SECOND + n, 0, Fault::Failing);
+        first.report(&store, 2 * SECOND + n, 1, Fault::None);
+        assert_eq!(moved.len(), usize::from(n == 5), "five in a row: {n}");
+    }
+}
+
+#[test]
 fn a_key_that_was_rotated_away_takes_no_other_out() {
     let store = MemoryStore::default();
     let mut before = Worker::new(&[("a", 1), ("b", 1)]);
