@@ -61,7 +61,7 @@ fn failures() -> Vec<(&'static str, Sabotage)> {
     let long = format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "x".repeat(100_000));
     let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "x-many: 1\r\n".repeat(500));
     vec![
-        ("503", say("HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n")),
+        ("503", say("HTTP/1.1 503 No\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")),
         ("no word", say("")),
         ("a reset", Sabotage::Reset),
         ("silence", hang("")),

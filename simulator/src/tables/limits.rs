@@ -135,7 +135,7 @@ const LASTS: u64 = 30;
 /// Whole engines in trouble of both versions, and with a dead canary beside a stable that fails a little.
 fn in_trouble(effort: &Effort) -> Table {
     // Whole engines in 54 cells: a few minutes of the whole.
-    let trials = effort.trials.div_ceil(20).max(10);
+    let trials = effort.trials.div_ceil(6).min(50);
     let mut table = Table::new(
         "Absolute limits in trouble: whose fault is it?",
         &format!(
