@@ -25,6 +25,10 @@ use crate::units::{Micros, Now};
 
 /// Ids of requests kept as evidence: enough to find them in an access log.
 const BAD_REQUESTS: usize = 5;
+/// Where the statistics of versions are in shared data.
+const STATS: &str = "bellwether/1/stats/";
+/// Where their comparisons are.
+const COMPARE: &str = "bellwether/1/compare/";
 
 /// Where and when something is decided: the plan's deployment with its versions' places in the state, the store, the time.
 #[derive(Clone, Copy)]
@@ -69,8 +73,8 @@ pub(super) struct State {
 
 pub(super) struct VersionState {
     id: String,
+    /// Begins with [`STATS`]. There may be thousands of versions, so it is the only key that is held.
     stats_key: String,
-    compare_key: String,
     pub(super) standing: Standing,
     pending: Delta,
     /// For the comparison with stable; unused in stable's own place.
@@ -390,13 +394,9 @@ fn bury(store: &dyn Store, key: &str) {
 
 impl VersionState {
     fn new(deployment: &Deployment, id: &str) -> VersionState {
-        let key = |kind: &str| {
-            ["bellwether/1/", kind, "/", &deployment.name, "/", &deployment.release, "/", id].concat()
-        };
         VersionState {
             id: id.to_owned(),
-            stats_key: key("stats"),
-            compare_key: key("compare"),
+            stats_key: [STATS, &deployment.name, "/", &deployment.release, "/", id].concat(),
             standing: Standing::NEW,
             pending: Delta::default(),
             compared: Pending::default(),
@@ -418,12 +418,12 @@ impl VersionState {
 
     fn bury(&self, store: &dyn Store) {
         bury(store, &self.stats_key);
-        bury(store, &self.compare_key);
+        bury(store, &self.compare_key());
     }
 
     /// Shared key of its comparison with stable.
-    pub(super) fn compare_key(&self) -> &str {
-        &self.compare_key
+    pub(super) fn compare_key(&self) -> String {
+        [COMPARE, self.stats_key.strip_prefix(STATS).unwrap_or_default()].concat()
     }
 }
 

@@ -116,7 +116,7 @@ impl Binding {
 
 impl State {
     fn shared_comparison(&self, scene: Scene<'_>, slot: usize) -> Option<Comparison> {
-        let found = scene.store.get(self.version(slot)?.compare_key()).ok().flatten()?;
+        let found = scene.store.get(&self.version(slot)?.compare_key()).ok().flatten()?;
         match Comparison::decode(Some(&found.bytes)) {
             Found::Value(comparison) => Some(comparison),
             Found::Nothing | Found::Undecodable => None,

@@ -94,7 +94,7 @@ impl State {
             return None;
         }
         let epoch = held.standing.epoch;
-        let merged = update(store, &held.compare_key, &mut |bytes| {
+        let merged = update(store, &held.compare_key(), &mut |bytes| {
             let mut comparison = match Comparison::decode(bytes) {
                 Found::Nothing => Comparison::new(epoch),
                 Found::Value(comparison) => comparison,
@@ -142,7 +142,7 @@ impl State {
         let compare = deployment.guard_at(self.stage(deployment)).compare;
         for (version, slot) in slots.iter().enumerate().filter(|(version, _)| *version != deployment.stable) {
             let Some(held) = self.versions.get_mut(*slot) else { continue };
-            if let (Some(compare), Ok(Some(found))) = (&compare, store.get(&held.compare_key))
+            if let (Some(compare), Ok(Some(found))) = (&compare, store.get(&held.compare_key()))
                 && let Found::Value(comparison) = Comparison::decode(Some(&found.bytes))
                 && comparison.epoch == held.standing.epoch
             {
