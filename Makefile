@@ -119,7 +119,7 @@ bench: build envoy $(FILTERS) ## CPU time a request, sizes, workers, reloads: do
 bench-instructions: build envoy $(FILTERS) ## Instructions a request under callgrind: docs/BENCH.md anew (BENCH="--only keys" for a look)
 	eval "$$(scripts/fetch-valgrind)"; $(MEASURE) bellwether-harness -- bench instructions $(or $(BENCH),--sizes --calls --out docs/BENCH.md)
 
-sim: ## The simulator: docs/SIMULATION.md anew, a quarter of an hour (SIM="--quick --seed 2" for a look)
+sim: ## The simulator: docs/SIMULATION.md anew, some twenty minutes (SIM="--quick --seed 2" for a look)
 	cargo run --release --quiet --package bellwether-simulator -- $(or $(SIM),--trials 1000 --out docs/SIMULATION.md)
 
 soak: build envoy ## Whether anything grows: MINUTES=30 of load with reloads, rotations, faults, rollbacks (SOAK="--growth 5")
