@@ -10,10 +10,10 @@ pub mod page;
 pub mod status;
 
 use crate::engine::{Order, Refused};
-use crate::error::Problems;
 use crate::events::quoted;
 use crate::headers::Headers;
 use crate::json::{self, Cursor, Sink};
+use crate::problems::Problems;
 use crate::rollout::{Cause, OPERATOR};
 use crate::units::Now;
 

@@ -14,10 +14,10 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use crate::error::Problems;
 use crate::index::Index;
 use crate::json::{self, Cursor, Items, Node, Read, Sink, each};
 use crate::plan::{Alerts, Deployment, Plan, Secret};
+use crate::problems::Problems;
 use crate::units::Millis;
 
 pub mod bounds;

@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 
 use crate::codec::{Found, Reader, Writer};
 use crate::engine::Transition;
-use crate::error::{Problem, Problems};
 use crate::pools::Moved;
+use crate::problems::{Problem, Problems};
 use crate::rollout::Cause;
 use crate::units::{Hundredths, Now, UnixMillis};
 use crate::verdict::interval;

@@ -30,9 +30,9 @@ use self::service::Router;
 use self::worker::Worker;
 use crate::config;
 use crate::engine::Notes;
-use crate::error::Problems;
 use crate::hash::hash;
 use crate::host::{self, SharedData};
+use crate::problems::Problems;
 use crate::store::{Change, update};
 
 /// Period of the router's tick: leftovers are merged, gauges written.

@@ -15,7 +15,7 @@ use std::rc::Rc;
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use crate::error::Problems;
+use crate::problems::Problems;
 
 mod cursor;
 mod sink;

@@ -19,7 +19,7 @@
 //!
 //! ## Modules, in reading order
 //!
-//! * what is configured: [`json`], [`config`], [`plan`], [`error`], [`units`]
+//! * what is configured: [`json`], [`config`], [`plan`], [`problems`], [`units`]
 //! * where a request goes: [`hash`], [`split`], [`headers`], [`index`], [`route`]
 //! * with which key: [`secrets`], [`keys`], [`reset`], [`keyring`], [`pools`], [`member`] (of an aggregate cluster)
 //! * what became of it: [`outcome`], [`flight`]
@@ -53,7 +53,6 @@ pub mod compare;
 pub mod config;
 pub mod cusum;
 pub mod engine;
-pub mod error;
 pub mod events;
 pub mod flight;
 pub mod hash;
@@ -67,6 +66,7 @@ pub mod member;
 pub mod outcome;
 pub mod plan;
 pub mod pools;
+pub mod problems;
 pub mod ramp;
 pub mod reset;
 pub mod rollout;

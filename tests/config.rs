@@ -6,8 +6,8 @@
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 use bellwether::config::{admin, compile, document, secrets};
-use bellwether::error::Problems;
 use bellwether::plan::*;
+use bellwether::problems::Problems;
 use bellwether::units::{Bps, Millis, UnixMillis};
 use proptest::prelude::*;
 

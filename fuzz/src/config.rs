@@ -5,8 +5,8 @@
 
 use arbitrary::Unstructured;
 use bellwether::config::{admin, compile, document, secrets};
-use bellwether::error::Problems;
 use bellwether::plan::Plan;
+use bellwether::problems::Problems;
 
 use super::exercise;
 use super::samples::env;

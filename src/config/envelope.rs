@@ -8,8 +8,8 @@
 use std::borrow::Cow;
 
 use crate::config::structure;
-use crate::error::Problems;
 use crate::json::DOCUMENT_BYTES_MAX;
+use crate::problems::Problems;
 
 /// `GenericSecret.secret`, and `StringValue.value`.
 const CONTENT: u64 = 1;

@@ -5,12 +5,12 @@ use super::service::Router;
 use super::worker::Worker;
 use crate::codec::Found;
 use crate::engine::Notes;
-use crate::error::Problems;
 use crate::events::{self, EventLog};
 use crate::flight::Judgement;
 use crate::host::{self, SharedData};
 use crate::keyring::{Fault, Status};
 use crate::outcome::Outcome;
+use crate::problems::Problems;
 use crate::store::{Change, update};
 use crate::units::{Millis, Now, UnixMillis};
 

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::rc::Rc;
 
 use super::{Json, Node, Read, Reported, SHOWN_CHARS, Sink, quoted};
-use crate::error::Problem;
+use crate::problems::Problem;
 
 /// How a cursor was reached from its parent.
 #[derive(Clone, Copy)]

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use crate::error::{Problem, Problems};
+use crate::problems::{Problem, Problems};
 
 /// Problems that are kept; the rest is counted. Each becomes a log line, and a generated document may be wrong a million
 /// times over.
