@@ -7,13 +7,12 @@
 //! that is neither an IP address nor `localhost` must be one that the role's configuration names.
 
 pub mod page;
-pub mod status;
 
 use crate::engine::{Order, Refused};
-use crate::events::quoted;
 use crate::headers::Headers;
 use crate::json::{self, Cursor, Sink};
 use crate::problems::Problems;
+use crate::report::events::quoted;
 use crate::rollout::{Cause, OPERATOR};
 use crate::units::Now;
 

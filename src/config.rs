@@ -14,8 +14,8 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use crate::index::Index;
 use crate::json::{self, Cursor, Items, Node, Read, Sink, each};
+use crate::plan::index::Index;
 use crate::plan::{Alerts, Deployment, Plan, Secret};
 use crate::problems::Problems;
 use crate::units::Millis;

@@ -8,7 +8,10 @@
 //!
 //! What cannot be read is never taken for "all is well": the deployment then serves stable only, and says so in a count.
 
+mod advance;
+mod judge;
 mod notes;
+mod order;
 mod state;
 mod view;
 
@@ -17,15 +20,15 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 pub use self::notes::{Dropped, Notes, Transition};
-pub use self::state::{Order, Refused};
+pub use self::order::{Order, Refused};
 use self::state::{Scene, State, VersionState};
 pub use self::view::{VersionView, View};
+use crate::judge::stats::Event;
+use crate::plan::split::Split;
 use crate::plan::{Deployment, Plan};
-use crate::ramp;
+use crate::rollout::ramp;
 use crate::route::{self, Access, Choice, RequestFacts};
-use crate::split::Split;
-use crate::stats::Event;
-use crate::store::Store;
+use crate::shared::store::Store;
 use crate::units::{Bps, Micros, Now};
 
 /// A copy of the standings older than this (10 ms, in microseconds) is read anew before it decides. The read costs about
@@ -314,5 +317,4 @@ impl Binding {
 }
 
 #[cfg(test)]
-#[path = "engine_tests.rs"]
 mod tests;

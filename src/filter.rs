@@ -33,7 +33,7 @@ use crate::engine::Notes;
 use crate::hash::hash;
 use crate::host::{self, SharedData};
 use crate::problems::Problems;
-use crate::store::{Change, update};
+use crate::shared::store::{Change, update};
 
 /// Period of the router's tick: leftovers are merged, gauges written.
 const TICK: Duration = Duration::from_millis(20);

@@ -17,8 +17,8 @@ use proxy_wasm::types::{BufferType, LogLevel, MapType, MetricType, Status};
 use crate::hash::hash;
 use crate::headers::Headers;
 use crate::keys;
-use crate::reset;
-use crate::store::{Expected, Store, StoreError, Versioned};
+use crate::keys::reset;
+use crate::shared::store::{Expected, Store, StoreError, Versioned};
 use crate::units::{Micros, Millis, Now, UnixMillis};
 
 /// A token that no value has (tokens count up from 1): a write with it creates a key, or fails because it exists.

@@ -3,11 +3,16 @@
 //! A pool of the plan names its keys; their values may come later, from the `keys` role's secrets document. [`Ring`] is the
 //! pool with what is known now: the header value ready to be written, or nothing for a key whose secret is not there.
 
+pub mod documents;
+pub mod health;
+pub mod pool;
+pub mod reset;
+pub mod usage;
+
 use std::collections::BTreeMap;
 
 use crate::hash::hash;
 use crate::plan::{KeyPool, KeyValue, Secret};
-use crate::pools;
 use crate::units::Millis;
 
 /// Characters of a key that are shown, and how many more it must have.
@@ -41,7 +46,7 @@ impl Ring {
                 }
             };
             let value = secret.filter(|secret| !secret.expose().is_empty()).map(|secret| {
-                (secret.prefixed(&pool.prefix), pools::fingerprint(&pool.name, secret.expose()))
+                (secret.prefixed(&pool.prefix), pool::fingerprint(&pool.name, secret.expose()))
             });
             Slot { weight: key.weight, same_as: None, value }
         });

@@ -20,13 +20,13 @@
 //! ## Modules, in reading order
 //!
 //! * what is configured: [`json`], [`config`], [`plan`], [`problems`], [`units`]
-//! * where a request goes: [`hash`], [`split`], [`headers`], [`index`], [`route`]
-//! * with which key: [`secrets`], [`keys`], [`reset`], [`keyring`], [`pools`], [`member`] (of an aggregate cluster)
-//! * what became of it: [`outcome`], [`flight`]
-//! * what that says: [`histogram`], [`window`], [`stats`], [`verdict`] (limits), [`sketch`], [`cusum`], [`share`], [`compare`]
+//! * where a request goes: [`hash`], [`plan::split`], [`headers`], [`plan::index`], [`route`]
+//! * with which key: [`keys::documents`], [`keys`], [`keys::reset`], [`keys::health`], [`keys::pool`], [`outcome::member`] (of an aggregate cluster)
+//! * what became of it: [`outcome`], [`outcome::flight`]
+//! * what that says: [`judge::histogram`], [`judge::window`], [`judge::stats`], [`judge::limits`] (limits), [`judge::sketch`], [`judge::cusum`], [`judge::scores`], [`judge::comparison`]
 //!   (the comparison)
-//! * what follows: [`rollout`] (phases), [`ramp`], [`standings`], [`events`]
-//! * what the workers share: [`codec`], [`store`], [`engine`], [`usage`] (of keys), [`census`] (what each VM
+//! * what follows: [`rollout`] (phases), [`rollout::ramp`], [`rollout::standings`], [`report::events`]
+//! * what the workers share: [`shared::codec`], [`shared::store`], [`engine`], [`keys::usage`] (of keys), [`shared::census`] (what each VM
 //!   holds)
 //! * what people ask and order: [`admin`]
 //! * the proxy's side, compiled for wasm only: `host` (every host call; those that the SDK makes too dear are in the crate
@@ -41,47 +41,27 @@
 //!    leads to stable, never to zero.
 //! 5. No secret implements `Debug`, `Display` or `Serialize`.
 //! 6. Whatever goes wrong inside, the request is served, and by the stable version.
-//! 7. Shares, counts and times are integers. Floats are in the statistics ([`share`], [`cusum`], the intervals of [`verdict`]) and
+//! 7. Shares, counts and times are integers. Floats are in the statistics ([`judge::scores`], [`judge::cusum`], the intervals of [`judge::limits`]) and
 //!    nowhere else; no weight, point or deadline is one.
 //! 8. Nothing panics: no unwrap, no index, no unchecked arithmetic (the lints deny them).
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 
 pub mod admin;
-pub mod census;
-pub mod codec;
-pub mod compare;
 pub mod config;
-pub mod cusum;
 pub mod engine;
-pub mod events;
-pub mod flight;
 pub mod hash;
 pub mod headers;
-pub mod histogram;
-pub mod index;
 pub mod json;
-pub mod keyring;
+pub mod judge;
 pub mod keys;
-pub mod member;
 pub mod outcome;
 pub mod plan;
-pub mod pools;
 pub mod problems;
-pub mod ramp;
-pub mod reset;
+pub mod report;
 pub mod rollout;
 pub mod route;
-pub mod secrets;
-pub mod share;
-pub mod sketch;
-pub mod split;
-pub mod standings;
-pub mod stats;
-pub mod store;
+pub mod shared;
 pub mod units;
-pub mod usage;
-pub mod verdict;
-pub mod window;
 
 #[cfg(target_family = "wasm")]
 mod filter;

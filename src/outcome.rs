@@ -5,6 +5,9 @@
 //! went away and an answer that Envoy gave by itself. Gateways that count every 4xx against the provider lose good keys to
 //! three bad prompts.
 
+pub mod flight;
+pub mod member;
+
 use crate::plan::BadOutcomes;
 
 /// A classified attempt or request.

@@ -3,8 +3,11 @@
 //!
 //! A [`Plan`] comes from [`crate::config::compile`] and from nowhere else (`#[non_exhaustive]` sees to it).
 
-use crate::index::Index;
-use crate::split::Split;
+pub mod index;
+pub mod split;
+
+use crate::plan::index::Index;
+use crate::plan::split::Split;
 use crate::units::{Bps, Millis, UnixMillis};
 
 /// Everything the router needs, compiled from one configuration document.
@@ -60,7 +63,7 @@ pub struct Deployment {
 impl Deployment {
     /// The guard in effect at a stage of the ramp; the deployment's own before it starts, and without a ramp.
     pub fn guard_at(&self, stage: Option<u32>) -> &Guard {
-        let staged = self.ramp.as_ref().and_then(|ramp| crate::ramp::stage(ramp, stage));
+        let staged = self.ramp.as_ref().and_then(|ramp| crate::rollout::ramp::stage(ramp, stage));
         staged.map_or(&self.guard, |stage| &stage.guard)
     }
 }

@@ -13,6 +13,9 @@
 //! An operator may put a canary out by hand and bring it back. What was put out by hand, or was out already when the operator
 //! said so, is latched: it is not probed, whatever `recovery` says, until an operator resumes it or the release changes.
 
+pub mod ramp;
+pub mod standings;
+
 use crate::plan::{Probe, Recovery};
 use crate::units::{Micros, Millis, UnixMillis};
 

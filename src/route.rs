@@ -10,10 +10,10 @@ use std::borrow::Cow;
 
 use crate::hash::hash;
 use crate::headers::Headers;
+use crate::plan::split::Split;
 use crate::plan::{
     Deployment, HeaderCondition, HeaderTest, HostPattern, IdentitySource, Match, Plan, Rule, Version,
 };
-use crate::split::Split;
 use crate::units::{Bps, Point};
 
 /// What the decision may depend on.

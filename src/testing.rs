@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 
 use crate::config::compile;
 use crate::plan::{Guard, KeyPool, Plan, Version};
-use crate::store::{Expected, Store, StoreError, Versioned};
+use crate::shared::store::{Expected, Store, StoreError, Versioned};
 
 /// A plan from JSON text.
 pub fn plan(document: &str) -> Plan {

@@ -4,29 +4,29 @@
 use std::collections::BTreeMap;
 
 use bellwether::admin;
-use bellwether::census::Census;
-use bellwether::codec::Found;
-use bellwether::compare::Comparison;
 use bellwether::config::compile;
-use bellwether::events::EventLog;
-use bellwether::flight::{Carried, Flight, Judgement};
 use bellwether::headers::Headers;
-use bellwether::histogram::Histogram;
-use bellwether::keyring::{Fault, Keyring, Memory};
+use bellwether::judge::comparison::Comparison;
+use bellwether::judge::histogram::Histogram;
+use bellwether::judge::scores::{Arm, Odds, Share, ShareDelta};
+use bellwether::judge::stats::{Delta, Event, Stats};
+use bellwether::judge::window::{Tally, Window};
 use bellwether::keys::Ring;
+use bellwether::keys::health::{Fault, Keyring, Memory};
+use bellwether::keys::usage::Record;
+use bellwether::outcome::flight::{Carried, Flight, Judgement};
 use bellwether::outcome::{Ending, Outcome, classify, ending};
 use bellwether::plan::Recovery;
+use bellwether::plan::split::Split;
 use bellwether::plan::{BadOutcomes, Plan, Secret};
-use bellwether::ramp::{Position, Sight};
+use bellwether::report::events::EventLog;
+use bellwether::rollout::ramp::{Position, Sight};
+use bellwether::rollout::standings::Standings;
 use bellwether::rollout::{Cause, Lease, Phase, Rules, Signal, Standing};
 use bellwether::route::{Access, RequestFacts, address_without_port, choose, find, rewritten_path};
-use bellwether::share::{Arm, Odds, Share, ShareDelta};
-use bellwether::split::Split;
-use bellwether::standings::Standings;
-use bellwether::stats::{Delta, Event, Stats};
+use bellwether::shared::census::Census;
+use bellwether::shared::codec::Found;
 use bellwether::units::{Bps, Micros, Millis, Now, Point, UnixMillis};
-use bellwether::usage::Record;
-use bellwether::window::{Tally, Window};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -504,7 +504,7 @@ proptest! {
         Just("retry-after"), Just("retry-after-ms"), Just("x-ratelimit-reset-requests"), Just("anthropic-ratelimit-tokens-reset"),
         Just("x-ratelimit-remaining-requests"), Just("ratelimit-reset"),
     ], value in prop_oneof![vec(any::<u8>(), 0..40), "[0-9hms.]{0,30}".prop_map(String::into_bytes), "[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9:]{8} GMT".prop_map(String::into_bytes)]) {
-        let wait = bellwether::reset::wait([(name, value.as_slice())].into_iter(), UnixMillis(1_795_168_800_000));
+        let wait = bellwether::keys::reset::wait([(name, value.as_slice())].into_iter(), UnixMillis(1_795_168_800_000));
         prop_assert!(wait.is_none_or(|wait| wait <= Millis(86_400_000)));
     }
 

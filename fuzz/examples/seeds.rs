@@ -5,15 +5,15 @@
 
 use std::path::Path;
 
-use bellwether::compare::{Comparison, Observed, Pending};
-use bellwether::events::EventLog;
-use bellwether::keyring::{Fault, Keyring, Memory};
+use bellwether::judge::comparison::{Comparison, Observed, Pending};
+use bellwether::report::events::EventLog;
+use bellwether::keys::health::{Fault, Keyring, Memory};
 use bellwether::outcome::Outcome;
-use bellwether::ramp::Position;
+use bellwether::rollout::ramp::Position;
 use bellwether::rollout::{Cause, Lease, Phase, Standing};
-use bellwether::share::{Arm, Odds};
-use bellwether::standings::Standings;
-use bellwether::stats::{Delta, Event, Stats};
+use bellwether::judge::scores::{Arm, Odds};
+use bellwether::rollout::standings::Standings;
+use bellwether::judge::stats::{Delta, Event, Stats};
 use bellwether::units::{Micros, Millis, UnixMillis};
 use bellwether_fuzz::samples::{FULL, LIMITS, SAMPLE, SMALL, plan};
 use bellwether_fuzz::wire::{self, Specifier};

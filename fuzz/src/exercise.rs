@@ -4,12 +4,12 @@ use arbitrary::{Result, Unstructured};
 use bellwether::config::secrets;
 use bellwether::engine::{Engine, Notes};
 use bellwether::headers::Headers;
+use bellwether::judge::stats::Event;
 use bellwether::keys::Ring;
+use bellwether::keys::pool::{Pick, Pools, Wish};
 use bellwether::outcome::{Outcome, classify, ending};
 use bellwether::plan::{Deployment, HeaderCondition, HeaderTest, HostPattern, IdentitySource, Plan};
-use bellwether::pools::{Pick, Pools, Wish};
 use bellwether::route::{Access, RequestFacts, choose, find, rewritten_path};
-use bellwether::stats::Event;
 use bellwether::units::{Micros, Now, UnixMillis};
 
 use super::store::Memory;

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use bellwether::admin;
 use bellwether::hash::hash;
 use bellwether::headers::Headers;
-use bellwether::reset;
+use bellwether::keys::reset;
 use bellwether::route::{RequestFacts, address_without_port, find, rewritten_path};
 use bellwether::units::{Millis, UnixMillis};
 

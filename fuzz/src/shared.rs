@@ -3,20 +3,20 @@
 //! The first byte says which value (`s` stats, `t` standings, `c` comparison, `k` keyring, `e` events), the second how many
 //! operations follow, of eight bytes each; the rest is the value.
 
-use bellwether::codec::Found;
-use bellwether::compare::{Comparison, Observed, Pending};
-use bellwether::events::EventLog;
-use bellwether::keyring::{Fault, Keyring};
+use bellwether::judge::comparison::{Comparison, Observed, Pending};
+use bellwether::judge::limits;
+use bellwether::judge::scores::{Arm, Odds};
+use bellwether::judge::stats::{Delta, Event, Stats};
+use bellwether::keys::documents::Documents;
+use bellwether::keys::health::{Fault, Keyring};
 use bellwether::outcome::Outcome;
 use bellwether::plan::{Plan, Recovery};
-use bellwether::ramp::{Sight, weight};
+use bellwether::report::events::EventLog;
+use bellwether::rollout::ramp::{Sight, weight};
+use bellwether::rollout::standings::Standings;
 use bellwether::rollout::{Cause, Lease, Rules, Signal};
-use bellwether::secrets::Documents;
-use bellwether::share::{Arm, Odds};
-use bellwether::standings::Standings;
-use bellwether::stats::{Delta, Event, Stats};
+use bellwether::shared::codec::Found;
 use bellwether::units::{Micros, Millis};
-use bellwether::verdict;
 
 use super::exercise::now;
 use super::samples::limits;
@@ -107,10 +107,10 @@ fn stats(bytes: &[u8], steps: &[Step]) {
                 let (mine, other) =
                     (stats.snapshot(at, Millis(1_000)), stats.snapshot(Micros(0), Millis(1_000)));
                 for deployment in &plan.deployments {
-                    verdict::judge(&deployment.guard, &mine, &other);
-                    assert!(verdict::evidence(&deployment.guard, &mine) <= 100);
+                    limits::judge(&deployment.guard, &mine, &other);
+                    assert!(limits::evidence(&deployment.guard, &mine) <= 100);
                 }
-                let (low, high) = verdict::interval(mine.tally.bad, mine.tally.judged);
+                let (low, high) = limits::interval(mine.tally.bad, mine.tally.judged);
                 assert!((0.0..=1.0).contains(&low) && (0.0..=1.0).contains(&high), "{low} {high}");
             }
         }

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
-use bellwether::store::{Expected, Store, StoreError, Versioned};
+use bellwether::shared::store::{Expected, Store, StoreError, Versioned};
 
 /// One map, one token counter for all keys.
 #[derive(Default)]

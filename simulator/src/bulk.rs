@@ -4,10 +4,10 @@
 //! the longest the engine ever waits, so results of different workers change places at least as often as in the engine.
 //! Good answers are merged with the next bad event. The engine itself runs in [`crate::fleet`]; a table compares the two.
 
-use bellwether::compare::Signal;
 use bellwether::engine::MERGE_AFTER;
+use bellwether::judge::comparison::Signal;
+use bellwether::judge::scores::{Arm, BOUNDED, Odds, Share, ShareDelta};
 use bellwether::plan::Compare;
-use bellwether::share::{Arm, BOUNDED, Odds, Share, ShareDelta};
 
 use crate::rng::Rng;
 use crate::traffic::{Item, Kind};

@@ -9,10 +9,10 @@ use std::collections::BinaryHeap;
 
 use bellwether::engine::{Binding, Engine, Notes};
 use bellwether::headers::Headers;
+use bellwether::judge::stats::Event;
 use bellwether::outcome::Outcome;
 use bellwether::plan::Plan;
 use bellwether::route::RequestFacts;
-use bellwether::stats::Event;
 use bellwether::units::{Micros, Now, UnixMillis};
 
 use self::flight::Flight;

@@ -1,8 +1,8 @@
 //! One trial in bulk: the shipping comparison and the other rules on the same traffic, until all have decided.
 
-use bellwether::compare::Signal;
+use bellwether::judge::comparison::Signal;
+use bellwether::judge::scores::Arm;
 use bellwether::plan::Compare;
-use bellwether::share::Arm;
 
 use crate::bulk::Bulk;
 use crate::rng::Rng;

@@ -1,10 +1,10 @@
 //! The comparison as one worker would make it that merges every outcome by itself, in the order in which answers come.
 
-use bellwether::compare::{Comparison, Observed, Pending};
 use bellwether::engine::Assigned;
+use bellwether::judge::comparison::{Comparison, Observed, Pending};
+use bellwether::judge::scores::{Arm, Odds};
+use bellwether::judge::stats::Event;
 use bellwether::plan::Compare;
-use bellwether::share::{Arm, Odds};
-use bellwether::stats::Event;
 
 /// One worker, no batches; errors only.
 pub struct Reference {

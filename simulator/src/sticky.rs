@@ -1,7 +1,7 @@
 //! Sticky clients in bulk: hours of traffic in which one client is broken. The comparison is told who sent what, and leaves the
 //! client out that contributed most; this measures what that is worth and what it costs.
 
-use bellwether::share::Arm;
+use bellwether::judge::scores::Arm;
 
 use crate::bulk::Bulk;
 use crate::clients::{Clients, Population, STICKY};

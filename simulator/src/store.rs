@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 
-use bellwether::store::{Expected, Store, StoreError, Versioned};
+use bellwether::shared::store::{Expected, Store, StoreError, Versioned};
 
 use crate::rng::Rng;
 

@@ -5,7 +5,7 @@
 //! independent Poisson processes, so this is exact: nothing is approximated by drawing the good ones as counts, except
 //! that rules which look at time see them up to a second late.
 
-use bellwether::share::Arm;
+use bellwether::judge::scores::Arm;
 
 use crate::rng::Rng;
 

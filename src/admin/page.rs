@@ -1,8 +1,8 @@
 //! The live page: three files, put together into one document when it is asked for.
 
-const HTML: &str = include_str!("../page/page.html");
-const CSS: &str = include_str!("../page/page.css");
-const JS: &str = include_str!("../page/page.js");
+const HTML: &str = include_str!("page/page.html");
+const CSS: &str = include_str!("page/page.css");
+const JS: &str = include_str!("page/page.js");
 
 /// What a browser may do with an answer that is no page: nothing.
 pub const NO_PAGE: &str = "default-src 'none'; frame-ancestors 'none'";

@@ -2,8 +2,8 @@
 
 use crate::config::{Surroundings, bounds, condition, guard, ramp, texts, unique, value};
 use crate::json::{Cursor, Items, Read, each};
+use crate::plan::split::Split;
 use crate::plan::{Deployment, IdentitySource, Match, PrefixRewrite, Ramp, Recovery, Rule, Sticky, Version};
-use crate::split::Split;
 use crate::units::{Bps, WHOLE};
 
 /// One deployment.

@@ -1,7 +1,7 @@
 //! What the engine has to tell the world: transitions, and what was dropped.
 
 use crate::rollout::Cause;
-use crate::store::StoreError;
+use crate::shared::store::StoreError;
 
 /// What a bound or a fault has dropped or put off; each is a label of the metric of dropped things.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,26 +1,21 @@
 //! One release of one deployment as a worker holds it: its copy of the standings, and what it has counted since it last
 //! merged. Merging, judging and moving on happen here, and nowhere else.
 
-mod advance;
-mod judge;
-mod order;
-
 use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 
-pub use self::order::{Order, Refused};
 use super::{Assigned, Dropped, IDLE_AFTER, MERGE_AFTER, Notes, REFRESH_AFTER};
-use crate::codec::{Found, TOMBSTONE};
-use crate::compare::{Observed, Pending};
+use crate::judge::comparison::{Observed, Pending};
+use crate::judge::scores::{Arm, Odds};
+use crate::judge::stats::{Delta, Event};
 use crate::outcome::Outcome;
 use crate::plan::Deployment;
-use crate::ramp::Position;
+use crate::rollout::ramp::Position;
+use crate::rollout::standings::Standings;
 use crate::rollout::{Phase, Standing};
 use crate::route::Access;
-use crate::share::{Arm, Odds};
-use crate::standings::Standings;
-use crate::stats::{Delta, Event};
-use crate::store::{Change, Expected, Store, update};
+use crate::shared::codec::{Found, TOMBSTONE};
+use crate::shared::store::{Change, Expected, Store, update};
 use crate::units::{Micros, Now};
 
 /// Ids of requests kept as evidence: enough to find them in an access log.
@@ -42,17 +37,17 @@ pub(super) struct Scene<'a> {
 
 /// What this worker holds of one release of one deployment.
 pub(super) struct State {
-    name: String,
-    release: String,
-    standings_key: String,
-    versions: Vec<VersionState>,
+    pub(super) name: String,
+    pub(super) release: String,
+    pub(super) standings_key: String,
+    pub(super) versions: Vec<VersionState>,
     /// When the standings were last read.
-    read_at: Option<Micros>,
-    merged_at: Micros,
+    pub(super) read_at: Option<Micros>,
+    pub(super) merged_at: Micros,
     /// When verdicts were last looked at without a request.
-    looked_at: Option<Micros>,
+    pub(super) looked_at: Option<Micros>,
     /// Something waits to be merged.
-    dirty: bool,
+    pub(super) dirty: bool,
     /// The standings could not be read: stable only.
     pub(super) unreadable: bool,
     /// Another release has taken this one's place, and no request was assigned under this one since: late results decide
@@ -60,40 +55,40 @@ pub(super) struct State {
     pub(super) superseded: bool,
     /// Of the plans bound to this state the one last bound, or last used for a new request. While it lives, only it judges and
     /// moves the ramp: one that only a stream still under way keeps has another idea of limits, recovery and stages.
-    newest: Weak<()>,
+    pub(super) newest: Weak<()>,
     /// Moves on with every change that may change the shares in effect.
     pub(super) revision: u64,
     /// Stable's last outcome on this worker was a failure.
-    stable_failing: bool,
+    pub(super) stable_failing: bool,
     /// Where the ramp is.
-    position: Option<Position>,
+    pub(super) position: Option<Position>,
     /// Above this a response is slow: the upper border of stable's 95th percentile.
-    yardstick: Option<Micros>,
+    pub(super) yardstick: Option<Micros>,
 }
 
 pub(super) struct VersionState {
-    id: String,
+    pub(super) id: String,
     /// Begins with [`STATS`]. There may be thousands of versions, so it is the only key that is held.
-    stats_key: String,
+    pub(super) stats_key: String,
     pub(super) standing: Standing,
-    pending: Delta,
+    pub(super) pending: Delta,
     /// For the comparison with stable; unused in stable's own place.
-    compared: Pending,
+    pub(super) compared: Pending,
     /// Nothing was held against this canary when the comparison was last read.
-    at_zero: bool,
+    pub(super) at_zero: bool,
     /// How far the limits are, and how far the comparison is, in percent.
-    limits_percent: u64,
-    compare_percent: u64,
+    pub(super) limits_percent: u64,
+    pub(super) compare_percent: u64,
     /// Judged outcomes since the release was first seen, when the record was last looked at.
-    total: u64,
+    pub(super) total: u64,
     /// Ids of the last requests that went badly on this worker.
-    bad_requests: VecDeque<Rc<str>>,
+    pub(super) bad_requests: VecDeque<Rc<str>>,
     /// Its numbers could not be read: whether it fails cannot be known, so it gets nothing.
-    blind: bool,
+    pub(super) blind: bool,
     /// Held by every plan on this worker that has this version, streams still under way included.
-    claim: Rc<()>,
+    pub(super) claim: Rc<()>,
     /// What was shared of it is dropped.
-    dropped: bool,
+    pub(super) dropped: bool,
 }
 
 impl State {
@@ -150,7 +145,7 @@ impl State {
     }
 
     /// Whether this plan decides. When the newest is gone (a listener was removed), the next to ask takes its place.
-    fn decides(&mut self, generation: &Rc<()>) -> bool {
+    pub(super) fn decides(&mut self, generation: &Rc<()>) -> bool {
         match self.newest.upgrade() {
             Some(newest) => Rc::ptr_eq(&newest, generation),
             None => {
@@ -238,7 +233,7 @@ impl State {
     }
 
     /// Holds an event back for the comparisons that it belongs to. Returns whether they should be merged at once.
-    fn observe(&mut self, scene: Scene<'_>, assigned: &Assigned, event: Event) -> bool {
+    pub(super) fn observe(&mut self, scene: Scene<'_>, assigned: &Assigned, event: Event) -> bool {
         let Scene { deployment, slots, .. } = scene;
         let share = |version: usize| assigned.shares.get(version).copied().unwrap_or(0);
         let (yardstick, identity) = (self.yardstick, assigned.choice.identity);
@@ -316,7 +311,7 @@ impl State {
     /// The record is gone, or lacks what is known here (a worker that had dropped this release buried it while this one still
     /// serves it): that goes back, so that all workers agree, and on the safe side. Interference means that somebody else did
     /// it.
-    fn republish(&self, store: &dyn Store) {
+    pub(super) fn republish(&self, store: &dyn Store) {
         let _ = update(store, &self.standings_key, &mut |bytes| {
             let mut standings = match Standings::decode(bytes) {
                 Found::Nothing => Standings { ramp: self.position, ..Standings::default() },
@@ -333,7 +328,7 @@ impl State {
 
     /// Takes over what the record says, unless it is older than what is known here: a value that was lost or dropped must
     /// not bring a canary back.
-    fn adopt(&mut self, standings: &Standings) {
+    pub(super) fn adopt(&mut self, standings: &Standings) {
         let mut changed = false;
         for version in self.versions.iter_mut().filter(|version| version.is_claimed()) {
             if let Some(shared) = standings.get(&version.id)
@@ -360,7 +355,7 @@ impl State {
     /// Drops what is shared of versions that no plan on this worker has any more, so that one that comes back starts afresh.
     /// Called with the tick, which the throw-away VM that checks a configuration never sees. A worker that still has a plan
     /// with the version puts back what it knows: it is gone with the last one.
-    fn drop_unclaimed(&mut self, store: &dyn Store) {
+    pub(super) fn drop_unclaimed(&mut self, store: &dyn Store) {
         for held in self.versions.iter_mut().filter(|held| !held.dropped && !held.is_claimed()) {
             let dropped = update(store, &self.standings_key, &mut |bytes| {
                 let Found::Value(mut standings) = Standings::decode(bytes) else { return Change::Keep(()) };
@@ -393,7 +388,7 @@ fn bury(store: &dyn Store, key: &str) {
 }
 
 impl VersionState {
-    fn new(deployment: &Deployment, id: &str) -> VersionState {
+    pub(super) fn new(deployment: &Deployment, id: &str) -> VersionState {
         VersionState {
             id: id.to_owned(),
             stats_key: [STATS, &deployment.name, "/", &deployment.release, "/", id].concat(),
@@ -412,11 +407,11 @@ impl VersionState {
     }
 
     /// Whether a plan on this worker has it.
-    fn is_claimed(&self) -> bool {
+    pub(super) fn is_claimed(&self) -> bool {
         Rc::strong_count(&self.claim) > 1
     }
 
-    fn bury(&self, store: &dyn Store) {
+    pub(super) fn bury(&self, store: &dyn Store) {
         bury(store, &self.stats_key);
         bury(store, &self.compare_key());
     }

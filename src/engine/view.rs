@@ -3,16 +3,16 @@
 
 use super::state::{Scene, State};
 use super::{Binding, Notes, Order, Refused};
-use crate::codec::Found;
-use crate::compare::Comparison;
+use crate::judge::comparison::Comparison;
+use crate::judge::limits;
+use crate::judge::stats::Snapshot;
+use crate::judge::window::Tally;
 use crate::plan::Deployment;
-use crate::ramp::Position;
+use crate::rollout::ramp::Position;
 use crate::rollout::{Cause, Phase, Standing};
-use crate::stats::Snapshot;
-use crate::store::Store;
+use crate::shared::codec::Found;
+use crate::shared::store::Store;
 use crate::units::Now;
-use crate::verdict;
-use crate::window::Tally;
 
 /// A deployment.
 pub struct View {
@@ -88,7 +88,7 @@ impl Binding {
                     let comparison = state.shared_comparison(scene, slot)?;
                     (comparison.epoch == standing.epoch).then(|| comparison.percent(compare))
                 });
-                let limits = if of_now { verdict::evidence(guard, &seen) } else { 0 };
+                let limits = if of_now { limits::evidence(guard, &seen) } else { 0 };
                 limits.max(compared.unwrap_or(0))
             }
         };

@@ -9,11 +9,11 @@ use proxy_wasm::types::Action;
 use super::overview::kept_events;
 use super::service::Router;
 use super::worker::Worker;
-use crate::admin::status;
 use crate::admin::{self, Ask, Body, Refusal, page};
 use crate::engine::{Notes, Order, Refused};
 use crate::host::{self, SharedData};
 use crate::plan::Deployment;
+use crate::report::status;
 use crate::units::Now;
 
 const JSON: &str = "application/json";

@@ -14,12 +14,12 @@ use super::request::InFlight;
 use super::service::Router;
 use super::worker::Worker;
 use crate::engine::Notes;
-use crate::flight::{Carried, Flight};
 use crate::host;
-use crate::member::{Side, Ways};
+use crate::keys::pool::{Pick, Wish};
 use crate::outcome::flags;
+use crate::outcome::flight::{Carried, Flight};
+use crate::outcome::member::{Side, Ways};
 use crate::plan::{Deployment, Inject, Version};
-use crate::pools::{Pick, Wish};
 use crate::units::{Micros, Millis};
 
 /// One attempt.

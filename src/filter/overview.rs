@@ -6,15 +6,15 @@ use std::rc::{Rc, Weak};
 use super::record::{EVENTS, POOL_EVENTS, REJECTIONS};
 use super::service::Router;
 use super::worker::Worker;
-use crate::admin::status::KeyView;
-use crate::codec::Found;
 use crate::engine::{Dropped, Notes};
-use crate::events::{self, EventLog};
 use crate::host::SharedData;
+use crate::keys::usage::Usage;
 use crate::plan::Plan;
-use crate::store::Store;
+use crate::report::events::{self, EventLog};
+use crate::report::status::KeyView;
+use crate::shared::codec::Found;
+use crate::shared::store::Store;
 use crate::units::Micros;
-use crate::usage::Usage;
 
 impl Worker {
     /// Use of the keys of each pool of a plan; what no plan uses any more is dropped.

@@ -3,15 +3,15 @@
 use super::request::InFlight;
 use super::service::Router;
 use super::worker::Worker;
-use crate::codec::Found;
 use crate::engine::Notes;
-use crate::events::{self, EventLog};
-use crate::flight::Judgement;
 use crate::host::{self, SharedData};
-use crate::keyring::{Fault, Status};
+use crate::keys::health::{Fault, Status};
 use crate::outcome::Outcome;
+use crate::outcome::flight::Judgement;
 use crate::problems::Problems;
-use crate::store::{Change, update};
+use crate::report::events::{self, EventLog};
+use crate::shared::codec::Found;
+use crate::shared::store::{Change, update};
 use crate::units::{Millis, Now, UnixMillis};
 
 /// Shared key of the last transitions of the process.

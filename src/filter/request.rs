@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::dress::Before;
 use super::service::Router;
 use crate::engine::Assigned;
-use crate::flight::{Carried, Flight};
+use crate::outcome::flight::{Carried, Flight};
 use crate::plan::{Deployment, Guard};
 use crate::units::Millis;
 

@@ -13,12 +13,12 @@ use super::service::Router;
 use super::worker::Worker;
 use crate::config::OWN_PREFIX;
 use crate::engine::{Assigned, Notes};
-use crate::flight::Flight;
 use crate::headers::Headers;
 use crate::host::{self, SharedData};
+use crate::keys::pool::{Pick, Wish};
+use crate::outcome::flight::Flight;
 use crate::outcome::{self, Outcome};
 use crate::plan::Deployment;
-use crate::pools::{Pick, Wish};
 use crate::route::{self, RequestFacts};
 use crate::units::{Micros, Millis};
 

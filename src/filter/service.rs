@@ -5,14 +5,14 @@ use std::rc::Rc;
 
 use super::metrics::{DeploymentMetrics, KeyMetrics};
 use crate::engine::{Binding, Notes};
-use crate::flight::Carried;
 use crate::host::{self, SharedData, Well};
-use crate::keyring::Fault;
 use crate::keys::Ring;
+use crate::keys::health::Fault;
+use crate::keys::pool::{Moved, Pick, PoolState, Said, Wish};
+use crate::keys::usage::Usage;
+use crate::outcome::flight::Carried;
 use crate::plan::Plan;
-use crate::pools::{Moved, Pick, PoolState, Said, Wish};
 use crate::units::{Micros, Millis};
-use crate::usage::Usage;
 
 /// A plan in service: with its states, its keys and its metrics.
 pub struct Router {

@@ -9,18 +9,18 @@ use super::alerts::Outbox;
 use super::metrics::{DeploymentMetrics, Global, KeyMetrics};
 use super::request::InFlight;
 use super::service::Router;
-use crate::census::{self, Census, Holding};
-use crate::codec::Found;
 use crate::engine::{Dropped, Engine, Notes};
 use crate::hash::Spread;
 use crate::host::{self, Clock, SharedData, Well};
 use crate::keys::Ring;
+use crate::keys::documents::Documents;
+use crate::keys::pool::Pools;
+use crate::keys::usage::Usage;
 use crate::plan::{Plan, Secret};
-use crate::pools::Pools;
-use crate::secrets::Documents;
-use crate::store::{Change, Store, update};
+use crate::shared::census::{self, Census, Holding};
+use crate::shared::codec::Found;
+use crate::shared::store::{Change, Store, update};
 use crate::units::Micros;
-use crate::usage::Usage;
 
 /// Shared key of the secrets documents.
 const DOCUMENTS: &str = "bellwether/1/documents";

@@ -9,15 +9,15 @@ use anyhow::{Context, Result, anyhow, bail};
 use bellwether::config::compile;
 use bellwether::engine::{Engine, Notes};
 use bellwether::headers::Headers;
+use bellwether::judge::limits::judge;
+use bellwether::judge::stats::{Delta, Event, Stats};
 use bellwether::keys::Ring;
+use bellwether::keys::pool::{Pools, Wish};
 use bellwether::outcome::Outcome;
 use bellwether::plan::Plan;
-use bellwether::pools::{Pools, Wish};
 use bellwether::route::{RequestFacts, find};
-use bellwether::stats::{Delta, Event, Stats};
-use bellwether::store::{Expected, Store, StoreError, Versioned};
+use bellwether::shared::store::{Expected, Store, StoreError, Versioned};
 use bellwether::units::{Micros, Now, UnixMillis};
-use bellwether::verdict::judge;
 
 /// Names, and what they are.
 pub const ALL: [(&str, &str); 9] = [

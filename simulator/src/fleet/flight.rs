@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use bellwether::engine::Assigned;
-use bellwether::stats::Event;
+use bellwether::judge::stats::Event;
 
 /// A request that has been assigned and not yet answered.
 pub(super) struct Flight {

@@ -7,7 +7,7 @@ use crate::rng::Rng;
 use crate::setup;
 use crate::traffic::Kind;
 use crate::trials::Effort;
-use bellwether::share::Arm;
+use bellwether::judge::scores::Arm;
 
 /// Failing requests a trial.
 const EVENTS: u64 = 20_000;

@@ -1,11 +1,11 @@
 //! Absolute limits: how often does each of them blame a healthy canary?
 
+use bellwether::judge::limits::{self, Verdict};
+use bellwether::judge::stats::{Delta, Event, Snapshot, Stats};
+use bellwether::judge::window::{Tally, Window};
 use bellwether::outcome::Outcome;
 use bellwether::plan::Guard;
-use bellwether::stats::{Delta, Event, Snapshot, Stats};
 use bellwether::units::{Micros, Millis};
-use bellwether::verdict::{self, Verdict};
-use bellwether::window::{Tally, Window};
 
 use super::WORKERS;
 use crate::fleet::{self, Disturbance, Latency, Scenario};
@@ -14,7 +14,7 @@ use crate::rng::Rng;
 use crate::setup;
 use crate::traffic::{Curve, Kind, Traffic, generate};
 use crate::trials::{Effort, median, quantile};
-use bellwether::share::Arm;
+use bellwether::judge::scores::Arm;
 
 const HOUR: u64 = 3600;
 
@@ -50,8 +50,8 @@ fn errors(guard: &Guard, traffic: &Traffic, seconds: u64, rng: &mut Rng) -> Opti
         stable.add(at, item.calm[1], failed(Arm::Stable));
         if failed(Arm::Canary) {
             let snapshot = canary.snapshot(at);
-            if verdict::any_exceeded(guard, &snapshot)
-                && matches!(verdict::judge(guard, &snapshot, &stable.snapshot(at)), Verdict::Fail(_))
+            if limits::any_exceeded(guard, &snapshot)
+                && matches!(limits::judge(guard, &snapshot, &stable.snapshot(at)), Verdict::Fail(_))
             {
                 blamed = Some(item.at / 1_000_000);
             }
@@ -79,7 +79,7 @@ fn latency(guard: &Guard, below: f64, rps: f64, seconds: u64, rng: &mut Rng) -> 
         window.add(at, &tally);
         // Stable's twenty times as many answers put its percentile below the limit, where its true value is.
         let snapshot = Snapshot { tally: window.sum(at), ..Snapshot::default() };
-        if matches!(verdict::judge(guard, &snapshot, &Snapshot::default()), Verdict::Fail(_)) {
+        if matches!(limits::judge(guard, &snapshot, &Snapshot::default()), Verdict::Fail(_)) {
             return Some(now as u64);
         }
     }

@@ -12,7 +12,7 @@
 //! A sketch begins anew with the score that it belongs to, but it remembers who had failed again and again. That this client fails
 //! once more is no news, and no beginning of anything.
 
-use crate::codec::{Reader, Writer};
+use crate::shared::codec::{Reader, Writer};
 
 /// Clients that are counted one by one. Each costs three bytes a sketch; half as many would double what chance puts on a client.
 const TOP: usize = 16;

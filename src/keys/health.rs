@@ -22,8 +22,8 @@
 //! and an entry that nobody has confirmed for three seconds is dropped by whoever looks next. A key that is away for a moment,
 //! because its secret is being rotated, finds its state where it was.
 
-use crate::codec::{Found, Reader, Writer};
 use crate::plan::KeyPool;
+use crate::shared::codec::{Found, Reader, Writer};
 use crate::units::{Micros, Millis};
 
 /// Most keys that a record may hold: those of a pool, and as many that an older plan knows.

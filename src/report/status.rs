@@ -3,14 +3,14 @@
 use std::fmt::Display;
 
 use crate::engine::View;
-use crate::events::quoted;
-use crate::keyring::Memory;
+use crate::judge::window::Tally;
+use crate::keys::health::Memory;
+use crate::keys::usage::Used;
 use crate::plan::{Deployment, GuardMode, KeyPool, Ramp, Recovery, Version};
-use crate::ramp::{self, Position};
+use crate::report::events::quoted;
+use crate::rollout::ramp::{self, Position};
 use crate::rollout::{Cause, Phase};
 use crate::units::{Bps, Hundredths, Micros, Now, UnixMillis, WHOLE};
-use crate::usage::Used;
-use crate::window::Tally;
 
 /// JSON under way.
 #[derive(Default)]
@@ -290,7 +290,7 @@ fn wall(now: Now, at: Micros) -> UnixMillis {
 mod tests {
     use super::*;
     use crate::engine::VersionView;
-    use crate::keyring::Fault;
+    use crate::keys::health::Fault;
     use crate::plan::{Plan, Probe};
     use crate::rollout::{OPERATOR, Standing};
     use crate::testing;

@@ -6,7 +6,7 @@
 //! the configured span. Time never runs backwards here (the monotonic clock), but a worker may be a little behind another:
 //! its outcomes go into the newest slot.
 
-use crate::histogram::Histogram;
+use crate::judge::histogram::Histogram;
 use crate::units::{Micros, Millis};
 
 /// Buckets of a window. Twice as many would make the window's edge half as coarse and shared values twice as long.

@@ -1,12 +1,12 @@
 //! Orders: what an operator does by hand, to all canaries of a deployment at once.
 
-use super::{Scene, State};
-use crate::codec::Found;
+use super::state::{Scene, State};
 use crate::engine::{Notes, Transition};
+use crate::judge::stats::Stats;
+use crate::rollout::standings::{Standings, VERSIONS};
 use crate::rollout::{Cause, Rules, Signal, Standing};
-use crate::standings::{Standings, VERSIONS};
-use crate::stats::Stats;
-use crate::store::{Change, StoreError, update};
+use crate::shared::codec::Found;
+use crate::shared::store::{Change, StoreError, update};
 
 /// What an operator wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

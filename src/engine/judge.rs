@@ -1,17 +1,17 @@
 //! Merging and judging: what all workers have counted, and what it says about a canary.
 
 use super::advance::Seen;
-use super::{Scene, State, VersionState};
-use crate::codec::Found;
-use crate::compare::{Comparison, Signal as Kind, YARDSTICK_MIN};
+use super::state::{Scene, State, VersionState};
 use crate::engine::{Dropped, Notes};
+use crate::judge::comparison::{Comparison, Signal as Kind, YARDSTICK_MIN};
+use crate::judge::limits::{self, Limit, Verdict};
+use crate::judge::scores::Evidence;
+use crate::judge::stats::{Delta, Snapshot, Stats};
 use crate::plan::GuardMode;
 use crate::rollout::{Cause, Signal};
-use crate::share::Evidence;
-use crate::stats::{Delta, Snapshot, Stats};
-use crate::store::{Change, StoreError, update};
+use crate::shared::codec::Found;
+use crate::shared::store::{Change, StoreError, update};
 use crate::units::{Hundredths, Micros, Millis};
-use crate::verdict::{self, Limit, Verdict};
 
 /// What became of a merge.
 enum Merged {
@@ -187,8 +187,8 @@ impl State {
         let guard = deployment.guard_at(self.stage(deployment));
         let slot = slots.get(version).copied().unwrap_or(usize::MAX);
         let Some(held) = self.versions.get_mut(slot) else { return };
-        held.limits_percent = verdict::evidence(guard, canary);
-        let exceeded = verdict::any_exceeded(guard, canary);
+        held.limits_percent = limits::evidence(guard, canary);
+        let exceeded = limits::any_exceeded(guard, canary);
         if !exceeded && blame.is_none() {
             let signal = Signal::Pass { now: now.mono, window: guard.window };
             return self.signal(scene, slot, signal, None, notes);
@@ -203,14 +203,14 @@ impl State {
                 read.get_or_insert_default()
             }
         };
-        let found = if exceeded { verdict::judge(guard, canary, stable) } else { Verdict::Pass };
+        let found = if exceeded { limits::judge(guard, canary, stable) } else { Verdict::Pass };
         let cause = |label: &str, text: String| Cause {
             label: label.to_owned(),
             text,
             since: now.mono,
             wall: now.wall,
         };
-        let limit = |limit: Limit| cause(limit.label(), verdict::explain(limit, guard, canary, stable));
+        let limit = |limit: Limit| cause(limit.label(), limits::explain(limit, guard, canary, stable));
         let enforce = guard.mode == GuardMode::Enforce;
         let fail = |cause| if enforce { Signal::Fail(cause) } else { Signal::WouldFail(cause) };
         let hold = |cause| if enforce { Signal::Shared(cause) } else { Signal::WouldHold(cause) };

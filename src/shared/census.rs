@@ -4,7 +4,7 @@
 //! would drift with the first VM that dies with requests in it: nobody subtracts them. So each VM writes what it holds into
 //! one shared list and shows the sum of the list, and an entry that nobody renews leaves it.
 
-use crate::codec::{Found, Reader, Writer};
+use crate::shared::codec::{Found, Reader, Writer};
 use crate::units::Micros;
 
 /// How often a VM reports, in microseconds. A leak takes hours to matter; the list is read and written by every worker, and

@@ -1,11 +1,11 @@
 //! The comparison as the workers share it: for each canary one record with a [`Share`] a signal, and what this worker holds
 //! back for it.
 
-use crate::codec::{Found, Reader, Writer};
+use crate::judge::scores::{Arm, BOUNDED, Evidence, Odds, Share, ShareDelta};
+use crate::judge::stats::Event;
 use crate::outcome::Outcome;
 use crate::plan::Compare;
-use crate::share::{Arm, BOUNDED, Evidence, Odds, Share, ShareDelta};
-use crate::stats::Event;
+use crate::shared::codec::{Found, Reader, Writer};
 use crate::units::Micros;
 
 /// First byte of a record. 1 had one sketch of clients a signal, 2 has one a score.

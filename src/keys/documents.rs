@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use crate::codec::{Found, Reader, Writer};
 use crate::config;
 use crate::plan::Secret;
+use crate::shared::codec::{Found, Reader, Writer};
 
 /// Most documents that are read back. A filter has one.
 const DOCUMENTS: usize = 64;

@@ -1,8 +1,8 @@
 //! The shared record of one release: the standings of its versions and its place in the ramp.
 
-use crate::codec::{Found, Reader, Writer};
-use crate::ramp::Position;
+use crate::rollout::ramp::Position;
 use crate::rollout::{Cause, Lease, Phase, Standing};
+use crate::shared::codec::{Found, Reader, Writer};
 use crate::units::{Micros, UnixMillis};
 
 /// Longest reason kept, in bytes.
@@ -154,7 +154,7 @@ fn read_cause(r: &mut Reader<'_>) -> Option<Cause> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::TOMBSTONE;
+    use crate::shared::codec::TOMBSTONE;
 
     fn cause(text: &str) -> Cause {
         Cause {

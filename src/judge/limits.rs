@@ -27,8 +27,8 @@
 
 use std::fmt::Write;
 
+use crate::judge::stats::Snapshot;
 use crate::plan::{Guard, SharedOutage};
-use crate::stats::Snapshot;
 use crate::units::{Bps, Millis};
 
 /// The limits of a guard, in the order in which they are asked: of several broken at once the first is named as the reason.

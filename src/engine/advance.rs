@@ -1,17 +1,17 @@
 //! Transitions: what a signal does to the shared record, probes and the ramp.
 
-use super::{Scene, State, VersionState};
-use crate::codec::Found;
+use super::state::{Scene, State, VersionState};
 use crate::engine::{Assigned, Dropped, IDLE_AFTER, Notes, Transition};
 use crate::hash::hash;
+use crate::judge::limits;
+use crate::judge::stats::{Snapshot, Stats};
 use crate::plan::Deployment;
-use crate::ramp::{Position, Sight};
+use crate::rollout::ramp::{Position, Sight};
+use crate::rollout::standings::{Standings, VERSIONS};
 use crate::rollout::{Cause, LEASE, Lease, Phase, Rules, Signal, Standing};
-use crate::standings::{Standings, VERSIONS};
-use crate::stats::{Snapshot, Stats};
-use crate::store::{Change, Store, StoreError, update};
+use crate::shared::codec::Found;
+use crate::shared::store::{Change, Store, StoreError, update};
 use crate::units::{Micros, Now};
-use crate::verdict;
 
 /// The numbers that a verdict was based on.
 #[derive(Clone, Copy)]
@@ -209,7 +209,7 @@ impl State {
             held.total = stats.total;
             if stats.epoch == held.standing.epoch {
                 seen = stats.snapshot(now.mono, guard.window);
-                held.limits_percent = verdict::evidence(guard, &seen);
+                held.limits_percent = limits::evidence(guard, &seen);
             }
         }
         let sight = Sight {

@@ -4,15 +4,15 @@ use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use crate::codec::Found;
 use crate::engine::{Dropped, Notes, REFRESH_AFTER};
 use crate::hash::hash;
-use crate::keyring::{Fault, Keyring, Memory, Status};
 use crate::keys::Ring;
+use crate::keys::health::{Fault, Keyring, Memory, Status};
+use crate::keys::usage::{Usage, Used};
 use crate::plan::KeyPool;
-use crate::store::{Change, Store, StoreError, update};
+use crate::shared::codec::Found;
+use crate::shared::store::{Change, Store, StoreError, update};
 use crate::units::{Micros, Millis};
-use crate::usage::{Usage, Used};
 
 /// A key for an attempt, or why there is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -326,5 +326,5 @@ pub fn fingerprint(pool: &str, value: &str) -> u64 {
 }
 
 #[cfg(test)]
-#[path = "pools_tests.rs"]
+#[path = "pool_tests.rs"]
 mod tests;

@@ -4,12 +4,12 @@
 //! used; and no counter can say when a key was last used. Nor can a worker know by itself whether the other keys of a pool
 //! work: whose clients they serve may all be on another worker.
 
-use crate::codec::{Found, Reader, Writer};
 use crate::engine::{Dropped, Notes};
-use crate::flight::Judgement;
+use crate::judge::stats::Event;
 use crate::outcome::Outcome;
-use crate::stats::Event;
-use crate::store::{Change, Store, update};
+use crate::outcome::flight::Judgement;
+use crate::shared::codec::{Found, Reader, Writer};
+use crate::shared::store::{Change, Store, update};
 use crate::units::{Micros, UnixMillis};
 
 /// What was counted is merged when the last merge is older than this (250 ms, in microseconds): nobody looks more often.
@@ -173,7 +173,7 @@ impl Usage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flight::Carried;
+    use crate::outcome::flight::Carried;
     use crate::testing::MemoryStore;
 
     /// Of an attempt that is over.

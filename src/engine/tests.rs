@@ -1,10 +1,10 @@
 //! Two workers on one store: what one has seen the other must act on.
 
 use super::*;
-use crate::codec::TOMBSTONE;
 use crate::headers::Headers;
 use crate::outcome::Outcome;
 use crate::rollout::{Cause, OPERATOR, Standing};
+use crate::shared::codec::TOMBSTONE;
 use crate::testing::{MemoryStore, deployment_plan, ramp_plan};
 use crate::units::UnixMillis;
 
@@ -1074,7 +1074,7 @@ fn an_order_that_cannot_be_carried_out_says_so_and_changes_nothing() {
     let store = MemoryStore::default();
     let a = Worker::new("");
     a.goes_to(&store, 0, TO_CANARY);
-    store.interference.set(crate::store::TRIES);
+    store.interference.set(crate::shared::store::TRIES);
     assert_eq!(order(&a, &store, MS, Order::Rollback, ""), (Err(Refused::Contended), Notes::default()));
     assert_eq!(a.goes_to(&store, 20 * MS, TO_CANARY), 1);
     store.force("bellwether/1/standings/d/1", &[9, 9]);

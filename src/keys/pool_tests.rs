@@ -4,9 +4,9 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::flight::{Carried, Judgement};
+use crate::judge::stats::Event;
 use crate::outcome::Outcome;
-use crate::stats::Event;
+use crate::outcome::flight::{Carried, Judgement};
 use crate::testing::{MemoryStore, pool};
 use crate::units::UnixMillis;
 

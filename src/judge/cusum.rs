@@ -1,12 +1,12 @@
-//! One alternative's score: a CUSUM (Page, 1954) of steps that [`crate::share`] works out, what happened since it left zero, and
+//! One alternative's score: a CUSUM (Page, 1954) of steps that [`crate::judge::scores`] works out, what happened since it left zero, and
 //! which clients it happened to.
 //!
 //! Each score has its own beginning, so each remembers its own clients. What a client did before a score left zero is neither in
 //! the score nor to be taken from it: if it were, one client that has been broken for long would be charged to a canary that
 //! breaks only now, and the scores that would prove that soonest could not leave zero at all.
 
-use crate::codec::{Reader, Writer};
-use crate::sketch::Top;
+use crate::judge::sketch::Top;
+use crate::shared::codec::{Reader, Writer};
 
 /// Outcomes since a score left zero.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

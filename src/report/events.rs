@@ -4,13 +4,13 @@
 
 use std::fmt::Write as _;
 
-use crate::codec::{Found, Reader, Writer};
 use crate::engine::Transition;
-use crate::pools::Moved;
+use crate::judge::limits::interval;
+use crate::keys::pool::Moved;
 use crate::problems::{Problem, Problems};
 use crate::rollout::Cause;
+use crate::shared::codec::{Found, Reader, Writer};
 use crate::units::{Hundredths, Now, UnixMillis};
-use crate::verdict::interval;
 
 /// Events kept.
 pub const KEPT: usize = 64;

@@ -16,13 +16,13 @@
 //!
 //! Only traffic that the coin decided may be counted here. With sticky identities the coin is tossed once a client, not once a
 //! request, and one broken client that sticks to the canary is not a broken canary: the verdict must stand without the client
-//! that contributed most to that score ([`crate::sketch`]). Counting a client's failures only once a minute, which looks
+//! that contributed most to that score ([`crate::judge::sketch`]). Counting a client's failures only once a minute, which looks
 //! simpler, does not do: at ten requests a second one failure a minute already outweighs everybody else's, and where clients are
 //! few it hides real faults.
 
-use crate::codec::{Reader, Writer};
-use crate::cusum::{Counts, Cusum};
+use crate::judge::cusum::{Counts, Cusum};
 use crate::plan::Compare;
+use crate::shared::codec::{Reader, Writer};
 
 /// Ratios that the alternatives assume, as multiples of the tolerated ratio: 2.5, 6, 20 and 100 for the default of 1.5.
 /// From slightly worse (slow to prove) to all broken (proved in a few events); between them the loss is below one event.

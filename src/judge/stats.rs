@@ -6,11 +6,11 @@
 //! twice over: answers in a row that failed (broken by a good answer's headers) and streams in a row that broke (broken by
 //! a stream's good end); either may reach the limit.
 
-use crate::codec::{Found, Reader, Writer};
-use crate::histogram::{CELLS, Histogram};
+use crate::judge::histogram::{CELLS, Histogram};
+use crate::judge::window::{BUCKETS, Tally, Window};
 use crate::outcome::Outcome;
+use crate::shared::codec::{Found, Reader, Writer};
 use crate::units::{Micros, Millis};
-use crate::window::{BUCKETS, Tally, Window};
 
 /// Something that happened to an attempt and judges its version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -272,7 +272,7 @@ pub struct Snapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::TOMBSTONE;
+    use crate::shared::codec::TOMBSTONE;
 
     const WINDOW: Millis = Millis(30_000);
     const GOOD: Event = Event::Answered { outcome: Outcome::Good, latency: Some(Micros(9_000)) };

@@ -6,8 +6,8 @@
 //! reloads. With `start`, an Envoy that sees the release for the first time (or again, after a restart) begins where the clock
 //! says that the others are.
 
-use crate::codec::{Reader, Writer};
 use crate::plan::{Ramp, Stage};
+use crate::shared::codec::{Reader, Writer};
 use crate::units::{Bps, Micros, Now};
 
 /// Evidence, in percent of a rollback, from which a stage does not end: half way.

@@ -1,0 +1,4 @@
+//! What people read: events and status.
+
+pub mod events;
+pub mod status;
