@@ -1,7 +1,7 @@
 //! The integration scenarios against containers: `make compose-test`. Envoy, two providers and Prometheus run as
 //! `envoy/compose.yaml` says, on a network with names and addresses that come and go.
 //!
-//! No part of `make test`: it needs a Docker engine and images, which `scripts/compose-images` finds or makes.
+//! No part of `make test`: it needs a Docker engine and images, which `harness/scripts/compose-images` finds or makes.
 
 #![allow(clippy::arithmetic_side_effects, clippy::disallowed_methods, clippy::expect_used)]
 #![allow(clippy::indexing_slicing, clippy::panic, clippy::print_stdout, clippy::unwrap_used)]

@@ -4,7 +4,7 @@
 #![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 #![allow(clippy::panic, clippy::print_stderr, clippy::unwrap_used)]
 
-#[path = "../fuzz/src/lib.rs"]
+#[path = "../harness/fuzz/src/lib.rs"]
 mod fuzz;
 
 use std::fs;
@@ -18,7 +18,7 @@ const WALK: usize = 3_000;
 const CORPORA_MAX: u64 = 300_000;
 
 fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("harness/fuzz/corpus")
 }
 
 /// The inputs of a target, in an order that does not depend on the disk.
@@ -113,7 +113,7 @@ fn every_corpus_belongs_to_a_target_and_all_of_them_are_small() {
         bytes += inputs(&name).iter().map(|(_, input)| u64::try_from(input.len()).unwrap()).sum::<u64>();
     }
     assert!(bytes <= CORPORA_MAX, "{bytes} bytes");
-    let manifest = include_str!("../fuzz/Cargo.toml");
+    let manifest = include_str!("../harness/fuzz/Cargo.toml");
     for (target, _) in TARGETS {
         assert!(manifest.contains(&format!("name = \"{target}\"")), "{target} is not built");
     }

@@ -17,7 +17,8 @@ use sha2::{Digest, Sha256};
 
 fn write_image(name: &str) -> PathBuf {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let output = Command::new(workspace_root().join("scripts/image")).arg(&directory).output().unwrap();
+    let output =
+        Command::new(workspace_root().join("harness/scripts/image")).arg(&directory).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     directory
 }

@@ -10,7 +10,7 @@ use std::process::Command;
 use serde_json::Value;
 use spdx::{Expression, ParseMode};
 
-const LOCKS: [&str; 2] = ["Cargo.lock", "fuzz/Cargo.lock"];
+const LOCKS: [&str; 2] = ["Cargo.lock", "harness/fuzz/Cargo.lock"];
 
 /// Everything that is compiled into the module, and why.
 const IN_THE_FILTER: [(&str, &str); 17] = [
@@ -75,7 +75,7 @@ fn locked(path: &str) -> Vec<(String, String, Option<String>)> {
 
 #[test]
 fn every_dependency_comes_from_crates_io_and_carries_a_checksum() {
-    let policy = toml("deny.toml");
+    let policy = toml("harness/deny.toml");
     let allowed = texts(&policy["sources"]["allow-registry"]);
     for lock in LOCKS {
         let packages = toml(lock)["package"].as_array().unwrap().clone();
@@ -95,7 +95,7 @@ fn every_dependency_comes_from_crates_io_and_carries_a_checksum() {
 
 #[test]
 fn nothing_is_locked_that_deny_toml_bans() {
-    let policy = toml("deny.toml");
+    let policy = toml("harness/deny.toml");
     let banned = policy["bans"]["deny"].as_array().unwrap();
     let banned: BTreeSet<&str> = banned.iter().map(|ban| ban["crate"].as_str().unwrap()).collect();
     assert!(!banned.is_empty());
@@ -108,7 +108,7 @@ fn nothing_is_locked_that_deny_toml_bans() {
 
 #[test]
 fn every_licence_is_one_that_deny_toml_allows() {
-    let policy = toml("deny.toml");
+    let policy = toml("harness/deny.toml");
     let allowed = texts(&policy["licenses"]["allow"]);
     let mut seen = 0;
     for platform in ["x86_64-unknown-linux-gnu", "wasm32-wasip1"] {

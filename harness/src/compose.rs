@@ -75,7 +75,7 @@ pub async fn demo(ports: &Ports) -> Result<()> {
     let served = async || requests(&admin, "v2").await.is_some_and(|count| count > 0.0);
     ensure!(
         until(START_LIMIT, served).await,
-        "no traffic reaches v2 in {START_LIMIT:?}: see scripts/compose logs"
+        "no traffic reaches v2 in {START_LIMIT:?}: see harness/scripts/compose logs"
     );
     for (provider, name) in [(&v1, "v1"), (&v2, "v2")] {
         set(provider, &healthy()).await.with_context(|| format!("provider {name}"))?;
@@ -136,11 +136,11 @@ fn directions(ports: &Ports) -> String {
   metrics                http://127.0.0.1:{admin}/stats/prometheus
   Prometheus             http://127.0.0.1:{prometheus}/graph?g0.expr=sum%20by%20(version)%20(rate(bellwether_requests_total%5B1m%5D))&g0.tab=0&g0.range_input=15m
   Grafana                http://127.0.0.1:{grafana}, if it was not left out
-  events                 scripts/compose logs envoy | grep '"bellwether"'
+  events                 harness/scripts/compose logs envoy | grep '"bellwether"'
   start release 2        sed 's/"release": "1"/"release": "2"/; s/^version_info: .*/version_info: "2"/' {router} > {router}.new && mv {router}.new {router}
   break v2 again         curl -X PUT 127.0.0.1:{v2}/_mock/behaviour -d '{{"fault":{{"kind":"status","status":500}}}}'
   mend it                curl -X PUT 127.0.0.1:{v2}/_mock/behaviour -d '{{"latency":{{"kind":"lognormal","median_ms":20,"sigma":0.35}}}}'
-  stop a provider        scripts/compose stop v2
+  stop a provider        harness/scripts/compose stop v2
   end everything         make compose-down
 "#
     )

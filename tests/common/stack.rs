@@ -40,8 +40,9 @@ impl Stack {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let project = format!("bellwether-test-{}-{number}", std::process::id());
         let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(&project);
-        let files = Command::new(workspace_root().join("scripts/compose-files")).arg(&directory).status();
-        assert!(files.unwrap().success(), "scripts/compose-files failed");
+        let files =
+            Command::new(workspace_root().join("harness/scripts/compose-files")).arg(&directory).status();
+        assert!(files.unwrap().success(), "harness/scripts/compose-files failed");
         // All are bound at a time, so that none is there twice.
         let bound = PORTS.map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
         let ports = bound.map(|listener| listener.local_addr().unwrap().port());
@@ -91,7 +92,7 @@ impl Stack {
 
     /// Runs compose with these arguments and returns what it prints to standard output.
     pub fn compose(&self, arguments: &[&str]) -> String {
-        let mut command = Command::new(workspace_root().join("scripts/compose"));
+        let mut command = Command::new(workspace_root().join("harness/scripts/compose"));
         command
             .args(arguments)
             .env("COMPOSE_PROJECT_NAME", &self.project)

@@ -18,7 +18,7 @@ Open = Callable[..., Page]
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    assert path, "no Chromium: scripts/test-page says how to get one"
+    assert path, "no Chromium: harness/scripts/test-page says how to get one"
     with sync_playwright() as playwright:
         # Without a sandbox because that is not to be had for root and in containers; the pages are our own.
         running = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])

@@ -89,9 +89,9 @@ fn slow_clock(directory: &Path) -> Result<PathBuf> {
     let status = Command::new("cc")
         .args(["-O2", "-shared", "-fPIC", "-o"])
         .arg(&library)
-        .arg(workspace_root().join("bench/slow_clock.c"))
+        .arg(workspace_root().join("harness/bench/slow_clock.c"))
         .status()
         .context("run cc")?;
-    ensure!(status.success(), "bench/slow_clock.c does not compile");
+    ensure!(status.success(), "harness/bench/slow_clock.c does not compile");
     Ok(library)
 }

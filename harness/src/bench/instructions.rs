@@ -126,7 +126,7 @@ pub async fn table(variants: &[Variant], empty: &Path) -> Result<String> {
     Ok(out)
 }
 
-/// What `bench/calls` can do, in words.
+/// What `harness/bench/calls` can do, in words.
 const CALLS: [(&str, &str); 15] = [
     ("nothing", ""),
     ("header", "reading a header that is there"),
@@ -144,7 +144,7 @@ const CALLS: [(&str, &str); 15] = [
     ("clock", "reading the clock"),
     ("metric", "incrementing a counter"),
 ];
-/// How often `bench/calls` does it in a request.
+/// How often `harness/bench/calls` does it in a request.
 const TIMES: f64 = 10.0;
 
 /// The table of host calls, in Markdown. `calls`: the module that makes them.

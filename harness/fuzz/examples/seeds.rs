@@ -1,6 +1,6 @@
 //! Writes what the targets start from into the corpora: documents and values that mean something, made by the code itself.
 //!
-//! `cargo run --manifest-path fuzz/Cargo.toml --example seeds` after a change of a layout in shared data, or of the contract.
+//! `cargo run --manifest-path harness/fuzz/Cargo.toml --example seeds` after a change of a layout in shared data, or of the contract.
 #![allow(clippy::unwrap_used, clippy::arithmetic_side_effects)]
 
 use std::path::Path;
