@@ -6,10 +6,10 @@ use bellwether_harness::client::Request;
 use bellwether_harness::envoy::{EnvoyOptions, EnvoyProcess};
 use bellwether_harness::prometheus::Prometheus;
 use bellwether_harness::provider::{Behaviour, Provider};
-use bellwether_harness::workspace_root;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::load::eventually;
+use crate::shipped::{GUIDE, text, yaml};
 
 /// Requests that go to the canary, each tried there once.
 const FORCED: usize = 12;
@@ -29,8 +29,7 @@ async fn labels_in_the_names_of_metrics_become_labels_again() {
     let page = envoy.prometheus().await.unwrap();
     assert!(page.contains("bellwether_weight_deployment_gpt4_upgrade_version_v2{} "), "{page}");
 
-    let text = std::fs::read_to_string(workspace_root().join("envoy/kubernetes/istio-relabel.yaml")).unwrap();
-    let relabel: Value = serde_norway::from_str(&text).unwrap();
+    let relabel = yaml("envoy/kubernetes/istio-relabel.yaml");
     let job = json!({
         "job_name": "istio", "metrics_path": "/stats/prometheus", "scrape_interval": "1s",
         "static_configs": [{"targets": [format!("127.0.0.1:{}", envoy.admin_port())]}],
@@ -71,10 +70,10 @@ async fn labels_in_the_names_of_metrics_become_labels_again() {
         .iter()
         .map(|series| series.label("__name__").to_owned())
         .collect();
-    let shipped = std::fs::read_to_string(workspace_root().join("README.md")).unwrap();
+    let guide = text(GUIDE);
     for name in names {
         let base = ["_bucket", "_sum", "_count"].iter().fold(name.as_str(), |n, s| n.trim_end_matches(s));
-        assert!(shipped.contains(&format!("`{base}`")), "{name} is no metric of ours: a label is left in it");
+        assert!(guide.contains(&format!("`{base}`")), "{name} is no metric of ours: a label is left in it");
     }
     assert_eq!(prometheus.query(r#"{__tmp_kind!=""}"#).await.unwrap(), Vec::new());
 }

@@ -8,7 +8,9 @@ use std::process::Command;
 use bellwether_harness::prometheus::prometheus_path;
 use serde_json::Value;
 
-use crate::shipped::{alerts, assert_known, list, path, selectors, string, text, yaml};
+use crate::shipped::{
+    GUIDE, alerts, assert_known, guide_queries, list, metrics, path, selectors, string, text, yaml,
+};
 
 /// What promtool says, and whether it is content.
 fn promtool(directory: &Path, arguments: &[&str]) -> (bool, String) {
@@ -90,11 +92,27 @@ fn every_alert_is_tested_firing_and_silent() {
 }
 
 #[test]
-fn the_readme_names_every_alert() {
-    let readme = text("README.md");
+fn the_guide_names_every_alert() {
+    let guide = text(GUIDE);
     for alert in alerts() {
         let (name, severity) = (string(&alert["alert"]), string(&alert["labels"]["severity"]));
-        let row = readme.lines().find(|line| line.starts_with(&format!("| `{name}`")));
+        let row = guide.lines().find(|line| line.starts_with(&format!("| `{name}`")));
         assert!(row.is_some_and(|row| row.contains(severity)), "{name}, {severity}: {row:?}");
+    }
+}
+
+#[test]
+fn the_guide_has_a_row_for_every_metric_and_its_queries_ask_for_nothing_else() {
+    let guide = text(GUIDE);
+    for metric in metrics() {
+        let row = guide.lines().find(|line| line.starts_with(&format!("| `{metric}` |")));
+        assert!(row.is_some(), "no row for {metric}");
+    }
+    let queries = guide_queries();
+    assert!(queries.len() >= 8, "{queries:#?}");
+    for query in queries {
+        for selector in selectors(&query) {
+            assert_known(&selector, &query);
+        }
     }
 }

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::load::{DEPLOYMENT, Lanes, Load, chat, eventually};
-use crate::shipped::{alerts, grouped_by, queries, selectors, string, yaml};
+use crate::shipped::{alerts, grouped_by, guide_queries, queries, selectors, string, yaml};
 
 /// Nothing listens there.
 const NOBODY: &str = "127.0.0.1:1";
@@ -242,8 +242,13 @@ async fn every_panel_and_every_alert_tells_the_truth_about_a_real_envoy() {
     the_right_alerts_fire(&watched).await;
 }
 
-/// Every query of the dashboard has values, with every label that its legend shows.
+/// Every query of the dashboard has values, with every label that its legend shows, and so has every query of the guide.
 async fn everything_has_data(watched: &Watched) {
+    for query in guide_queries() {
+        let all = watched.ask(&query).await;
+        assert!(!all.is_empty(), "no data for {query}");
+        assert!(all.iter().all(|sample| sample.value.is_finite()), "{query}: {all:?}");
+    }
     for (deployment, pool) in [(".*", ".*"), ("broken", "spent")] {
         for query in queries() {
             let expression = query.of(deployment, pool, RANGE);

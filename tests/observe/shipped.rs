@@ -98,6 +98,17 @@ pub fn alerts() -> Vec<Value> {
     list(&rules["groups"]).iter().flat_map(|group| list(&group["rules"])).cloned().collect()
 }
 
+/// The page that explains metrics and alerts.
+pub const GUIDE: &str = "docs/guide/monitoring.md";
+
+/// The queries of the guide, each on one line of a `promql` block.
+pub fn guide_queries() -> Vec<String> {
+    let guide = text(GUIDE);
+    let blocks = guide.split("```promql\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let lines = blocks.flat_map(str::lines).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines.map(str::to_owned).collect()
+}
+
 /// The metrics that the filter defines, by its source.
 pub fn metrics() -> BTreeSet<String> {
     let source = text("src/filter/metrics.rs");
