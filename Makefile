@@ -11,6 +11,9 @@ SOURCES := $(shell find src -type f) Cargo.toml Cargo.lock
 # none). The first one is also that of `make test-oldest`.
 ENVOYS  := 1.36.4 1.37.0 1.38.2 1.39.3 $(shell cat envoy/VERSION)
 
+# Tests that run at the same time, each with an Envoy of its own: one a core, at most eight.
+AT_ONCE := $(shell cores=$$(nproc 2>/dev/null || echo 2); echo $$((cores < 8 ? cores : 8)))
+
 # Every rule but that of the module itself.
 .PHONY: $(shell grep -oE '^[a-z-]+:' $(firstword $(MAKEFILE_LIST)) | tr -d :)
 .DEFAULT_GOAL := help
@@ -41,17 +44,17 @@ test: lint test-native test-envoy test-oldest test-clients test-observe test-ima
 
 test-native: ## Unit, property and exhaustive tests, without Envoy
 	cargo test --workspace --lib --bins
-	cargo test --test config --test properties --test samples --test kubernetes --test corpus --test security --test supply_chain
+	cargo test --test native
 
 test-envoy: build envoy ## Integration tests against a real Envoy with two workers
-	cargo test $(patsubst tests/%.rs,--test %,$(wildcard tests/envoy_*.rs))
+	cargo test --test envoy -- --test-threads $(AT_ONCE)
 
 test-oldest: build ## Failover on the oldest Envoy
 	harness/scripts/fetch-envoy $(firstword $(ENVOYS))
-	ENVOY= ENVOY_VERSION=$(firstword $(ENVOYS)) cargo test --test envoy_failover
+	ENVOY= ENVOY_VERSION=$(firstword $(ENVOYS)) cargo test --test envoy -- --test-threads $(AT_ONCE) failover::
 
 test-matrix: build ## The integration tests on every supported Envoy (ENVOYS="1.38.2" for some), 25 minutes
-	harness/scripts/test-matrix $(ENVOYS)
+	RUST_TEST_THREADS=$(AT_ONCE) harness/scripts/test-matrix $(ENVOYS)
 
 test-clients: build envoy ## The official OpenAI and Anthropic clients against Envoy, streaming and not
 	cargo build --quiet --package bellwether-harness

@@ -4,6 +4,7 @@
 //! - [`envoy`]: starts a real Envoy on the sample configuration in `envoy/`, so that tests test the samples;
 //! - [`prometheus`]: starts a real Prometheus and asks it, so that tests test the dashboard and the alerts;
 //! - [`client`] and [`load`]: one request, many requests at a rate, or bytes no HTTP library would send.
+//! - [`testing`]: helpers that several test binaries share.
 //!
 //! Nothing here depends on the filter: the harness knows it as a file and by what it does on the wire.
 
@@ -12,6 +13,7 @@ pub mod envoy;
 pub mod load;
 pub mod prometheus;
 pub mod provider;
+pub mod testing;
 
 use std::path::{Path, PathBuf};
 

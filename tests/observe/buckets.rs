@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use bellwether_harness::prometheus::Prometheus;
+use bellwether_harness::testing::load::eventually;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::load::eventually;
 use crate::shipped::{list, yaml};
 
 const SAMPLES: [&str; 3] =

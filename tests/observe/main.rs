@@ -2,9 +2,6 @@
 #![allow(clippy::arithmetic_side_effects, clippy::disallowed_methods, clippy::expect_used)]
 #![allow(clippy::indexing_slicing, clippy::panic, clippy::print_stdout, clippy::unwrap_used)]
 
-#[path = "../common/load.rs"]
-mod load;
-
 mod buckets;
 mod dashboard;
 mod relabel;

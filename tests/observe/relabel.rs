@@ -6,9 +6,9 @@ use bellwether_harness::client::Request;
 use bellwether_harness::envoy::{EnvoyOptions, EnvoyProcess};
 use bellwether_harness::prometheus::Prometheus;
 use bellwether_harness::provider::{Behaviour, Provider};
+use bellwether_harness::testing::load::eventually;
 use serde_json::json;
 
-use crate::load::eventually;
 use crate::shipped::{GUIDE, text, yaml};
 
 /// Requests that go to the canary, each tried there once.

@@ -7,11 +7,11 @@ use bellwether_harness::envoy::{EnvoyOptions, EnvoyProcess};
 use bellwether_harness::load::Sample as Sent;
 use bellwether_harness::prometheus::{Prometheus, Sample};
 use bellwether_harness::provider::{Behaviour, Latency, Provider};
+use bellwether_harness::testing::load::{DEPLOYMENT, Lanes, Load, chat, eventually};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::load::{DEPLOYMENT, Lanes, Load, chat, eventually};
 use crate::shipped::{alerts, grouped_by, guide_queries, queries, selectors, string, yaml};
 
 /// Nothing listens there.

@@ -10,7 +10,7 @@
 //! | [`shared`] | a value in shared data | decoded, worked with and encoded it can be decoded again |
 //! | [`engine`] | what two workers see, and what somebody else writes under their keys | every request gets a version; what the engine writes it can read |
 //!
-//! This file is a library for libFuzzer (`make fuzz`) and a module of `tests/corpus.rs`, which needs no libFuzzer.
+//! This file is a library for libFuzzer (`make fuzz`) and a module of `tests/native/corpus.rs`, which needs no libFuzzer.
 #![allow(missing_docs)]
 #![allow(
     clippy::arithmetic_side_effects,

@@ -1,0 +1,65 @@
+//! The configurations that we ship are valid for the very code that will read them.
+
+use bellwether::config;
+
+/// The `inline_string: |` block of a sample, without its indentation.
+fn document_of(yaml: &str) -> String {
+    let lines: Vec<&str> =
+        yaml.lines().skip_while(|line| !line.trim_start().starts_with("inline_string:")).collect();
+    let first =
+        lines.first().map(|line| line.trim().trim_start_matches("inline_string:").trim()).unwrap_or_default();
+    if first == "|" {
+        lines.get(1..).unwrap_or_default().join("\n")
+    } else {
+        first.trim_matches('"').to_owned()
+    }
+}
+
+#[test]
+fn the_sample_of_the_router_role_is_valid() {
+    let document = document_of(include_str!("../../envoy/ecds/router.yaml"));
+    let plan = config::compile(document.as_bytes(), &|name| Some(format!("sk-{name}")));
+    assert!(plan.is_ok(), "{}", plan.err().map(|problems| problems.to_string()).unwrap_or_default());
+}
+
+#[test]
+fn the_sample_of_the_keys_role_is_valid() {
+    let document = document_of(include_str!("../../envoy/ecds/keys.yaml"));
+    assert!(config::secrets(document.as_bytes()).is_ok(), "{document}");
+}
+
+#[test]
+fn the_sample_of_the_admin_role_is_valid() {
+    let document = document_of(include_str!("../../envoy/ecds/admin.yaml"));
+    assert_eq!(config::admin(document.as_bytes()), Ok(Vec::new()), "{document}");
+}
+
+#[test]
+fn all_roles_of_the_samples_meet_in_one_vm() {
+    let vm = |yaml: &'static str| {
+        let lines = yaml.lines().skip_while(|line| line.trim() != "vm_config:").skip(1);
+        let lines = lines.take_while(|line| line.trim() != "configuration:");
+        let lines = lines.map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        lines.collect::<Vec<_>>()
+    };
+    let router = vm(include_str!("../../envoy/ecds/router.yaml"));
+    assert!(router.contains(&"vm_id: bellwether"), "{router:?}");
+    assert_eq!(vm(include_str!("../../envoy/ecds/keys.yaml")), router);
+    assert_eq!(vm(include_str!("../../envoy/ecds/admin.yaml")), router);
+}
+
+#[test]
+fn every_configuration_in_the_readme_is_valid() {
+    let readme = include_str!("../../README.md");
+    let documents: Vec<&str> = readme
+        .split("```json\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next())
+        .filter(|text| text.contains("\"deployments\""))
+        .collect();
+    assert!(!documents.is_empty(), "the README shows no configuration");
+    for document in documents {
+        let plan = config::compile(document.as_bytes(), &|name| Some(format!("sk-{name}")));
+        assert!(plan.is_ok(), "{}\n{document}", plan.err().map(|p| p.to_string()).unwrap_or_default());
+    }
+}
