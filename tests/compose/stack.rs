@@ -1,6 +1,4 @@
 //! The containers of `envoy/compose.yaml`, a set of them for each test.
-#![allow(clippy::arithmetic_side_effects, clippy::disallowed_methods, clippy::expect_used)]
-#![allow(clippy::panic, clippy::print_stderr, clippy::unwrap_used)]
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};

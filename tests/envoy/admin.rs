@@ -1,9 +1,6 @@
 //! The admin role on a real Envoy with two workers: what it tells is true on either worker, what it is told is done on both,
 //! and what nobody should ask it does not do.
 
-#![allow(clippy::arithmetic_side_effects, clippy::disallowed_methods, clippy::indexing_slicing)]
-#![allow(clippy::panic, clippy::print_stdout, clippy::unwrap_used)]
-
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 

@@ -1,9 +1,6 @@
 //! Providers that die, hang, break off and talk nonsense, on a real Envoy with two workers: whatever a healthy stable could
 //! have served is served, every attempt is counted for whom it went to, and nothing is left behind.
 
-#![allow(clippy::arithmetic_side_effects, clippy::disallowed_methods, clippy::expect_used)]
-#![allow(clippy::indexing_slicing, clippy::panic, clippy::print_stdout, clippy::unwrap_used)]
-
 use std::net::Ipv4Addr;
 use std::time::Duration;
 

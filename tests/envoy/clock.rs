@@ -2,9 +2,6 @@
 //!
 //! The clock is stepped for Envoy alone, by a library that is preloaded into it; the monotonic clock stays as it is, as on a
 //! machine whose clock somebody sets. Linux only, as is `LD_PRELOAD`.
-#![cfg(target_os = "linux")]
-#![allow(clippy::arithmetic_side_effects, clippy::disallowed_methods, clippy::expect_used)]
-#![allow(clippy::indexing_slicing, clippy::panic, clippy::print_stdout, clippy::unwrap_used)]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,8 +1,6 @@
 //! From a canary to stable inside one request, on a real Envoy, in both ways that there are: the route that reads the cluster
 //! again (Envoy 1.39), and the canary's cluster as an aggregate of its own endpoints and stable's (any Envoy).
 
-#![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
-
 use std::collections::{BTreeMap, BTreeSet};
 
 use bellwether_harness::envoy::{EnvoyOptions, Role, Route, sum_metric};

@@ -1,8 +1,6 @@
 //! What the harness makes of the samples: other clusters, keys and configurations, and what it tells of an update. The other
 //! tests rely on it.
 
-#![allow(clippy::indexing_slicing, clippy::unwrap_used)]
-
 use std::time::Duration;
 
 use bellwether_harness::client::Request;

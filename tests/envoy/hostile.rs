@@ -1,8 +1,6 @@
 //! What no well-meaning client or provider sends, on a real Envoy with two workers. Whatever it is answered with, it must
 //! not crash the filter, and the next request must be served on both workers.
 
-#![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
-
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -1,8 +1,6 @@
 //! Which key a request carries, on a real Envoy with two workers: never none, never the client's, another one at each
 //! attempt, and never to be seen anywhere but at the provider.
 
-#![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 

@@ -2,9 +2,6 @@
 //! Gateway render them. What is shown is that a route chosen by a header match follows the filter's choice, which is what
 //! both samples rest on; the platforms themselves are not run.
 
-#![allow(clippy::arithmetic_side_effects, clippy::disallowed_methods, clippy::expect_used)]
-#![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
-
 use bellwether_harness::client::Request;
 use bellwether_harness::envoy::{EnvoyOptions, wasm_path};
 use bellwether_harness::load::{Summary, constant_rate};

@@ -7,6 +7,7 @@
 
 mod admin;
 mod chaos;
+#[cfg(target_os = "linux")]
 mod clock;
 mod common;
 mod exhausted;

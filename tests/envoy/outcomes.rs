@@ -4,9 +4,6 @@
 //!
 //! Each case has a deployment of its own, so its counts are its own, and mostly a provider that does one thing only.
 
-#![allow(clippy::arithmetic_side_effects, clippy::disallowed_methods, clippy::expect_used)]
-#![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
-
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;

@@ -1,8 +1,5 @@
 //! Key pools and failover on a real Envoy with two workers: no good key and no request is wasted.
 
-#![allow(clippy::arithmetic_side_effects, clippy::disallowed_methods, clippy::expect_used)]
-#![allow(clippy::indexing_slicing, clippy::panic, clippy::print_stdout, clippy::unwrap_used)]
-
 use std::time::{Duration, Instant};
 
 use bellwether_harness::client::{Client, Request};

@@ -1,9 +1,6 @@
 //! Hot reloads of a real Envoy with two workers: nothing fails, nothing is lost, what is new is in effect at once, and what
 //! is wrong changes nothing.
 
-#![allow(clippy::arithmetic_side_effects, clippy::disallowed_methods, clippy::expect_used)]
-#![allow(clippy::indexing_slicing, clippy::panic, clippy::print_stdout, clippy::unwrap_used)]
-
 use std::time::{Duration, Instant};
 
 use bellwether_harness::envoy::{EnvoyOptions, EnvoyProcess, Role, sum_metric};

@@ -1,9 +1,6 @@
 //! What comes back while something from before is not over: a configuration, a secret, a key on trial. On a real Envoy with two
 //! workers.
 
-#![allow(clippy::arithmetic_side_effects, clippy::disallowed_methods, clippy::expect_used)]
-#![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
-
 use std::time::Duration;
 
 use bellwether_harness::client::{Client, Request};

@@ -4,9 +4,6 @@
 //! All but one run without retries, so that requests are attempts. A moment is compared only with what must come before or
 //! after it: a request that was sent 10 ms after the test has read of a rollback cannot have been assigned before it.
 
-#![allow(clippy::arithmetic_side_effects, clippy::disallowed_methods, clippy::expect_used)]
-#![allow(clippy::indexing_slicing, clippy::panic, clippy::print_stdout, clippy::unwrap_used)]
-
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 

@@ -1,8 +1,6 @@
 //! Where requests go, on a real Envoy with two workers: weights, rules, identities, matches, rewrites, and what a client
 //! may not say. That the split is exact is shown without Envoy; here it only has to arrive.
 
-#![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
-
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 

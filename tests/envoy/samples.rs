@@ -1,7 +1,5 @@
 //! The configuration that we ship, on a real Envoy: it runs as its comments say, and does what it is written for.
 
-#![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
-
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};

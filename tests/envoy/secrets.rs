@@ -1,8 +1,5 @@
 //! Secrets documents of the `keys` role on a real Envoy with two workers.
 
-#![allow(clippy::arithmetic_side_effects, clippy::disallowed_methods, clippy::expect_used)]
-#![allow(clippy::indexing_slicing, clippy::panic, clippy::print_stdout, clippy::unwrap_used)]
-
 use bellwether_harness::client::{Client, Request};
 use bellwether_harness::envoy::{EnvoyOptions, wasm_path};
 use bellwether_harness::testing::load::{SOON, eventually};

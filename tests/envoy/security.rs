@@ -1,7 +1,5 @@
 //! Claims of SECURITY.md that nothing else shows, on a real Envoy with two workers.
 
-#![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
-
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 

@@ -1,9 +1,6 @@
 //! Envoy itself in trouble, under load: its configuration files broken, half-written and swapped faster than anybody reads
 //! them, and its process killed.
 
-#![allow(clippy::arithmetic_side_effects, clippy::disallowed_methods, clippy::expect_used)]
-#![allow(clippy::indexing_slicing, clippy::panic, clippy::print_stdout, clippy::unwrap_used)]
-
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

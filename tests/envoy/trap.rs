@@ -1,9 +1,6 @@
 //! A VM that traps, on a real Envoy with two workers: what the workers share survives it, no request leaves without its key,
 //! and nothing is counted that did not happen.
 
-#![allow(clippy::arithmetic_side_effects, clippy::disallowed_methods, clippy::expect_used)]
-#![allow(clippy::indexing_slicing, clippy::panic, clippy::print_stdout, clippy::unwrap_used)]
-
 use std::fs;
 use std::time::Duration;
 

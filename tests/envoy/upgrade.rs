@@ -1,9 +1,6 @@
 //! A new module, or a changed environment, is a new VM on every worker: what the old ones knew must not be lost with them, and
 //! no request may leave without its key meanwhile.
 
-#![allow(clippy::arithmetic_side_effects, clippy::disallowed_methods, clippy::expect_used)]
-#![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
-
 use bellwether_harness::client::Request;
 use bellwether_harness::envoy::{EnvoyOptions, EnvoyProcess, Role, sum_metric};
 use bellwether_harness::provider::{Behaviour, Provider};

@@ -1,8 +1,5 @@
 //! Verdicts beyond limits on a real Envoy with two workers: comparison, probing, ramps, alerts.
 
-#![allow(clippy::arithmetic_side_effects, clippy::disallowed_methods, clippy::expect_used)]
-#![allow(clippy::indexing_slicing, clippy::panic, clippy::print_stdout, clippy::unwrap_used)]
-
 use std::time::Duration;
 
 use bellwether_harness::client::Client;

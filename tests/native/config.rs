@@ -3,8 +3,6 @@
 //! The table has one poke a case: a piece of the full document is replaced, and the complete list of problems is
 //! compared. So each case also shows that one mistake makes one message.
 
-#![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
-
 use bellwether::config::{admin, compile, document, secrets};
 use bellwether::plan::*;
 use bellwether::problems::Problems;

@@ -1,9 +1,6 @@
 //! What fuzzing has found worth keeping, replayed by the stable compiler on every run of the tests; and from each of these
 //! inputs a short walk of changes, the same on every machine. The long walk is `make fuzz`.
 
-#![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
-#![allow(clippy::panic, clippy::print_stderr, clippy::unwrap_used)]
-
 #[path = "../../harness/fuzz/src/lib.rs"]
 mod fuzz;
 

@@ -1,8 +1,6 @@
 //! The Kubernetes samples hold together: every name that one resource uses is there in another one, and the filter takes
 //! their documents.
 
-#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
-
 use std::collections::BTreeSet;
 
 use bellwether::config;

@@ -1,5 +1,4 @@
 //! Properties that hold for every input: decoders are total, counting loses nothing, routing keeps its promises.
-#![allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic)]
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,5 @@
 //! SECURITY.md keeps its word: each claim has a test, and the tests are there. And what the samples promise about themselves.
 
-#![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,5 @@
 //! Where the code comes from that ends up in the filter, or builds and tests it: deny.toml, without cargo-deny.
 
-#![allow(clippy::disallowed_methods, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;

@@ -1,6 +1,4 @@
 //! Load on both workers, and what the filter says of it: shared by the tests of outcomes, rollbacks and reloads.
-#![allow(dead_code, clippy::arithmetic_side_effects, clippy::disallowed_methods, clippy::expect_used)]
-#![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -8,12 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::client::{Client, Request};
-use crate::envoy::{EnvoyProcess, sum_metric};
-use crate::load::{Sample, send_one};
 use serde_json::{Value, json};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, sleep_until};
+
+use crate::client::{Client, Request};
+use crate::envoy::{EnvoyProcess, sum_metric};
+use crate::load::{Sample, send_one};
 
 /// Whatever should happen happens long before this, also on a machine that is busy with something else.
 pub const SOON: Duration = Duration::from_secs(20);

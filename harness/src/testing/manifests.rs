@@ -1,13 +1,11 @@
 //! The Kubernetes samples, as far as tests look at them.
-#![allow(dead_code)] // Each test crate uses a part.
-#![allow(clippy::arithmetic_side_effects, clippy::expect_used, clippy::indexing_slicing)]
-#![allow(clippy::panic, clippy::unwrap_used)]
 
 use std::fs;
 
-use crate::workspace_root;
 use serde::Deserialize;
 use serde_json::Value;
+
+use crate::workspace_root;
 
 /// The header that the filter names a cluster in.
 pub const CLUSTER_HEADER: &str = "x-bellwether-cluster";

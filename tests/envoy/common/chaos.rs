@@ -1,6 +1,4 @@
 //! Trouble for an Envoy with a stable version and a canary, and what must hold after it.
-#![allow(dead_code, clippy::arithmetic_side_effects, clippy::disallowed_methods, clippy::expect_used)]
-#![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;

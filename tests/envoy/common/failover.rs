@@ -1,7 +1,5 @@
 //! An Envoy, a canary that gets every request, and a stable version to fall back on: each with its own pool, host, path and
 //! headers, so that whatever goes to the wrong provider shows.
-#![allow(dead_code, clippy::arithmetic_side_effects, clippy::expect_used, clippy::indexing_slicing)]
-#![allow(clippy::panic, clippy::unwrap_used)]
 
 use bellwether_harness::client::{Answer, Request};
 use bellwether_harness::envoy::{EnvoyOptions, EnvoyProcess, Route};

@@ -1,5 +1,4 @@
 //! An Envoy with two workers, two providers with pools of keys, and what arrived under which key.
-#![allow(dead_code, clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,4 @@
 //! An Envoy and two providers, a client for each of its workers, and what a crash of the filter would leave behind.
-#![allow(dead_code)] // Each test crate uses a part.
-#![allow(clippy::arithmetic_side_effects, clippy::disallowed_methods, clippy::indexing_slicing)]
-#![allow(clippy::panic, clippy::unwrap_used)]
 
 use std::fs;
 use std::net::Ipv4Addr;

@@ -2,7 +2,6 @@
 //!
 //! Made from the shipped bytes, not by another build: what runs is what ships, but for a wrapper around two exports that looks
 //! at the number of headers, which the host passes along.
-#![allow(dead_code, clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
