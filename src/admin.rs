@@ -14,7 +14,7 @@ use crate::json::{self, Cursor, Sink};
 use crate::problems::Problems;
 use crate::report::events::quoted;
 use crate::rollout::{Cause, OPERATOR};
-use crate::units::Now;
+use crate::time::Now;
 
 /// Longest reason kept, in bytes.
 const REASON_BYTES: usize = 300;
@@ -201,7 +201,7 @@ fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::units::{Micros, UnixMillis};
+    use crate::time::{Micros, UnixMillis};
 
     fn asked(
         method: &str,

@@ -14,11 +14,12 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use crate::headers::CLIENT_CREDENTIALS;
 use crate::json::{self, Cursor, Items, Node, Read, Sink, each};
 use crate::plan::index::Index;
 use crate::plan::{Alerts, Deployment, Plan, Secret};
 use crate::problems::Problems;
-use crate::units::Millis;
+use crate::time::Millis;
 
 pub mod bounds;
 mod condition;
@@ -28,13 +29,10 @@ mod guard;
 mod pool;
 mod ramp;
 mod structure;
-mod time;
 mod value;
-
-pub use value::OWN_PREFIX;
+mod wire;
 
 pub use envelope::document;
-pub use time::parse as timestamp;
 
 /// Compiles the `router`'s plugin configuration, and releases it as soon as it is read, if it is handed over. `env` reads an
 /// environment variable, for keys that name one.
@@ -182,7 +180,7 @@ fn deployments(root: &mut Node, sink: &Sink, surroundings: &Surroundings<'_>) ->
 /// `cluster_header` and `version_header`.
 fn routing_header(at: &Cursor<'_>) -> Read<String> {
     let name = value::header_name(at)?;
-    if value::is_framing(&name) || value::CREDENTIALS.contains(&name.as_str()) {
+    if value::is_framing(&name) || CLIENT_CREDENTIALS.contains(&name.as_str()) {
         return Err(at.wrong("must not be a header of the connection or of a credential"));
     }
     Ok(name)

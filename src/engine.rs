@@ -29,7 +29,8 @@ use crate::plan::{Deployment, Plan};
 use crate::rollout::ramp;
 use crate::route::{self, Access, Choice, RequestFacts};
 use crate::shared::store::Store;
-use crate::units::{Bps, Micros, Now};
+use crate::time::{Micros, Now};
+use crate::units::Bps;
 
 /// A copy of the standings older than this (10 ms, in microseconds) is read anew before it decides. The read costs about
 /// 0.7 µs; at 10 ms that is below a ten-thousandth of a worker.

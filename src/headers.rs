@@ -6,6 +6,12 @@
 use std::borrow::Cow;
 use std::fmt;
 
+/// Prefix of the headers that the roles of the filter use between each other. They are removed from client requests.
+pub const OWN_PREFIX: &str = "x-bellwether-";
+
+/// Headers in which clients send credentials of their own. They are removed when a version has a key pool.
+pub const CLIENT_CREDENTIALS: [&str; 3] = ["authorization", "x-api-key", "api-key"];
+
 /// The headers, pseudo headers included, in the proxy's order: names in lower case, values any bytes.
 #[derive(Default)]
 pub struct Headers {

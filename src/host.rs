@@ -19,7 +19,7 @@ use crate::headers::Headers;
 use crate::keys;
 use crate::keys::reset;
 use crate::shared::store::{Expected, Store, StoreError, Versioned};
-use crate::units::{Micros, Millis, Now, UnixMillis};
+use crate::time::{Micros, Millis, Now, UnixMillis};
 
 /// A token that no value has (tokens count up from 1): a write with it creates a key, or fails because it exists.
 const NOBODYS_TOKEN: u32 = u32::MAX;

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use crate::hash::hash;
 use crate::plan::{KeyPool, KeyValue, Secret};
-use crate::units::Millis;
+use crate::time::Millis;
 
 /// Characters of a key that are shown, and how many more it must have.
 const MASK: usize = 4;
@@ -45,9 +45,9 @@ impl Ring {
                     secrets.get(name).map(|raw| Secret::clean(raw.expose(), &pool.prefix))
                 }
             };
-            let value = secret.filter(|secret| !secret.expose().is_empty()).map(|secret| {
-                (secret.prefixed(&pool.prefix), pool::fingerprint(&pool.name, secret.expose()))
-            });
+            let value = secret
+                .filter(|secret| !secret.expose().is_empty())
+                .map(|secret| (secret.prefixed(&pool.prefix), fingerprint(&pool.name, secret.expose())));
             Slot { weight: key.weight, same_as: None, value }
         });
         let mut ring = Ring { keys: keys.collect(), ends: Vec::new() };
@@ -184,8 +184,11 @@ fn scale(random: u64, total: u64) -> Option<u64> {
     u64::try_from(u128::from(random).saturating_mul(u128::from(total)) >> 64).ok()
 }
 
-/// Headers in which clients bring credentials of their own; removed when a version has a key pool.
-pub const CLIENT_CREDENTIALS: [&str; 3] = ["authorization", "x-api-key", "api-key"];
+/// The fingerprint of a key: of its pool and its value, so that it means nothing outside and moves with neither position nor
+/// name. A rotated secret is another key.
+pub fn fingerprint(pool: &str, value: &str) -> u64 {
+    hash(&[b"bellwether/key", pool.as_bytes(), value.as_bytes()])
+}
 
 /// The answer when no key can be had, as an OpenAI client understands it: status and body.
 pub fn unavailable(returns_in: Option<Millis>) -> (u32, &'static str) {

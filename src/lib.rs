@@ -61,6 +61,7 @@ pub mod report;
 pub mod rollout;
 pub mod route;
 pub mod shared;
+pub mod time;
 pub mod units;
 
 #[cfg(target_family = "wasm")]

@@ -8,7 +8,8 @@ pub mod split;
 
 use crate::plan::index::Index;
 use crate::plan::split::Split;
-use crate::units::{Bps, Millis, UnixMillis};
+use crate::time::{Millis, UnixMillis};
+use crate::units::Bps;
 
 /// Everything the router needs, compiled from one configuration document.
 #[derive(Debug)]

@@ -17,7 +17,7 @@ pub mod ramp;
 pub mod standings;
 
 use crate::plan::{Probe, Recovery};
-use crate::units::{Micros, Millis, UnixMillis};
+use crate::time::{Micros, Millis, UnixMillis};
 
 /// How long a probe may keep its place: a worker that dies with a probe in flight gives it back after this. Longer than all
 /// but the longest streams; a probe that outlives it counts for nothing.

@@ -5,7 +5,7 @@
 
 use std::ops::RangeInclusive;
 
-use crate::units::Millis;
+use crate::time::Millis;
 
 /// Deployments of a configuration.
 pub const DEPLOYMENTS: RangeInclusive<usize> = 1..=1024;

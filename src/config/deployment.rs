@@ -1,6 +1,7 @@
 //! `deployments`: one gray release each.
 
 use crate::config::{Surroundings, bounds, condition, guard, ramp, texts, unique, value};
+use crate::headers::{CLIENT_CREDENTIALS, OWN_PREFIX};
 use crate::json::{Cursor, Items, Read, each};
 use crate::plan::split::Split;
 use crate::plan::{Deployment, IdentitySource, Match, PrefixRewrite, Ramp, Recovery, Rule, Sticky, Version};
@@ -129,7 +130,7 @@ fn version(at: &Cursor<'_>, ramped: bool, surroundings: &Surroundings<'_>) -> Re
         reserved.extend(headers.get(index).map(String::as_str));
     }
     if object.get("key_pool").is_some() {
-        reserved.extend(value::CREDENTIALS);
+        reserved.extend(CLIENT_CREDENTIALS);
     }
     let set_headers =
         object.get("set_headers").map_or(Ok(Vec::new()), |at| set_headers(&at.hidden(), &reserved));
@@ -166,8 +167,7 @@ fn set_headers(at: &Cursor<'_>, reserved: &[&str]) -> Read<Vec<(String, String)>
             outcome = Err(at.refuse("must be an HTTP header name"));
         } else if value::is_framing(&lower) {
             outcome = Err(at.refuse("must not be set, it is a header of the connection"));
-        } else if lower.starts_with(value::OWN_PREFIX)
-            || reserved.iter().any(|own| own.eq_ignore_ascii_case(&lower))
+        } else if lower.starts_with(OWN_PREFIX) || reserved.iter().any(|own| own.eq_ignore_ascii_case(&lower))
         {
             outcome = Err(at.refuse("must not be set, Bellwether sets or removes it"));
         } else if let Some((_, first)) =

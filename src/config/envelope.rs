@@ -8,6 +8,7 @@
 use std::borrow::Cow;
 
 use crate::config::structure;
+use crate::config::wire::{take, varint};
 use crate::json::DOCUMENT_BYTES_MAX;
 use crate::problems::Problems;
 
@@ -98,30 +99,6 @@ fn last<'a>(mut message: &'a [u8], wanted: &[u64]) -> Option<&'a [u8]> {
         }
     }
     found
-}
-
-pub(super) fn take<'a>(message: &mut &'a [u8], length: u64) -> Option<&'a [u8]> {
-    let (head, rest) = message.split_at_checked(usize::try_from(length).ok()?)?;
-    *message = rest;
-    Some(head)
-}
-
-/// A base-128 integer of at most ten bytes; bits beyond 64 are refused.
-pub(super) fn varint(message: &mut &[u8]) -> Option<u64> {
-    let mut value: u64 = 0;
-    for shift in (0..=63).step_by(7) {
-        let (byte, rest) = message.split_first()?;
-        *message = rest;
-        let bits = u64::from(byte & 0x7f);
-        if shift == 63 && *byte > 1 {
-            return None;
-        }
-        value |= bits << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
 }
 
 #[cfg(test)]

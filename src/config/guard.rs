@@ -6,7 +6,8 @@ use crate::config::bounds;
 use crate::config::value;
 use crate::json::{Cursor, Object, Read, Reported, each};
 use crate::plan::{BadOutcomes, Compare, Guard, GuardMode, LatencyLimits, Probe, Recovery, SharedOutage};
-use crate::units::{Bps, Millis};
+use crate::time::Millis;
+use crate::units::Bps;
 
 /// `compare` where the document says nothing..
 const COMPARE: Compare = Compare {

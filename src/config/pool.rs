@@ -3,9 +3,10 @@
 use crate::config::bounds;
 use crate::config::guard::{at_least, duration_or};
 use crate::config::{Surroundings, unique, value};
+use crate::headers::OWN_PREFIX;
 use crate::json::{Cursor, Read, each};
 use crate::plan::{Inject, Key, KeyPool, KeyValue, Secret};
-use crate::units::Millis;
+use crate::time::Millis;
 
 /// The header that carries a pool's key where the document names none.
 pub const DEFAULT_HEADER: &str = "authorization";
@@ -62,7 +63,7 @@ const FAILING: (u32, Millis) = (5, Millis(30_000));
 fn header(at: &Cursor<'_>, surroundings: &Surroundings<'_>) -> Read<String> {
     let name = value::header_name(at)?;
     if value::is_framing(&name)
-        || name.starts_with(value::OWN_PREFIX)
+        || name.starts_with(OWN_PREFIX)
         || name == surroundings.cluster_header
         || Some(&name) == surroundings.version_header.as_ref()
     {

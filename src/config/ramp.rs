@@ -2,7 +2,7 @@
 
 use crate::config::bounds;
 use crate::config::guard::guard;
-use crate::config::{time, value};
+use crate::config::value;
 use crate::json::{Cursor, Read, each};
 use crate::plan::{Guard, Ramp, Stage};
 use crate::units::Bps;
@@ -11,7 +11,7 @@ use crate::units::Bps;
 pub fn ramp(at: &Cursor<'_>, deployment_guard: &Guard) -> Read<Ramp> {
     let object = at.object(&["stages", "start", "paused"])?;
     let stages = object.need("stages").and_then(|at| stages(&at, deployment_guard));
-    let start = object.get("start").map(|at| time::time(&at)).transpose();
+    let start = object.get("start").map(|at| value::time(&at)).transpose();
     let paused = object.get("paused").map_or(Ok(false), |at| at.boolean());
     Ok(Ramp { stages: stages?, start: start?, paused: paused? })
 }

@@ -4,7 +4,7 @@
 //! so the few shapes of a `Struct` are turned into text here. Members stay in the order of the wire; a member that comes twice
 //! is left for the JSON reader to complain about.
 
-use crate::config::envelope::{take, varint};
+use crate::config::wire::{Field, field};
 
 /// `Struct.fields` and `ListValue.values`, and the key of a map entry.
 const FIRST: u64 = 1;
@@ -12,12 +12,6 @@ const FIRST: u64 = 1;
 const SECOND: u64 = 2;
 /// Deeper than any configuration, and shallow enough for the stack.
 const DEPTH_MAX: u32 = 64;
-/// What may follow a tag: a number of up to ten bytes, eight bytes, or bytes with their length.
-enum Field<'a> {
-    Varint(u64),
-    Double(f64),
-    Bytes(&'a [u8]),
-}
 
 /// The JSON text of a serialized `Struct`; `None` unless it is one, to the last byte.
 pub fn to_json(message: &[u8]) -> Option<Vec<u8>> {
@@ -77,20 +71,6 @@ fn value(mut message: &[u8], depth: u32, out: &mut String) -> Option<()> {
         _ => return None,
     }
     message.is_empty().then_some(())
-}
-
-fn field<'a>(message: &mut &'a [u8]) -> Option<(u64, Field<'a>)> {
-    let tag = varint(message)?;
-    let content = match tag & 7 {
-        0 => Field::Varint(varint(message)?),
-        1 => Field::Double(f64::from_le_bytes(take(message, 8)?.try_into().ok()?)),
-        2 => {
-            let length = varint(message)?;
-            Field::Bytes(take(message, length)?)
-        }
-        _ => return None,
-    };
-    Some((tag >> 3, content))
 }
 
 fn comma(first: &mut bool, out: &mut String) {

@@ -5,17 +5,12 @@ use std::ops::RangeInclusive;
 
 use crate::config::bounds::NAME_BYTES_MAX;
 use crate::json::{Cursor, Read};
-use crate::units::{Bps, Millis};
+use crate::time::{self, Millis, UnixMillis, parse_duration};
+use crate::units::Bps;
 
 /// Headers that frame the message or belong to the connection; setting one would break or smuggle the request. The host
 /// has a field of its own.
 const FRAMING: [&str; 4] = ["host", "content-length", "transfer-encoding", "connection"];
-
-/// Headers in which clients send credentials; removed when a version has a key pool.
-pub const CREDENTIALS: [&str; 3] = ["authorization", "x-api-key", "api-key"];
-
-/// Headers of our own between the roles; removed from client requests.
-pub const OWN_PREFIX: &str = "x-bellwether-";
 
 /// A string that `holds`, or else breaks `rule`.
 pub fn text(at: &Cursor<'_>, rule: &str, holds: fn(&str) -> bool) -> Read<String> {
@@ -160,33 +155,11 @@ pub fn duration(at: &Cursor<'_>, range: &RangeInclusive<Millis>) -> Read<Millis>
     }
 }
 
-/// One number and one unit: `250ms`, `1.5s`, `5m`, `1h`. `None` for anything else, for a fraction of a millisecond, and for
-/// what 64 bits cannot hold.
-pub fn parse_duration(text: &str) -> Option<Millis> {
-    let (number, unit) = text.split_at_checked(text.find(|c: char| c.is_ascii_alphabetic())?)?;
-    let unit: u64 = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return None,
-    };
-    let (whole, fraction) = match number.split_once('.') {
-        None => (number, ""),
-        Some((whole, fraction)) if !fraction.is_empty() => (whole, fraction),
-        Some(_) => return None,
-    };
-    if whole.is_empty() || ![whole, fraction].iter().all(|part| part.bytes().all(|b| b.is_ascii_digit())) {
-        return None;
-    }
-    let whole = whole.parse::<u64>().ok()?.checked_mul(unit)?;
-    // The hour has 2⁷ and 5⁵ in milliseconds: more than seven decimals are never whole, and nine cannot overflow.
-    let fraction = fraction.trim_end_matches('0');
-    let digits = u32::try_from(fraction.len()).ok().filter(|digits| *digits <= 9)?;
-    let (numerator, denominator) = (fraction.parse::<u64>().unwrap_or(0), 10u64.checked_pow(digits)?);
-    let scaled = numerator.checked_mul(unit)?;
-    let exact = scaled.checked_rem(denominator) == Some(0);
-    exact.then_some(Millis(whole.checked_add(scaled.checked_div(denominator)?)?))
+/// A moment from 1970 on.
+pub fn time(at: &Cursor<'_>) -> Read<UnixMillis> {
+    at.as_str()
+        .and_then(time::parse_rfc3339)
+        .ok_or_else(|| at.wrong("must be an RFC 3339 time from 1970 on, such as 2026-11-20T10:00:00Z"))
 }
 
 /// A share in percent, 0…100 with at most two decimals.
@@ -214,55 +187,6 @@ pub fn scaled(number: f64, scale: f64, range: &RangeInclusive<u32>) -> Option<u3
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_are_one_number_and_one_unit() {
-        for (text, millis) in [
-            ("0ms", 0),
-            ("250ms", 250),
-            ("007s", 7_000),
-            ("1.2s", 1_200),
-            ("1.500s", 1_500),
-            ("1.0ms", 1),
-            ("0.25m", 15_000),
-            ("0.0000025h", 9),
-            ("0.00000250000000000000000000h", 9),
-            ("1h", 3_600_000),
-            ("18446744073709551615ms", u64::MAX),
-        ] {
-            assert_eq!(parse_duration(text), Some(Millis(millis)), "{text}");
-        }
-        for text in [
-            "",
-            "s",
-            "5",
-            "5 s",
-            " 5s",
-            "5s ",
-            "5S",
-            "5sec",
-            "5d",
-            "-5s",
-            "+5s",
-            "1h30m",
-            "1e3s",
-            "1.s",
-            ".5s",
-            "1..5s",
-            "1.5.5s",
-            "0.5ms",
-            "0.0001s",
-            "1.0000000001h",
-            "٥s",
-            "18446744073709551616ms",
-            "18446744073709552s",
-            "5124095576030432h",
-            "99999999999999999999999999h",
-            "1.5µs",
-        ] {
-            assert_eq!(parse_duration(text), None, "{text}");
-        }
-    }
 
     #[test]
     fn percentages_have_at_most_two_decimals() {

@@ -11,7 +11,7 @@ use crate::rollout::standings::{Standings, VERSIONS};
 use crate::rollout::{Cause, LEASE, Lease, Phase, Rules, Signal, Standing};
 use crate::shared::codec::Found;
 use crate::shared::store::{Change, Store, StoreError, update};
-use crate::units::{Micros, Now};
+use crate::time::{Micros, Now};
 
 /// The numbers that a verdict was based on.
 #[derive(Clone, Copy)]

@@ -11,7 +11,8 @@ use crate::plan::GuardMode;
 use crate::rollout::{Cause, Signal};
 use crate::shared::codec::Found;
 use crate::shared::store::{Change, StoreError, update};
-use crate::units::{Hundredths, Micros, Millis};
+use crate::time::{Micros, Millis};
+use crate::units::Hundredths;
 
 /// What became of a merge.
 enum Merged {

@@ -16,7 +16,7 @@ use crate::rollout::{Phase, Standing};
 use crate::route::Access;
 use crate::shared::codec::{Found, TOMBSTONE};
 use crate::shared::store::{Change, Expected, Store, update};
-use crate::units::{Micros, Now};
+use crate::time::{Micros, Now};
 
 /// Ids of requests kept as evidence: enough to find them in an access log.
 const BAD_REQUESTS: usize = 5;

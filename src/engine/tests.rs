@@ -6,7 +6,7 @@ use crate::outcome::Outcome;
 use crate::rollout::{Cause, OPERATOR, Standing};
 use crate::shared::codec::TOMBSTONE;
 use crate::testing::{MemoryStore, deployment_plan, ramp_plan};
-use crate::units::UnixMillis;
+use crate::time::UnixMillis;
 
 const GOOD: Event = Event::Answered { outcome: Outcome::Good, latency: Some(Micros(9_000)) };
 const BAD: Event = Event::Answered { outcome: Outcome::Bad, latency: None };

@@ -12,7 +12,7 @@ use crate::rollout::ramp::Position;
 use crate::rollout::{Cause, Phase, Standing};
 use crate::shared::codec::Found;
 use crate::shared::store::Store;
-use crate::units::Now;
+use crate::time::Now;
 
 /// A deployment.
 pub struct View {

@@ -14,7 +14,7 @@ use crate::engine::{Notes, Order, Refused};
 use crate::host::{self, SharedData};
 use crate::plan::Deployment;
 use crate::report::status;
-use crate::units::Now;
+use crate::time::Now;
 
 const JSON: &str = "application/json";
 const HTML: &str = "text/html; charset=utf-8";

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::host;
 use crate::plan::Alerts;
-use crate::units::{Micros, Millis};
+use crate::time::{Micros, Millis};
 
 /// Alerts that wait at once; more are dropped and counted. An Envoy that makes so many transitions at a time has told enough.
 const WAITING_MAX: usize = 64;

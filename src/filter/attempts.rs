@@ -20,7 +20,7 @@ use crate::outcome::flags;
 use crate::outcome::flight::{Carried, Flight};
 use crate::outcome::member::{Side, Ways};
 use crate::plan::{Deployment, Inject, Version};
-use crate::units::{Micros, Millis};
+use crate::time::{Micros, Millis};
 
 /// One attempt.
 pub struct AttemptStream {

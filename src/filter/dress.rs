@@ -1,9 +1,8 @@
 //! Making a request what a version's upstream expects, and, for a failover, what it was before.
 
 use super::service::Router;
-use crate::headers::Headers;
+use crate::headers::{CLIENT_CREDENTIALS, Headers};
 use crate::host;
-use crate::keys::CLIENT_CREDENTIALS;
 use crate::plan::Version;
 use crate::route;
 

@@ -14,7 +14,7 @@ use crate::report::events::{self, EventLog};
 use crate::report::status::KeyView;
 use crate::shared::codec::Found;
 use crate::shared::store::Store;
-use crate::units::Micros;
+use crate::time::Micros;
 
 impl Worker {
     /// Use of the keys of each pool of a plan; what no plan uses any more is dropped.

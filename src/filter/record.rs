@@ -12,7 +12,7 @@ use crate::problems::Problems;
 use crate::report::events::{self, EventLog};
 use crate::shared::codec::Found;
 use crate::shared::store::{Change, update};
-use crate::units::{Millis, Now, UnixMillis};
+use crate::time::{Millis, Now, UnixMillis};
 
 /// Shared key of the last transitions of the process.
 pub const EVENTS: &str = "bellwether/1/events";

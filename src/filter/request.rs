@@ -8,7 +8,7 @@ use super::service::Router;
 use crate::engine::Assigned;
 use crate::outcome::flight::{Carried, Flight};
 use crate::plan::{Deployment, Guard};
-use crate::units::Millis;
+use crate::time::Millis;
 
 /// A request between its headers and its end.
 pub struct InFlight {

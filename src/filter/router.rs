@@ -11,16 +11,15 @@ use super::dress::{Before, dress};
 use super::request::{InFlight, impatience};
 use super::service::Router;
 use super::worker::Worker;
-use crate::config::OWN_PREFIX;
 use crate::engine::{Assigned, Notes};
-use crate::headers::Headers;
+use crate::headers::{Headers, OWN_PREFIX};
 use crate::host::{self, SharedData};
 use crate::keys::pool::{Pick, Wish};
 use crate::outcome::flight::Flight;
 use crate::outcome::{self, Outcome};
 use crate::plan::Deployment;
 use crate::route::{self, RequestFacts};
-use crate::units::{Micros, Millis};
+use crate::time::{Micros, Millis};
 
 /// Longest id of a request that events name, in bytes; Envoy's own have 36.
 const REQUEST_ID_BYTES: usize = 128;

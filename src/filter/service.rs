@@ -12,7 +12,7 @@ use crate::keys::pool::{Moved, Pick, PoolState, Said, Wish};
 use crate::keys::usage::Usage;
 use crate::outcome::flight::Carried;
 use crate::plan::Plan;
-use crate::units::{Micros, Millis};
+use crate::time::{Micros, Millis};
 
 /// A plan in service: with its states, its keys and its metrics.
 pub struct Router {

@@ -20,7 +20,7 @@ use crate::plan::{Plan, Secret};
 use crate::shared::census::{self, Census, Holding};
 use crate::shared::codec::Found;
 use crate::shared::store::{Change, Store, update};
-use crate::units::Micros;
+use crate::time::Micros;
 
 /// Shared key of the secrets documents.
 const DOCUMENTS: &str = "bellwether/1/documents";

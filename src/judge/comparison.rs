@@ -6,7 +6,7 @@ use crate::judge::stats::Event;
 use crate::outcome::Outcome;
 use crate::plan::Compare;
 use crate::shared::codec::{Found, Reader, Writer};
-use crate::units::Micros;
+use crate::time::Micros;
 
 /// First byte of a record. 1 had one sketch of clients a signal, 2 has one a score.
 const SCHEMA: u8 = 2;

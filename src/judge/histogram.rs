@@ -5,7 +5,7 @@
 //! error by 1/17, 5.9 % (twice the cells would halve it and double the bytes in shared data). Below 8 ms cells are exact.
 //! Only occupied cells are held: an API's latencies spread over a few dozen of them.
 
-use crate::units::{Micros, Millis};
+use crate::time::{Micros, Millis};
 
 /// Cells: 8 exact ones, 8 for each octave from 8 ms to 2²⁰ ms (17 min), and one for everything above.
 pub const CELLS: u8 = 8 + 17 * 8 + 1;

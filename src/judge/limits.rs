@@ -29,7 +29,8 @@ use std::fmt::Write;
 
 use crate::judge::stats::Snapshot;
 use crate::plan::{Guard, SharedOutage};
-use crate::units::{Bps, Millis};
+use crate::time::Millis;
+use crate::units::Bps;
 
 /// The limits of a guard, in the order in which they are asked: of several broken at once the first is named as the reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -432,7 +433,8 @@ fn latency_text(
 mod tests {
     use super::*;
     use crate::testing::guard;
-    use crate::units::{Bps, Micros};
+    use crate::time::Micros;
+    use crate::units::Bps;
 
     fn snapshot(judged: u64, bad: u64, run: u32) -> Snapshot {
         let mut s = Snapshot { failed_in_a_row: run, ..Snapshot::default() };

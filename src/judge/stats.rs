@@ -10,7 +10,7 @@ use crate::judge::histogram::{CELLS, Histogram};
 use crate::judge::window::{BUCKETS, Tally, Window};
 use crate::outcome::Outcome;
 use crate::shared::codec::{Found, Reader, Writer};
-use crate::units::{Micros, Millis};
+use crate::time::{Micros, Millis};
 
 /// Something that happened to an attempt and judges its version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,7 +7,7 @@
 //! its outcomes go into the newest slot.
 
 use crate::judge::histogram::Histogram;
-use crate::units::{Micros, Millis};
+use crate::time::{Micros, Millis};
 
 /// Buckets of a window. Twice as many would make the window's edge half as coarse and shared values twice as long.
 pub const BUCKETS: u64 = 10;

@@ -24,7 +24,7 @@
 
 use crate::plan::KeyPool;
 use crate::shared::codec::{Found, Reader, Writer};
-use crate::units::{Micros, Millis};
+use crate::time::{Micros, Millis};
 
 /// Most keys that a record may hold: those of a pool, and as many that an older plan knows.
 const KEYS: usize = 512;

@@ -5,14 +5,13 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use crate::engine::{Dropped, Notes, REFRESH_AFTER};
-use crate::hash::hash;
 use crate::keys::Ring;
 use crate::keys::health::{Fault, Keyring, Memory, Status};
 use crate::keys::usage::{Usage, Used};
 use crate::plan::KeyPool;
 use crate::shared::codec::Found;
 use crate::shared::store::{Change, Store, StoreError, update};
-use crate::units::{Micros, Millis};
+use crate::time::{Micros, Millis};
 
 /// A key for an attempt, or why there is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -317,12 +316,6 @@ impl PoolState {
             }
         }
     }
-}
-
-/// The fingerprint of a key: of its pool and its value, so that it means nothing outside and moves with neither position nor
-/// name. A rotated secret is another key.
-pub fn fingerprint(pool: &str, value: &str) -> u64 {
-    hash(&[b"bellwether/key", pool.as_bytes(), value.as_bytes()])
 }
 
 #[cfg(test)]

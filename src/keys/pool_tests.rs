@@ -8,7 +8,7 @@ use crate::judge::stats::Event;
 use crate::outcome::Outcome;
 use crate::outcome::flight::{Carried, Judgement};
 use crate::testing::{MemoryStore, pool};
-use crate::units::UnixMillis;
+use crate::time::UnixMillis;
 
 const SECOND: u64 = 1_000_000;
 

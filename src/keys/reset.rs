@@ -10,8 +10,8 @@
 //! waiting, and of several the longest does: a key that comes back when the first of two is replenished fails again at once.
 //! What an upstream sends is not trusted: unreadable values say nothing, and the wait is clamped by the caller.
 
-use crate::config::timestamp;
-use crate::units::{Millis, UnixMillis};
+use crate::time::parse_rfc3339;
+use crate::time::{Millis, UnixMillis};
 
 /// Longer waits than this (a day) are no rate limits; and nothing an upstream sends may overflow.
 const LONGEST: u64 = 86_400_000;
@@ -40,7 +40,7 @@ pub fn wait<'a>(
                 take(
                     go_duration(text)
                         .or_else(|| epoch_or_seconds(text, now))
-                        .or_else(|| timestamp(text).map(|then| until(then, now))),
+                        .or_else(|| parse_rfc3339(text).map(|then| until(then, now))),
                 );
             }
         }
@@ -144,7 +144,7 @@ fn http_date(text: &str) -> Option<UnixMillis> {
     let mut parts = rest.split(' ');
     let (day, month, year, time) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let month = MONTHS.iter().position(|name| *name == month)?.checked_add(1)?;
-    timestamp(&format!("{year}-{month:02}-{day:0>2}T{time}Z"))
+    parse_rfc3339(&format!("{year}-{month:02}-{day:0>2}T{time}Z"))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::outcome::Outcome;
 use crate::outcome::flight::Judgement;
 use crate::shared::codec::{Found, Reader, Writer};
 use crate::shared::store::{Change, Store, update};
-use crate::units::{Micros, UnixMillis};
+use crate::time::{Micros, UnixMillis};
 
 /// What was counted is merged when the last merge is older than this (250 ms, in microseconds): nobody looks more often.
 const MERGE_AFTER: u64 = 250_000;

@@ -9,7 +9,7 @@ use crate::judge::stats::Event;
 use crate::keys::health::Fault;
 use crate::outcome::{Ending, Outcome, classify};
 use crate::plan::BadOutcomes;
-use crate::units::{Micros, Millis};
+use crate::time::{Micros, Millis};
 
 /// What an attempt carried, and to whom.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -10,7 +10,8 @@ use crate::keys::pool::Moved;
 use crate::problems::{Problem, Problems};
 use crate::rollout::Cause;
 use crate::shared::codec::{Found, Reader, Writer};
-use crate::units::{Hundredths, Now, UnixMillis};
+use crate::time::{Now, UnixMillis};
+use crate::units::Hundredths;
 
 /// Events kept.
 pub const KEPT: usize = 64;
@@ -238,7 +239,7 @@ fn read(bytes: &[u8]) -> Option<EventLog> {
 mod tests {
     use super::*;
     use crate::rollout::OPERATOR;
-    use crate::units::Micros;
+    use crate::time::Micros;
 
     fn cause() -> Cause {
         Cause {

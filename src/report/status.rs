@@ -10,7 +10,8 @@ use crate::plan::{Deployment, GuardMode, KeyPool, Ramp, Recovery, Version};
 use crate::report::events::quoted;
 use crate::rollout::ramp::{self, Position};
 use crate::rollout::{Cause, Phase};
-use crate::units::{Bps, Hundredths, Micros, Now, UnixMillis, WHOLE};
+use crate::time::{Micros, Now, UnixMillis};
+use crate::units::{Bps, Hundredths, WHOLE};
 
 /// JSON under way.
 #[derive(Default)]
@@ -294,7 +295,7 @@ mod tests {
     use crate::plan::{Plan, Probe};
     use crate::rollout::{OPERATOR, Standing};
     use crate::testing;
-    use crate::units::Millis;
+    use crate::time::Millis;
     use serde_json::{Value, json};
 
     const NOW: Now = Now { mono: Micros(100_000_000), wall: UnixMillis(1_795_168_800_000) };

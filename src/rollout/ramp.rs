@@ -8,7 +8,8 @@
 
 use crate::plan::{Ramp, Stage};
 use crate::shared::codec::{Reader, Writer};
-use crate::units::{Bps, Micros, Now};
+use crate::time::{Micros, Now};
+use crate::units::Bps;
 
 /// Evidence, in percent of a rollback, from which a stage does not end: half way.
 pub const NEAR: u64 = 50;
@@ -141,7 +142,7 @@ pub fn weight(ramp: &Ramp, n: Option<u32>) -> Bps {
 mod tests {
     use super::*;
     use crate::testing::ramp_plan;
-    use crate::units::UnixMillis;
+    use crate::time::UnixMillis;
 
     const SECOND: u64 = 1_000_000;
 

@@ -3,7 +3,7 @@
 use crate::rollout::ramp::Position;
 use crate::rollout::{Cause, Lease, Phase, Standing};
 use crate::shared::codec::{Found, Reader, Writer};
-use crate::units::{Micros, UnixMillis};
+use crate::time::{Micros, UnixMillis};
 
 /// Longest reason kept, in bytes.
 const REASON_BYTES: usize = 400;

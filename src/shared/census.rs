@@ -5,7 +5,7 @@
 //! one shared list and shows the sum of the list, and an entry that nobody renews leaves it.
 
 use crate::shared::codec::{Found, Reader, Writer};
-use crate::units::Micros;
+use crate::time::Micros;
 
 /// How often a VM reports, in microseconds. A leak takes hours to matter; the list is read and written by every worker, and
 /// twice a second for a hundred of them is still two hundred times less than what the engine merges under load.

@@ -6,7 +6,8 @@
 use bellwether::config::{admin, compile, document, secrets};
 use bellwether::plan::*;
 use bellwether::problems::Problems;
-use bellwether::units::{Bps, Millis, UnixMillis};
+use bellwether::time::{Millis, UnixMillis};
+use bellwether::units::Bps;
 use proptest::prelude::*;
 
 /// Every field of the contract.

@@ -25,7 +25,8 @@ use bellwether::rollout::{Cause, Lease, Phase, Rules, Signal, Standing};
 use bellwether::route::{Access, RequestFacts, address_without_port, choose, find, rewritten_path};
 use bellwether::shared::census::Census;
 use bellwether::shared::codec::Found;
-use bellwether::units::{Bps, Micros, Millis, Now, Point, UnixMillis};
+use bellwether::time::{Micros, Millis, Now, UnixMillis};
+use bellwether::units::{Bps, Point};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -282,7 +283,7 @@ proptest! {
             "ramp": {"stages": [{"weight": 5, "for": "10s", "min_requests": 20}, {"weight": 25, "for": "1m"}, {"weight": 100, "for": "1h"}]}}]}"#;
         let plan = plan(document);
         let ramp = plan.deployments[0].ramp.as_ref().unwrap();
-        let now = |mono: u64, wall: u64| bellwether::units::Now { mono: Micros(mono), wall: UnixMillis(wall) };
+        let now = |mono: u64, wall: u64| bellwether::time::Now { mono: Micros(mono), wall: UnixMillis(wall) };
         let (mut at, mut seen) = (0, 0);
         let mut position = Position::first(ramp, now(0, 0));
         for (later, more, evidence, active, wall) in looks {

@@ -14,7 +14,7 @@ use bellwether::rollout::{Cause, Lease, Phase, Standing};
 use bellwether::judge::scores::{Arm, Odds};
 use bellwether::rollout::standings::Standings;
 use bellwether::judge::stats::{Delta, Event, Stats};
-use bellwether::units::{Micros, Millis, UnixMillis};
+use bellwether::time::{Micros, Millis, UnixMillis};
 use bellwether_fuzz::samples::{FULL, LIMITS, SAMPLE, SMALL, plan};
 use bellwether_fuzz::wire::{self, Specifier};
 

@@ -20,7 +20,7 @@ use bellwether::report::events;
 use bellwether::rollout::standings::Standings;
 use bellwether::route::RequestFacts;
 use bellwether::shared::codec::Found;
-use bellwether::units::{Micros, Millis};
+use bellwether::time::{Micros, Millis};
 
 use super::exercise::now;
 use super::samples::plans;

@@ -10,7 +10,7 @@ use bellwether::keys::pool::{Pick, Pools, Wish};
 use bellwether::outcome::{Outcome, classify, ending};
 use bellwether::plan::{Deployment, HeaderCondition, HeaderTest, HostPattern, IdentitySource, Plan};
 use bellwether::route::{Access, RequestFacts, choose, find, rewritten_path};
-use bellwether::units::{Micros, Now, UnixMillis};
+use bellwether::time::{Micros, Now, UnixMillis};
 
 use super::store::Memory;
 

@@ -9,7 +9,7 @@ use bellwether::hash::hash;
 use bellwether::headers::Headers;
 use bellwether::keys::reset;
 use bellwether::route::{RequestFacts, address_without_port, find, rewritten_path};
-use bellwether::units::{Millis, UnixMillis};
+use bellwether::time::{Millis, UnixMillis};
 
 use super::exercise::{WALL, permitted};
 use super::samples::plans;

@@ -16,7 +16,7 @@ use bellwether::rollout::ramp::{Sight, weight};
 use bellwether::rollout::standings::Standings;
 use bellwether::rollout::{Cause, Lease, Rules, Signal};
 use bellwether::shared::codec::Found;
-use bellwether::units::{Micros, Millis};
+use bellwether::time::{Micros, Millis};
 
 use super::exercise::now;
 use super::samples::limits;

@@ -13,7 +13,7 @@ use bellwether::judge::stats::Event;
 use bellwether::outcome::Outcome;
 use bellwether::plan::Plan;
 use bellwether::route::RequestFacts;
-use bellwether::units::{Micros, Now, UnixMillis};
+use bellwether::time::{Micros, Now, UnixMillis};
 
 use self::flight::Flight;
 use crate::clients::{Clients, Population, STICKY};

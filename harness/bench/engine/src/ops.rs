@@ -17,7 +17,7 @@ use bellwether::outcome::Outcome;
 use bellwether::plan::Plan;
 use bellwether::route::{RequestFacts, find};
 use bellwether::shared::store::{Expected, Store, StoreError, Versioned};
-use bellwether::units::{Micros, Now, UnixMillis};
+use bellwether::time::{Micros, Now, UnixMillis};
 
 /// Names, and what they are.
 pub const ALL: [(&str, &str); 9] = [

@@ -5,7 +5,7 @@ use bellwether::judge::stats::{Delta, Event, Snapshot, Stats};
 use bellwether::judge::window::{Tally, Window};
 use bellwether::outcome::Outcome;
 use bellwether::plan::Guard;
-use bellwether::units::{Micros, Millis};
+use bellwether::time::{Micros, Millis};
 
 use super::WORKERS;
 use crate::fleet::{self, Disturbance, Latency, Scenario};
