@@ -17,7 +17,8 @@ use std::collections::BTreeMap;
 use crate::headers::CLIENT_CREDENTIALS;
 use crate::json::{self, Cursor, Items, Node, Read, Sink, each};
 use crate::plan::index::Index;
-use crate::plan::{Alerts, Deployment, Plan, Secret};
+use crate::plan::pool::Secret;
+use crate::plan::{Alerts, Deployment, Plan};
 use crate::problems::Problems;
 use crate::time::Millis;
 
@@ -150,7 +151,7 @@ fn plan(root: &mut Node, sink: &Sink, env: &dyn Fn(&str) -> Option<String>) -> R
     complete?;
     let deployments = deployments?;
     Ok(Plan {
-        index: Index::new(&deployments),
+        index: Index::new(deployments.iter().map(|deployment| &deployment.matches)),
         deployments,
         pools: pools?,
         cluster_header: cluster_header?,

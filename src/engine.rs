@@ -19,14 +19,13 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-pub use self::notes::{Dropped, Notes, Transition};
+pub use self::notes::{Notes, Transition};
 pub use self::order::{Order, Refused};
 use self::state::{Scene, State, VersionState};
 pub use self::view::{VersionView, View};
-use crate::judge::stats::Event;
+use crate::outcome::blame::Event;
 use crate::plan::split::Split;
 use crate::plan::{Deployment, Plan};
-use crate::rollout::ramp;
 use crate::route::{self, Access, Choice, RequestFacts};
 use crate::shared::store::Store;
 use crate::time::{Micros, Now};
@@ -270,7 +269,7 @@ impl Binding {
             return;
         }
         let split = deployment.ramp.as_ref().map(|ramp| {
-            let weight = ramp::weight(ramp, state.stage(deployment));
+            let weight = ramp.weight(state.stage(deployment));
             Split::new(deployment.stable, &vec![weight; deployment.versions.len()])
         });
         let mut left = Bps::ALL.get();

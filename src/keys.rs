@@ -12,7 +12,7 @@ pub mod usage;
 use std::collections::BTreeMap;
 
 use crate::hash::hash;
-use crate::plan::{KeyPool, KeyValue, Secret};
+use crate::plan::pool::{KeyPool, KeyValue, Secret};
 use crate::time::Millis;
 
 /// Characters of a key that are shown, and how many more it must have.

@@ -5,10 +5,11 @@
 //! went away and an answer that Envoy gave by itself. Gateways that count every 4xx against the provider lose good keys to
 //! three bad prompts.
 
+pub mod blame;
 pub mod flight;
 pub mod member;
 
-use crate::plan::BadOutcomes;
+use crate::plan::guard::BadOutcomes;
 
 /// A classified attempt or request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -16,7 +16,7 @@
 pub mod ramp;
 pub mod standings;
 
-use crate::plan::{Probe, Recovery};
+use crate::plan::guard::{Probe, Recovery};
 use crate::time::{Micros, Millis, UnixMillis};
 
 /// How long a probe may keep its place: a worker that dies with a probe in flight gives it back after this. Longer than all

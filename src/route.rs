@@ -10,10 +10,9 @@ use std::borrow::Cow;
 
 use crate::hash::hash;
 use crate::headers::Headers;
+use crate::plan::matching::{all_hold, matches};
 use crate::plan::split::Split;
-use crate::plan::{
-    Deployment, HeaderCondition, HeaderTest, HostPattern, IdentitySource, Match, Plan, Rule, Version,
-};
+use crate::plan::{Deployment, IdentitySource, Plan, Rule, Version};
 use crate::units::{Bps, Point};
 
 /// What the decision may depend on.
@@ -43,73 +42,6 @@ pub struct Choice {
 /// The first deployment whose match holds.
 pub fn find(plan: &Plan, headers: &Headers) -> Option<usize> {
     plan.index.first(headers, &|n| plan.deployments.get(n).is_some_and(|d| matches(&d.matches, headers)))
-}
-
-/// Whether every condition holds.
-pub(crate) fn matches(conditions: &Match, headers: &Headers) -> bool {
-    if !conditions.hosts.is_empty() {
-        let Some(authority) = headers.get(":authority") else { return false };
-        if !conditions.hosts.iter().any(|pattern| host_matches(pattern, &authority)) {
-            return false;
-        }
-    }
-    if let Some(prefix) = &conditions.path_prefix
-        && !headers.get(":path").is_some_and(|path| path.starts_with(prefix.as_bytes()))
-    {
-        return false;
-    }
-    all_hold(&conditions.headers, headers)
-}
-
-fn host_matches(pattern: &HostPattern, authority: &[u8]) -> bool {
-    let bare = without_port(authority);
-    match pattern {
-        HostPattern::Exact(host) => {
-            bare.eq_ignore_ascii_case(host.as_bytes()) || authority.eq_ignore_ascii_case(host.as_bytes())
-        }
-        HostPattern::Suffix(suffix) => ends_with(bare, suffix) || ends_with(authority, suffix),
-    }
-}
-
-/// Whether a host has this suffix and at least a byte more; without case.
-fn ends_with(host: &[u8], suffix: &str) -> bool {
-    let begin = host.len().checked_sub(suffix.len()).filter(|begin| *begin > 0);
-    begin.and_then(|begin| host.get(begin..)).is_some_and(|end| end.eq_ignore_ascii_case(suffix.as_bytes()))
-}
-
-/// `host:port` → `host`, `[::1]:port` → `[::1]`; anything else as it is.
-pub(crate) fn without_port(authority: &[u8]) -> &[u8] {
-    match authority.iter().rposition(|byte| *byte == b':') {
-        Some(colon) => {
-            let (host, port) = authority.split_at_checked(colon).unwrap_or((authority, b""));
-            let is_port = port.len() > 1 && port.iter().skip(1).all(u8::is_ascii_digit);
-            // The last colon of a bare IPv6 address separates no port.
-            if is_port && (!host.contains(&b':') || host.ends_with(b"]")) { host } else { authority }
-        }
-        None => authority,
-    }
-}
-
-fn all_hold(conditions: &[HeaderCondition], headers: &Headers) -> bool {
-    conditions.iter().all(|condition| holds(condition, headers))
-}
-
-fn holds(condition: &HeaderCondition, headers: &Headers) -> bool {
-    let value = headers.get(&condition.name);
-    let passed = match (&condition.test, value.as_deref()) {
-        (HeaderTest::Present(wanted), value) => value.is_some() == *wanted,
-        (_, None) => false,
-        (HeaderTest::Exact(exact), Some(value)) => value == exact.as_bytes(),
-        (HeaderTest::Prefix(prefix), Some(value)) => value.starts_with(prefix.as_bytes()),
-        (HeaderTest::Suffix(suffix), Some(value)) => value.ends_with(suffix.as_bytes()),
-        (HeaderTest::Contains(part), Some(value)) => contains(value, part.as_bytes()),
-        (HeaderTest::OneOf(list), Some(value)) => list.iter().any(|one| value == one.as_bytes()),
-    };
-    passed != condition.invert
-}
-
-fn contains(value: &[u8], part: &[u8]) -> bool {
-    part.is_empty() || value.windows(part.len()).any(|window| window == part)
 }
 
 /// Whether a version may be given traffic.
@@ -182,12 +114,6 @@ fn cookie<'a>(headers: &'a Headers, name: &str) -> Option<&'a [u8]> {
     })
 }
 
-/// Strips the port off a socket address as the proxy prints it (`10.0.0.1:4711`, `[::1]:4711`).
-pub fn address_without_port(address: &[u8]) -> &[u8] {
-    let bare = without_port(address);
-    bare.strip_prefix(b"[").and_then(|inner| inner.strip_suffix(b"]")).unwrap_or(bare)
-}
-
 /// The path as this version's upstream expects it, if that differs.
 pub fn rewritten_path(version: &Version, path: &[u8]) -> Option<Vec<u8>> {
     let rewrite = version.rewrite_prefix.as_ref()?;
@@ -201,78 +127,6 @@ mod tests {
 
     fn headers(pairs: &[(&str, &str)]) -> Headers {
         Headers::new(pairs.iter().map(|(n, v)| ((*n).to_owned(), v.as_bytes().to_vec())).collect())
-    }
-
-    fn condition(test: HeaderTest, invert: bool) -> HeaderCondition {
-        HeaderCondition { name: "x-a".to_owned(), test, invert }
-    }
-
-    #[test]
-    fn hosts_match_without_case_or_port() {
-        let exact = HostPattern::Exact("api.example.com".to_owned());
-        for authority in ["api.example.com", "API.example.COM", "api.example.com:8443"] {
-            assert!(host_matches(&exact, authority.as_bytes()), "{authority}");
-        }
-        assert!(!host_matches(&exact, b"xapi.example.com"));
-        assert!(!host_matches(&exact, b""));
-        let with_port = HostPattern::Exact("api.example.com:8443".to_owned());
-        assert!(host_matches(&with_port, b"api.example.com:8443"));
-        assert!(!host_matches(&with_port, b"api.example.com:9443"));
-    }
-
-    #[test]
-    fn a_wildcard_needs_a_label_more() {
-        let suffix = HostPattern::Suffix(".example.com".to_owned());
-        assert!(host_matches(&suffix, b"a.example.com:80"));
-        assert!(host_matches(&suffix, b"a.b.Example.com"));
-        assert!(!host_matches(&suffix, b"example.com"));
-        assert!(!host_matches(&suffix, b".example.com"));
-        assert!(!host_matches(&suffix, b"badexample.com"));
-        let with_port = HostPattern::Suffix(".example.com:8443".to_owned());
-        assert!(host_matches(&with_port, b"a.example.com:8443"));
-        assert!(!host_matches(&with_port, b"a.example.com"));
-    }
-
-    #[test]
-    fn addresses_lose_their_port_and_brackets() {
-        assert_eq!(address_without_port(b"10.0.0.1:4711"), b"10.0.0.1");
-        assert_eq!(address_without_port(b"[::1]:4711"), b"::1");
-        assert_eq!(address_without_port(b"::1"), b"::1");
-        assert_eq!(address_without_port(b""), b"");
-    }
-
-    #[test]
-    fn every_header_test_and_its_inverse() {
-        let h = headers(&[("x-a", "gold-user")]);
-        for (test, expected) in [
-            (HeaderTest::Exact("gold-user".to_owned()), true),
-            (HeaderTest::Exact("gold".to_owned()), false),
-            (HeaderTest::Prefix("gold".to_owned()), true),
-            (HeaderTest::Suffix("user".to_owned()), true),
-            (HeaderTest::Contains("-".to_owned()), true),
-            (HeaderTest::Contains("silver".to_owned()), false),
-            (HeaderTest::OneOf(vec!["x".to_owned(), "gold-user".to_owned()]), true),
-            (HeaderTest::OneOf(vec!["x".to_owned()]), false),
-            (HeaderTest::Present(true), true),
-            (HeaderTest::Present(false), false),
-        ] {
-            assert_eq!(holds(&condition(test.clone(), false), &h), expected, "{test:?}");
-            assert_eq!(holds(&condition(test.clone(), true), &h), !expected, "inverted {test:?}");
-        }
-    }
-
-    #[test]
-    fn an_absent_header_fails_every_test_but_absence() {
-        let none = headers(&[]);
-        assert!(!holds(&condition(HeaderTest::Prefix(String::new()), false), &none));
-        assert!(holds(&condition(HeaderTest::Present(false), false), &none));
-        assert!(holds(&condition(HeaderTest::Exact("a".to_owned()), true), &none));
-    }
-
-    #[test]
-    fn a_header_sent_twice_is_joined() {
-        let h = headers(&[("x-a", "1"), ("x-b", "-"), ("x-a", "2")]);
-        assert_eq!(h.get("x-a").as_deref(), Some(b"1,2".as_slice()));
     }
 
     #[test]

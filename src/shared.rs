@@ -2,4 +2,5 @@
 
 pub mod census;
 pub mod codec;
+pub mod dropped;
 pub mod store;

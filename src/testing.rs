@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
 use crate::config::compile;
-use crate::plan::{Guard, KeyPool, Plan, Version};
+use crate::plan::guard::Guard;
+use crate::plan::pool::KeyPool;
+use crate::plan::{Plan, Version};
 use crate::shared::store::{Expected, Store, StoreError, Versioned};
 
 /// A plan from JSON text.

@@ -13,6 +13,8 @@ mod behaviour;
 mod body;
 mod control;
 mod journal;
+mod openai;
+mod reply;
 
 use std::convert::Infallible;
 use std::io;
@@ -193,12 +195,12 @@ async fn handle(
     let arrival = journal::Arrival::now();
     let (head, incoming) = request.into_parts();
     let Ok(body) = Limited::new(incoming, BODY_BYTES_MAX).collect().await else {
-        return Ok(answer::error(StatusCode::PAYLOAD_TOO_LARGE, &[]));
+        return Ok(openai::error(StatusCode::PAYLOAD_TOO_LARGE, &[]));
     };
     let body: Bytes = body.to_bytes();
     let path = head.uri.path();
     if path == "/health" {
-        return Ok(answer::json(
+        return Ok(reply::json(
             StatusCode::OK,
             &serde_json::json!({"status": "ok", "provider": shared.name}),
         ));

@@ -3,7 +3,7 @@
 use crate::config::bounds::{ANY, SOME};
 use crate::config::value;
 use crate::json::{Cursor, Read, each};
-use crate::plan::{HeaderCondition, HeaderTest, HostPattern, Match};
+use crate::plan::matching::{HeaderCondition, HeaderTest, HostPattern, Match};
 
 /// The tests of a condition, of which it has exactly one.
 const TESTS: [&str; 6] = ["exact", "prefix", "suffix", "contains", "one_of", "present"];

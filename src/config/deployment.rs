@@ -3,8 +3,11 @@
 use crate::config::{Surroundings, bounds, condition, guard, ramp, texts, unique, value};
 use crate::headers::{CLIENT_CREDENTIALS, OWN_PREFIX};
 use crate::json::{Cursor, Items, Read, each};
+use crate::plan::guard::Recovery;
+use crate::plan::matching::Match;
+use crate::plan::ramp::Ramp;
 use crate::plan::split::Split;
-use crate::plan::{Deployment, IdentitySource, Match, PrefixRewrite, Ramp, Recovery, Rule, Sticky, Version};
+use crate::plan::{Deployment, IdentitySource, PrefixRewrite, Rule, Sticky, Version};
 use crate::units::{Bps, WHOLE};
 
 /// One deployment.

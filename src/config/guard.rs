@@ -5,7 +5,9 @@ use std::ops::RangeInclusive;
 use crate::config::bounds;
 use crate::config::value;
 use crate::json::{Cursor, Object, Read, Reported, each};
-use crate::plan::{BadOutcomes, Compare, Guard, GuardMode, LatencyLimits, Probe, Recovery, SharedOutage};
+use crate::plan::guard::{
+    BadOutcomes, Compare, Guard, GuardMode, LatencyLimits, Probe, Recovery, SharedOutage,
+};
 use crate::time::Millis;
 use crate::units::Bps;
 

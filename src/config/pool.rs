@@ -5,7 +5,7 @@ use crate::config::guard::{at_least, duration_or};
 use crate::config::{Surroundings, unique, value};
 use crate::headers::OWN_PREFIX;
 use crate::json::{Cursor, Read, each};
-use crate::plan::{Inject, Key, KeyPool, KeyValue, Secret};
+use crate::plan::pool::{Inject, Key, KeyPool, KeyValue, Secret};
 use crate::time::Millis;
 
 /// The header that carries a pool's key where the document names none.

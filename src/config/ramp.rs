@@ -4,7 +4,8 @@ use crate::config::bounds;
 use crate::config::guard::guard;
 use crate::config::value;
 use crate::json::{Cursor, Read, each};
-use crate::plan::{Guard, Ramp, Stage};
+use crate::plan::guard::Guard;
+use crate::plan::ramp::{Ramp, Stage};
 use crate::units::Bps;
 
 /// A deployment's `ramp`, whose stages stand on the deployment's `guard`.

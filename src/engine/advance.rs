@@ -1,7 +1,7 @@
 //! Transitions: what a signal does to the shared record, probes and the ramp.
 
 use super::state::{Scene, State, VersionState};
-use crate::engine::{Assigned, Dropped, IDLE_AFTER, Notes, Transition};
+use crate::engine::{Assigned, IDLE_AFTER, Notes, Transition};
 use crate::hash::hash;
 use crate::judge::limits;
 use crate::judge::stats::{Snapshot, Stats};
@@ -10,6 +10,7 @@ use crate::rollout::ramp::{Position, Sight};
 use crate::rollout::standings::{Standings, VERSIONS};
 use crate::rollout::{Cause, LEASE, Lease, Phase, Rules, Signal, Standing};
 use crate::shared::codec::Found;
+use crate::shared::dropped::Dropped;
 use crate::shared::store::{Change, Store, StoreError, update};
 use crate::time::{Micros, Now};
 
@@ -94,10 +95,10 @@ impl State {
             Ok(Moved::Undecodable) => {
                 self.unreadable = true;
                 self.revision = self.revision.wrapping_add(1);
-                notes.drop(Dropped::Undecodable, 1);
+                notes.dropped.many(Dropped::Undecodable, 1);
             }
-            Err(StoreError::Mismatch) => notes.drop(Dropped::VerdictDeferred, 1),
-            Err(StoreError::Refused) => notes.drop(Dropped::Refused, 1),
+            Err(StoreError::Mismatch) => notes.dropped.many(Dropped::VerdictDeferred, 1),
+            Err(StoreError::Refused) => notes.dropped.many(Dropped::Refused, 1),
         }
     }
 
@@ -256,7 +257,7 @@ impl State {
                 }
             }
             Ok(None) => {}
-            Err(error) => notes.drop(Dropped::of(error), 1),
+            Err(error) => notes.dropped.many(Dropped::of(error), 1),
         }
     }
 }

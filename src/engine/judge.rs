@@ -2,14 +2,15 @@
 
 use super::advance::Seen;
 use super::state::{Scene, State, VersionState};
-use crate::engine::{Dropped, Notes};
+use crate::engine::Notes;
 use crate::judge::comparison::{Comparison, Signal as Kind, YARDSTICK_MIN};
 use crate::judge::limits::{self, Limit, Verdict};
 use crate::judge::scores::Evidence;
 use crate::judge::stats::{Delta, Snapshot, Stats};
-use crate::plan::GuardMode;
+use crate::plan::guard::GuardMode;
 use crate::rollout::{Cause, Signal};
 use crate::shared::codec::Found;
+use crate::shared::dropped::Dropped;
 use crate::shared::store::{Change, StoreError, update};
 use crate::time::{Micros, Millis};
 use crate::units::Hundredths;
@@ -40,19 +41,19 @@ impl State {
                     merged.push((version, snapshot));
                 }
                 Ok(Merged::Late) => {
-                    notes.drop(Dropped::LateResult, held.pending.outcomes());
+                    notes.dropped.many(Dropped::LateResult, held.pending.outcomes());
                     held.pending = Delta::default();
                     self.read_at = None;
                 }
                 Ok(Merged::Undecodable) => {
-                    notes.drop(Dropped::Undecodable, held.pending.outcomes().max(1));
+                    notes.dropped.many(Dropped::Undecodable, held.pending.outcomes().max(1));
                     held.pending = Delta::default();
                     held.blind = true;
                     self.revision = self.revision.wrapping_add(1);
                 }
                 Err(error) => {
                     self.dirty = true;
-                    notes.drop(Dropped::of(error), 1);
+                    notes.dropped.many(Dropped::of(error), 1);
                 }
             }
         }
@@ -121,7 +122,7 @@ impl State {
                 held.compared.clear();
                 held.blind = true;
                 self.revision = self.revision.wrapping_add(1);
-                notes.drop(Dropped::Undecodable, 1);
+                notes.dropped.many(Dropped::Undecodable, 1);
                 None
             }
             Err(error) => {
@@ -130,7 +131,7 @@ impl State {
                     held.compared.clear();
                 }
                 self.dirty = true;
-                notes.drop(Dropped::of(error), 1);
+                notes.dropped.many(Dropped::of(error), 1);
                 None
             }
         }
@@ -279,14 +280,14 @@ fn merge(scene: Scene<'_>, held: &VersionState, window: Millis) -> Result<Merged
 fn snapshot_of(scene: Scene<'_>, held: &VersionState, window: Millis, notes: &mut Notes) -> Option<Snapshot> {
     let Scene { store, now, .. } = scene;
     let Ok(found) = store.get(&held.stats_key) else {
-        notes.drop(Dropped::Refused, 1);
+        notes.dropped.many(Dropped::Refused, 1);
         return None;
     };
     match Stats::decode(found.as_ref().map(|v| v.bytes.as_slice())) {
         Found::Value(stats) if stats.epoch == held.standing.epoch => Some(stats.snapshot(now.mono, window)),
         Found::Value(_) | Found::Nothing => Some(Snapshot::default()),
         Found::Undecodable => {
-            notes.drop(Dropped::Undecodable, 1);
+            notes.dropped.many(Dropped::Undecodable, 1);
             None
         }
     }

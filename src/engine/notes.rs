@@ -1,46 +1,7 @@
 //! What the engine has to tell the world: transitions, and what was dropped.
 
 use crate::rollout::Cause;
-use crate::shared::store::StoreError;
-
-/// What a bound or a fault has dropped or put off; each is a label of the metric of dropped things.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dropped {
-    /// Outcomes of an older epoch: counted in metrics, decide nothing.
-    LateResult,
-    /// Merges put off because other workers interfered too often; the counts are kept for the next merge.
-    MergeDeferred,
-    /// A verdict put off for the same reason; the next merge judges again.
-    VerdictDeferred,
-    /// What an attempt said about its key, given up because other workers interfered too often.
-    KeyReport,
-    /// Shared values that this build cannot read.
-    Undecodable,
-    /// Host calls refused.
-    Refused,
-}
-
-impl Dropped {
-    /// What an error puts off.
-    pub(crate) const fn of(error: StoreError) -> Dropped {
-        match error {
-            StoreError::Mismatch => Dropped::MergeDeferred,
-            StoreError::Refused => Dropped::Refused,
-        }
-    }
-
-    /// Metric label.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Dropped::LateResult => "late_result",
-            Dropped::MergeDeferred => "merge_deferred",
-            Dropped::VerdictDeferred => "verdict_deferred",
-            Dropped::KeyReport => "key_report",
-            Dropped::Undecodable => "undecodable",
-            Dropped::Refused => "refused",
-        }
-    }
-}
+use crate::shared::dropped::Drops;
 
 /// A change of a version's standing, reported by the one worker that made it.
 #[derive(Debug, Clone, PartialEq)]
@@ -79,18 +40,5 @@ pub struct Notes {
     /// To log, and to count where they are rollbacks.
     pub transitions: Vec<Transition>,
     /// To count.
-    pub dropped: Vec<(Dropped, u64)>,
-}
-
-impl Notes {
-    /// Counts one thing.
-    pub(crate) fn note(&mut self, what: Dropped) {
-        self.drop(what, 1);
-    }
-
-    pub(super) fn drop(&mut self, what: Dropped, count: u64) {
-        if count > 0 {
-            self.dropped.push((what, count));
-        }
-    }
+    pub dropped: Drops,
 }

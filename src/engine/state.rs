@@ -4,17 +4,19 @@
 use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 
-use super::{Assigned, Dropped, IDLE_AFTER, MERGE_AFTER, Notes, REFRESH_AFTER};
+use super::{Assigned, IDLE_AFTER, MERGE_AFTER, Notes, REFRESH_AFTER};
 use crate::judge::comparison::{Observed, Pending};
 use crate::judge::scores::{Arm, Odds};
-use crate::judge::stats::{Delta, Event};
+use crate::judge::stats::Delta;
 use crate::outcome::Outcome;
+use crate::outcome::blame::Event;
 use crate::plan::Deployment;
 use crate::rollout::ramp::Position;
 use crate::rollout::standings::Standings;
 use crate::rollout::{Phase, Standing};
 use crate::route::Access;
 use crate::shared::codec::{Found, TOMBSTONE};
+use crate::shared::dropped::Dropped;
 use crate::shared::store::{Change, Expected, Store, update};
 use crate::time::{Micros, Now};
 
@@ -201,7 +203,7 @@ impl State {
         let slot = slots.get(version).copied().unwrap_or(usize::MAX);
         let Some(held) = self.versions.get_mut(slot) else { return };
         if self.superseded || held.standing.epoch != assigned.epoch {
-            notes.drop(Dropped::LateResult, 1);
+            notes.dropped.many(Dropped::LateResult, 1);
             return;
         }
         held.pending.add(event);
@@ -297,12 +299,12 @@ impl State {
                 }
                 Found::Undecodable => {
                     self.unreadable = true;
-                    notes.drop(Dropped::Undecodable, 1);
+                    notes.dropped.many(Dropped::Undecodable, 1);
                 }
             },
             Err(_) => {
                 self.unreadable = true;
-                notes.drop(Dropped::Refused, 1);
+                notes.dropped.many(Dropped::Refused, 1);
             }
         }
         self.revision = self.revision.wrapping_add(u64::from(was_unreadable != self.unreadable));

@@ -5,6 +5,7 @@ use crate::headers::Headers;
 use crate::outcome::Outcome;
 use crate::rollout::{Cause, OPERATOR, Standing};
 use crate::shared::codec::TOMBSTONE;
+use crate::shared::dropped::{Dropped, Drops};
 use crate::testing::{MemoryStore, deployment_plan, ramp_plan};
 use crate::time::UnixMillis;
 
@@ -127,7 +128,7 @@ fn late_results_decide_nothing_and_are_counted() {
         a.see(&store, at, (1, 0), BAD);
     }
     let notes = a.see(&store, 9, (1, 0), BAD);
-    assert_eq!(notes, Notes { transitions: vec![], dropped: vec![(Dropped::LateResult, 1)] });
+    assert_eq!(notes, Notes { transitions: vec![], dropped: Drops(vec![(Dropped::LateResult, 1)]) });
 }
 
 #[test]
@@ -141,7 +142,7 @@ fn late_results_of_a_worker_that_has_not_heard_are_dropped_at_its_merge() {
     // A forced request is recorded under the new epoch first, so that the record has moved on.
     a.see(&store, 4, (1, 1), BAD);
     let notes = b.see(&store, 5, (1, 0), BAD);
-    assert_eq!(notes.dropped, [(Dropped::LateResult, 1)]);
+    assert_eq!(notes.dropped.0, [(Dropped::LateResult, 1)]);
     assert_eq!(b.goes_to(&store, 6, TO_CANARY), 0, "and it has heard now");
 }
 
@@ -167,7 +168,7 @@ fn results_of_a_release_that_was_replaced_decide_nothing() {
     w.reload(&store, &format!(r#"{CONSECUTIVE} "release": "2","#));
     for at in 2..9 {
         let notes = old.see(&store, at, (1, 0), BAD);
-        assert_eq!((notes.transitions.len(), notes.dropped), (0, vec![(Dropped::LateResult, 1)]));
+        assert_eq!((notes.transitions.len(), notes.dropped.0), (0, vec![(Dropped::LateResult, 1)]));
     }
     assert_eq!(old.tick(&store, 2 * IDLE_AFTER), Notes::default());
     assert_eq!(w.goes_to(&store, 2 * IDLE_AFTER, TO_CANARY), 1);
@@ -224,7 +225,7 @@ fn what_cannot_be_read_is_served_by_stable_and_counted() {
     store.force("bellwether/1/standings/d/1", b"\x01garbage");
     let mut notes = Notes::default();
     assert_eq!(a.assign(&store, 0, TO_CANARY, &mut notes).choice.version, 0);
-    assert_eq!(notes.dropped, [(Dropped::Undecodable, 1)]);
+    assert_eq!(notes.dropped.0, [(Dropped::Undecodable, 1)]);
     store.force("bellwether/1/standings/d/1", TOMBSTONE);
     assert_eq!(a.goes_to(&store, 10 * MS, TO_CANARY), 1, "readable again");
     store.broken.set(true);
@@ -237,7 +238,7 @@ fn undecodable_statistics_send_everything_to_stable_too() {
     let a = Worker::new(CONSECUTIVE);
     store.force("bellwether/1/stats/d/1/v2", b"\x01\xff");
     let notes = a.see(&store, 1, (1, 0), BAD);
-    assert_eq!(notes.dropped, [(Dropped::Undecodable, 1)]);
+    assert_eq!(notes.dropped.0, [(Dropped::Undecodable, 1)]);
     assert_eq!(a.goes_to(&store, 2, TO_CANARY), 0);
     store.force("bellwether/1/stats/d/1/v2", TOMBSTONE);
     a.tick(&store, 1_100 * MS);
@@ -251,8 +252,8 @@ fn a_comparison_of_a_module_with_another_layout_is_counted_left_alone_and_served
     // As it was written when a signal had one sketch of clients.
     let older = [&[1, 0][..], &[0; 26], &[0; 26]].concat();
     store.force("bellwether/1/compare/d/1/v2", &older);
-    notes.dropped.extend(a.see(&store, 1, (1, 0), BAD).dropped);
-    assert_eq!(notes.dropped, [(Dropped::Undecodable, 1)]);
+    notes.dropped.0.extend(a.see(&store, 1, (1, 0), BAD).dropped.0);
+    assert_eq!(notes.dropped.0, [(Dropped::Undecodable, 1)]);
     assert_eq!(a.goes_to(&store, 2, TO_CANARY), 0);
     assert!(store.content().iter().any(|(_, value)| *value == older));
     // The older module buries what it has bound.
@@ -270,7 +271,7 @@ fn nothing_is_lost_to_interference() {
     store.interference.set(1000);
     for at in 1..=3 {
         let notes = a.see(&store, at, (1, 0), BAD);
-        assert_eq!(notes.dropped, [(Dropped::MergeDeferred, 1)]);
+        assert_eq!(notes.dropped.0, [(Dropped::MergeDeferred, 1)]);
     }
     store.interference.set(0);
     let notes = a.tick(&store, 100 * MS);
@@ -651,7 +652,7 @@ fn calls_that_began_before_a_rollback_do_not_fail_the_probing_after_it() {
     let store = MemoryStore::default();
     let (a, at) = probing(&store);
     let notes = a.see(&store, at + MS, (1, 0), BAD);
-    assert_eq!(notes.dropped, [(Dropped::LateResult, 1)]);
+    assert_eq!(notes.dropped.0, [(Dropped::LateResult, 1)]);
     assert_eq!(probe(&a, &store, at + 20 * MS).choice.version, 1, "still probing");
 }
 
@@ -1027,7 +1028,7 @@ fn what_led_to_a_rollback_is_not_held_against_a_canary_that_was_resumed() {
     let seen = view(&a, &store, 60 * MS);
     assert_eq!((seen.versions[1].evidence, seen.versions[1].tally.judged), (0, 0));
     // What the failures before have left behind is late.
-    assert_eq!(a.see(&store, 61 * MS, (1, 0), BAD).dropped, [(Dropped::LateResult, 1)]);
+    assert_eq!(a.see(&store, 61 * MS, (1, 0), BAD).dropped.0, [(Dropped::LateResult, 1)]);
     for at in 0..8 {
         assert_eq!(
             a.see(&store, 70 * MS + at, (1, 2), BAD).transitions,

@@ -19,7 +19,8 @@ use crate::keys::pool::{Pick, Wish};
 use crate::outcome::flags;
 use crate::outcome::flight::{Carried, Flight};
 use crate::outcome::member::{Side, Ways};
-use crate::plan::{Deployment, Inject, Version};
+use crate::plan::pool::Inject;
+use crate::plan::{Deployment, Version};
 use crate::time::{Micros, Millis};
 
 /// One attempt.

@@ -5,10 +5,11 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
-use crate::engine::Dropped;
 use crate::host::Metric;
 use crate::outcome::Outcome;
-use crate::plan::{Deployment, KeyPool};
+use crate::plan::Deployment;
+use crate::plan::pool::KeyPool;
+use crate::shared::dropped::Dropped;
 
 /// One counter an outcome.
 struct ByOutcome([Metric; Outcome::ALL.len()]);

@@ -6,13 +6,14 @@ use std::rc::{Rc, Weak};
 use super::record::{EVENTS, POOL_EVENTS, REJECTIONS};
 use super::service::Router;
 use super::worker::Worker;
-use crate::engine::{Dropped, Notes};
+use crate::engine::Notes;
 use crate::host::SharedData;
 use crate::keys::usage::Usage;
 use crate::plan::Plan;
 use crate::report::events::{self, EventLog};
 use crate::report::status::KeyView;
 use crate::shared::codec::Found;
+use crate::shared::dropped::Dropped;
 use crate::shared::store::Store;
 use crate::time::Micros;
 
@@ -73,7 +74,7 @@ impl Router {
         state.refresh(ring, &SharedData, now, notes);
         let used = self.usages.get(n).and_then(|usage| usage.try_borrow().ok()?.read(&SharedData));
         if used.is_none() {
-            notes.note(Dropped::Undecodable);
+            notes.dropped.one(Dropped::Undecodable);
         }
         let view = |key: usize| KeyView {
             mask: ring.mask(key, &pool.prefix),

@@ -7,7 +7,8 @@ use super::dress::Before;
 use super::service::Router;
 use crate::engine::Assigned;
 use crate::outcome::flight::{Carried, Flight};
-use crate::plan::{Deployment, Guard};
+use crate::plan::Deployment;
+use crate::plan::guard::Guard;
 use crate::time::Millis;
 
 /// A request between its headers and its end.

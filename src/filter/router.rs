@@ -17,7 +17,7 @@ use crate::host::{self, SharedData};
 use crate::keys::pool::{Pick, Wish};
 use crate::outcome::flight::Flight;
 use crate::outcome::{self, Outcome};
-use crate::plan::Deployment;
+use crate::plan::{Deployment, matching};
 use crate::route::{self, RequestFacts};
 use crate::time::{Micros, Millis};
 
@@ -59,7 +59,7 @@ impl RouterStream {
         let facts = RequestFacts {
             headers: &headers,
             client_address: &|| {
-                host::source_address().map(|address| route::address_without_port(&address).to_vec())
+                host::source_address().map(|address| matching::address_without_port(&address).to_vec())
             },
             random: self.worker.random(),
         };

@@ -9,16 +9,18 @@ use super::alerts::Outbox;
 use super::metrics::{DeploymentMetrics, Global, KeyMetrics};
 use super::request::InFlight;
 use super::service::Router;
-use crate::engine::{Dropped, Engine, Notes};
+use crate::engine::{Engine, Notes};
 use crate::hash::Spread;
 use crate::host::{self, Clock, SharedData, Well};
 use crate::keys::Ring;
 use crate::keys::documents::Documents;
 use crate::keys::pool::Pools;
 use crate::keys::usage::Usage;
-use crate::plan::{Plan, Secret};
+use crate::plan::Plan;
+use crate::plan::pool::Secret;
 use crate::shared::census::{self, Census, Holding};
 use crate::shared::codec::Found;
+use crate::shared::dropped::{Dropped, Drops};
 use crate::shared::store::{Change, Store, update};
 use crate::time::Micros;
 
@@ -129,8 +131,8 @@ impl Worker {
     }
 
     /// Counts what was dropped.
-    pub fn count(&self, dropped: Vec<(Dropped, u64)>) {
-        for (what, count) in dropped {
+    pub fn count(&self, dropped: Drops) {
+        for (what, count) in dropped.0 {
             self.metrics.dropped(what, count);
         }
     }

@@ -2,9 +2,9 @@
 //! back for it.
 
 use crate::judge::scores::{Arm, BOUNDED, Evidence, Odds, Share, ShareDelta};
-use crate::judge::stats::Event;
 use crate::outcome::Outcome;
-use crate::plan::Compare;
+use crate::outcome::blame::Event;
+use crate::plan::guard::Compare;
 use crate::shared::codec::{Found, Reader, Writer};
 use crate::time::Micros;
 

@@ -28,7 +28,7 @@
 use std::fmt::Write;
 
 use crate::judge::stats::Snapshot;
-use crate::plan::{Guard, SharedOutage};
+use crate::plan::guard::{Guard, SharedOutage};
 use crate::time::Millis;
 use crate::units::Bps;
 

@@ -21,7 +21,7 @@
 //! few it hides real faults.
 
 use crate::judge::cusum::{Counts, Cusum};
-use crate::plan::Compare;
+use crate::plan::guard::Compare;
 use crate::shared::codec::{Reader, Writer};
 
 /// Ratios that the alternatives assume, as multiples of the tolerated ratio: 2.5, 6, 20 and 100 for the default of 1.5.

@@ -9,24 +9,9 @@
 use crate::judge::histogram::{CELLS, Histogram};
 use crate::judge::window::{BUCKETS, Tally, Window};
 use crate::outcome::Outcome;
+use crate::outcome::blame::Event;
 use crate::shared::codec::{Found, Reader, Writer};
 use crate::time::{Micros, Millis};
-
-/// Something that happened to an attempt and judges its version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Event {
-    /// Headers arrived, or there will be none.
-    Answered {
-        /// By the status, or by the fault.
-        outcome: Outcome,
-        /// Since the request was seen (a retry: since it began), if it says something about the version's speed.
-        latency: Option<Micros>,
-    },
-    /// The stream broke after good headers.
-    Broke,
-    /// The stream ended well.
-    Completed,
-}
 
 /// Failures in a row, as one worker has seen them: enough to continue another's run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use crate::config;
-use crate::plan::Secret;
+use crate::plan::pool::Secret;
 use crate::shared::codec::{Found, Reader, Writer};
 
 /// Most documents that are read back. A filter has one.

@@ -22,7 +22,8 @@
 //! and an entry that nobody has confirmed for three seconds is dropped by whoever looks next. A key that is away for a moment,
 //! because its secret is being rotated, finds its state where it was.
 
-use crate::plan::KeyPool;
+use crate::outcome::blame::Fault;
+use crate::plan::pool::KeyPool;
 use crate::shared::codec::{Found, Reader, Writer};
 use crate::time::{Micros, Millis};
 
@@ -78,25 +79,6 @@ impl Status {
             Status::Disabled => 3,
         }
     }
-}
-
-/// What an attempt says about its key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// It works: a good answer has come, whole.
-    None,
-    /// It is neither limited nor refused: a good answer has begun.
-    Accepted,
-    /// 429, with the wait that the provider asked for.
-    Limited(Option<Millis>),
-    /// 401 or 403.
-    Rejected,
-    /// A bad answer, or none.
-    Failing,
-    /// An answer that began well has broken off.
-    Broke,
-    /// Nothing: its client has left, or has asked for what cannot be had. If it was the trial, another one may follow.
-    Nothing,
 }
 
 /// Failures in a row.

@@ -4,12 +4,14 @@ use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use crate::engine::{Dropped, Notes, REFRESH_AFTER};
+use crate::engine::{Notes, REFRESH_AFTER};
 use crate::keys::Ring;
-use crate::keys::health::{Fault, Keyring, Memory, Status};
+use crate::keys::health::{Keyring, Memory, Status};
 use crate::keys::usage::{Usage, Used};
-use crate::plan::KeyPool;
+use crate::outcome::blame::Fault;
+use crate::plan::pool::KeyPool;
 use crate::shared::codec::Found;
+use crate::shared::dropped::Dropped;
 use crate::shared::store::{Change, Store, StoreError, update};
 use crate::time::{Micros, Millis};
 
@@ -108,8 +110,8 @@ impl PoolState {
         match store.get(&self.key).map(|found| Keyring::decode(found.as_ref().map(|v| v.bytes.as_slice()))) {
             Ok(Found::Nothing) => self.ring = Keyring::default(),
             Ok(Found::Value(ring)) => self.ring = ring,
-            Ok(Found::Undecodable) => notes.note(Dropped::Undecodable),
-            Err(_) => notes.note(Dropped::Refused),
+            Ok(Found::Undecodable) => notes.dropped.one(Dropped::Undecodable),
+            Err(_) => notes.dropped.one(Dropped::Refused),
         }
         let has = ring.fingerprints();
         if !self.ring.0.is_empty() {
@@ -303,15 +305,15 @@ impl PoolState {
                 Some(result)
             }
             Ok(None) => {
-                notes.note(Dropped::Undecodable);
+                notes.dropped.one(Dropped::Undecodable);
                 None
             }
             Err(StoreError::Mismatch) => {
-                notes.note(Dropped::KeyReport);
+                notes.dropped.one(Dropped::KeyReport);
                 None
             }
             Err(StoreError::Refused) => {
-                notes.note(Dropped::Refused);
+                notes.dropped.one(Dropped::Refused);
                 None
             }
         }

@@ -4,8 +4,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::judge::stats::Event;
 use crate::outcome::Outcome;
+use crate::outcome::blame::Event;
 use crate::outcome::flight::{Carried, Judgement};
 use crate::testing::{MemoryStore, pool};
 use crate::time::UnixMillis;

@@ -4,11 +4,12 @@
 //! used; and no counter can say when a key was last used. Nor can a worker know by itself whether the other keys of a pool
 //! work: whose clients they serve may all be on another worker.
 
-use crate::engine::{Dropped, Notes};
-use crate::judge::stats::Event;
+use crate::engine::Notes;
 use crate::outcome::Outcome;
+use crate::outcome::blame::Event;
 use crate::outcome::flight::Judgement;
 use crate::shared::codec::{Found, Reader, Writer};
+use crate::shared::dropped::Dropped;
 use crate::shared::store::{Change, Store, update};
 use crate::time::{Micros, UnixMillis};
 
@@ -146,9 +147,9 @@ impl Usage {
             Ok(true) => self.pending.0.clear(),
             Ok(false) => {
                 self.pending.0.clear();
-                notes.note(Dropped::Undecodable);
+                notes.dropped.one(Dropped::Undecodable);
             }
-            Err(error) => notes.note(Dropped::of(error)),
+            Err(error) => notes.dropped.one(Dropped::of(error)),
         }
     }
 
@@ -219,7 +220,7 @@ mod tests {
         usage.count(1, &over(Outcome::Bad), UnixMillis(5));
         store.interference.set(16);
         usage.merge(&store, at(1000), &mut notes);
-        assert_eq!(notes.dropped, [(Dropped::MergeDeferred, 1)]);
+        assert_eq!(notes.dropped.0, [(Dropped::MergeDeferred, 1)]);
         assert_eq!(usage.read(&store).unwrap().get(1).errors, 1);
         usage.merge(&store, at(2000), &mut notes);
         assert_eq!(Usage::new("p").read(&store).unwrap().get(1).errors, 1);
@@ -232,7 +233,7 @@ mod tests {
         let mut usage = Usage::new("p");
         usage.count(1, &over(Outcome::Good), UnixMillis(5));
         usage.merge(&store, at(1000), &mut notes);
-        assert_eq!(notes.dropped, [(Dropped::Undecodable, 1)]);
+        assert_eq!(notes.dropped.0, [(Dropped::Undecodable, 1)]);
         assert_eq!(usage.read(&store), None);
     }
 

@@ -5,10 +5,10 @@
 //! broken). The attempts are seen by the `keys` role; where that role is not in the chain the router's view of the final
 //! answer stands in for the one attempt it can see. A failed attempt that Envoy retried still counts.
 
-use crate::judge::stats::Event;
-use crate::keys::health::Fault;
+use crate::outcome::blame::Event;
+use crate::outcome::blame::Fault;
 use crate::outcome::{Ending, Outcome, classify};
-use crate::plan::BadOutcomes;
+use crate::plan::guard::BadOutcomes;
 use crate::time::{Micros, Millis};
 
 /// What an attempt carried, and to whom.

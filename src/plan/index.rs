@@ -8,8 +8,8 @@
 use std::borrow::Cow;
 
 use crate::headers::Headers;
-use crate::plan::{Deployment, HeaderTest, HostPattern, Match};
-use crate::route;
+use crate::plan::matching;
+use crate::plan::matching::{HeaderTest, HostPattern, Match};
 
 /// Deployments (indices, ascending) by what they are filed under, in its order.
 #[derive(Debug, Default)]
@@ -56,11 +56,11 @@ pub struct Index {
 }
 
 impl Index {
-    /// Files all deployments.
-    pub fn new(deployments: &[Deployment]) -> Index {
+    /// Files the matches of all deployments, in configuration order.
+    pub fn new<'a>(matches: impl Iterator<Item = &'a Match>) -> Index {
         let mut index = Index::default();
-        for (n, deployment) in deployments.iter().enumerate() {
-            index.file(n, &deployment.matches);
+        for (n, conditions) in matches.enumerate() {
+            index.file(n, conditions);
         }
         index
     }
@@ -130,7 +130,7 @@ impl Index {
     }
 
     fn of_host(&self, authority: &[u8], look: &mut dyn FnMut(&[usize])) {
-        let bare = route::without_port(authority);
+        let bare = matching::without_port(authority);
         for host in [bare, authority] {
             if let Some(filed) = self.hosts.get(host) {
                 look(filed);
@@ -158,7 +158,8 @@ fn lower<'a>(host: &'a Cow<'a, [u8]>) -> Cow<'a, [u8]> {
 #[cfg(test)]
 mod tests {
     use crate::headers::Headers;
-    use crate::route::{find, matches};
+    use crate::plan::matching::matches;
+    use crate::route::find;
 
     /// Every kind of condition, and pairs of them: 0…2 of each of hosts, prefix and headers.
     fn document() -> String {
@@ -218,7 +219,7 @@ mod tests {
                 }
             }
             plan.deployments.remove(0);
-            plan.index = super::Index::new(&plan.deployments);
+            plan.index = super::Index::new(plan.deployments.iter().map(|d| &d.matches));
         }
         assert_eq!(taken.len(), 54, "every deployment takes some request");
     }

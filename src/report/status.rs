@@ -6,9 +6,12 @@ use crate::engine::View;
 use crate::judge::window::Tally;
 use crate::keys::health::Memory;
 use crate::keys::usage::Used;
-use crate::plan::{Deployment, GuardMode, KeyPool, Ramp, Recovery, Version};
+use crate::plan::guard::{GuardMode, Recovery};
+use crate::plan::pool::KeyPool;
+use crate::plan::ramp::Ramp;
+use crate::plan::{Deployment, Version};
 use crate::report::events::quoted;
-use crate::rollout::ramp::{self, Position};
+use crate::rollout::ramp::Position;
 use crate::rollout::{Cause, Phase};
 use crate::time::{Micros, Now, UnixMillis};
 use crate::units::{Bps, Hundredths, WHOLE};
@@ -177,7 +180,7 @@ pub fn one(plan: &Deployment, view: &View, now: Now) -> String {
 
 /// Share by configuration: under a ramp that of the stage.
 fn configured(plan: &Deployment, version: &Version, is_stable: bool, stage: Option<u32>) -> Bps {
-    let canary = plan.ramp.as_ref().map(|ramp| ramp::weight(ramp, stage));
+    let canary = plan.ramp.as_ref().map(|ramp| ramp.weight(stage));
     let rest = |share: Bps| Bps::new(WHOLE.saturating_sub(share.get())).unwrap_or(Bps::ZERO);
     match canary {
         Some(share) if is_stable => rest(share),
@@ -291,8 +294,9 @@ fn wall(now: Now, at: Micros) -> UnixMillis {
 mod tests {
     use super::*;
     use crate::engine::VersionView;
-    use crate::keys::health::Fault;
-    use crate::plan::{Plan, Probe};
+    use crate::outcome::blame::Fault;
+    use crate::plan::Plan;
+    use crate::plan::guard::Probe;
     use crate::rollout::{OPERATOR, Standing};
     use crate::testing;
     use crate::time::Millis;

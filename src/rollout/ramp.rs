@@ -6,10 +6,9 @@
 //! reloads. With `start`, an Envoy that sees the release for the first time (or again, after a restart) begins where the clock
 //! says that the others are.
 
-use crate::plan::{Ramp, Stage};
+use crate::plan::ramp::Ramp;
 use crate::shared::codec::{Reader, Writer};
 use crate::time::{Micros, Now};
-use crate::units::Bps;
 
 /// Evidence, in percent of a rollback, from which a stage does not end: half way.
 pub const NEAR: u64 = 50;
@@ -75,7 +74,7 @@ impl Position {
         let elapsed = if running { self.elapsed.saturating_add(step) } else { self.elapsed };
         let here = Position { elapsed, looked_at: sight.now.mono, ..self };
         let next = n.saturating_add(1);
-        let over = stage(ramp, Some(n)).is_some_and(|stage| {
+        let over = ramp.stage(Some(n)).is_some_and(|stage| {
             elapsed >= stage.duration.as_micros()
                 && sight.outcomes.saturating_sub(self.outcomes_before) >= u64::from(stage.min_requests)
         });
@@ -105,7 +104,7 @@ impl Position {
             return None;
         }
         let elapsed = self.elapsed.saturating_add(now.since(self.looked_at).min(STEP_MAX));
-        Some(stage(ramp, Some(n))?.duration.as_micros().saturating_sub(elapsed))
+        Some(ramp.stage(Some(n))?.duration.as_micros().saturating_sub(elapsed))
     }
 
     /// Appends it to a value.
@@ -127,22 +126,12 @@ impl Position {
     }
 }
 
-/// The stage at an index; the last one if a reload has left fewer.
-pub fn stage(ramp: &Ramp, n: Option<u32>) -> Option<&Stage> {
-    let n = usize::try_from(n?).ok()?;
-    ramp.stages.get(n).or(ramp.stages.last())
-}
-
-/// The canary's share at a stage; nothing before the start.
-pub fn weight(ramp: &Ramp, n: Option<u32>) -> Bps {
-    stage(ramp, n).map_or(Bps::ZERO, |stage| stage.weight)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::ramp_plan;
     use crate::time::UnixMillis;
+    use crate::units::Bps;
 
     const SECOND: u64 = 1_000_000;
 
@@ -183,7 +172,7 @@ mod tests {
         let ramp = ramp("");
         let (p, begun) = walk(Position::first(&ramp, at(0)), &ramp, 9_000, |_| 1_000);
         assert_eq!((p.stage, begun), (Some(2), vec![10, 30]));
-        assert_eq!(weight(&ramp, p.stage), Bps::ALL);
+        assert_eq!(ramp.weight(p.stage), Bps::ALL);
     }
 
     #[test]
@@ -237,7 +226,7 @@ mod tests {
     fn before_its_start_a_ramp_gives_nothing() {
         let ramp = ramp(r#", "start": "2026-11-20T10:00:05Z""#);
         let p = Position::first(&ramp, at(0));
-        assert_eq!((p.stage, weight(&ramp, p.stage)), (None, Bps::ZERO));
+        assert_eq!((p.stage, ramp.weight(p.stage)), (None, Bps::ZERO));
         let (p, begun) = walk(p, &ramp, 6, |_| 0);
         assert_eq!((p.stage, begun), (Some(0), vec![5]));
     }
@@ -246,7 +235,7 @@ mod tests {
     fn a_shortened_ramp_stays_at_its_last_stage() {
         let ramp = ramp("");
         let p = Position { stage: Some(7), ..Position::first(&ramp, at(0)) };
-        assert_eq!(weight(&ramp, p.stage), Bps::ALL);
+        assert_eq!(ramp.weight(p.stage), Bps::ALL);
         assert!(!p.look(&ramp, sight(9_000, 0)).1);
     }
 

@@ -4,6 +4,9 @@
 //! compared. So each case also shows that one mistake makes one message.
 
 use bellwether::config::{admin, compile, document, secrets};
+use bellwether::plan::guard::*;
+use bellwether::plan::matching::*;
+use bellwether::plan::pool::*;
 use bellwether::plan::*;
 use bellwether::problems::Problems;
 use bellwether::time::{Millis, UnixMillis};

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 
-use bellwether::engine::Dropped;
 use bellwether::outcome::Outcome;
+use bellwether::shared::dropped::Dropped;
 use bellwether_harness::workspace_root;
 use serde_json::Value;
 

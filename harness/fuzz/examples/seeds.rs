@@ -7,13 +7,15 @@ use std::path::Path;
 
 use bellwether::judge::comparison::{Comparison, Observed, Pending};
 use bellwether::report::events::EventLog;
-use bellwether::keys::health::{Fault, Keyring, Memory};
+use bellwether::keys::health::{Keyring, Memory};
+use bellwether::outcome::blame::Fault;
 use bellwether::outcome::Outcome;
 use bellwether::rollout::ramp::Position;
 use bellwether::rollout::{Cause, Lease, Phase, Standing};
 use bellwether::judge::scores::{Arm, Odds};
 use bellwether::rollout::standings::Standings;
-use bellwether::judge::stats::{Delta, Event, Stats};
+use bellwether::judge::stats::{Delta, Stats};
+use bellwether::outcome::blame::Event;
 use bellwether::time::{Micros, Millis, UnixMillis};
 use bellwether_fuzz::samples::{FULL, LIMITS, SAMPLE, SMALL, plan};
 use bellwether_fuzz::wire::{self, Specifier};

@@ -4,11 +4,12 @@ use arbitrary::{Result, Unstructured};
 use bellwether::config::secrets;
 use bellwether::engine::{Engine, Notes};
 use bellwether::headers::Headers;
-use bellwether::judge::stats::Event;
 use bellwether::keys::Ring;
 use bellwether::keys::pool::{Pick, Pools, Wish};
+use bellwether::outcome::blame::Event;
 use bellwether::outcome::{Outcome, classify, ending};
-use bellwether::plan::{Deployment, HeaderCondition, HeaderTest, HostPattern, IdentitySource, Plan};
+use bellwether::plan::matching::{HeaderCondition, HeaderTest, HostPattern};
+use bellwether::plan::{Deployment, IdentitySource, Plan};
 use bellwether::route::{Access, RequestFacts, choose, find, rewritten_path};
 use bellwether::time::{Micros, Now, UnixMillis};
 

@@ -8,7 +8,8 @@ use bellwether::admin;
 use bellwether::hash::hash;
 use bellwether::headers::Headers;
 use bellwether::keys::reset;
-use bellwether::route::{RequestFacts, address_without_port, find, rewritten_path};
+use bellwether::plan::matching::address_without_port;
+use bellwether::route::{RequestFacts, find, rewritten_path};
 use bellwether::time::{Millis, UnixMillis};
 
 use super::exercise::{WALL, permitted};

@@ -6,13 +6,16 @@
 use bellwether::judge::comparison::{Comparison, Observed, Pending};
 use bellwether::judge::limits;
 use bellwether::judge::scores::{Arm, Odds};
-use bellwether::judge::stats::{Delta, Event, Stats};
+use bellwether::judge::stats::{Delta, Stats};
 use bellwether::keys::documents::Documents;
-use bellwether::keys::health::{Fault, Keyring};
+use bellwether::keys::health::Keyring;
 use bellwether::outcome::Outcome;
-use bellwether::plan::{Plan, Recovery};
+use bellwether::outcome::blame::Event;
+use bellwether::outcome::blame::Fault;
+use bellwether::plan::Plan;
+use bellwether::plan::guard::Recovery;
 use bellwether::report::events::EventLog;
-use bellwether::rollout::ramp::{Sight, weight};
+use bellwether::rollout::ramp::Sight;
 use bellwether::rollout::standings::Standings;
 use bellwether::rollout::{Cause, Lease, Rules, Signal};
 use bellwether::shared::codec::Found;
@@ -154,7 +157,7 @@ fn standings(bytes: &[u8], steps: &[Step]) {
             let sight =
                 Sight { now: now(number >> 1), outcomes: number, evidence: number & 127, active: true };
             let (next, _) = position.look(ramp, sight);
-            assert!(weight(ramp, next.stage).get() <= 10_000);
+            assert!(ramp.weight(next.stage).get() <= 10_000);
             standings.ramp = Some(if step.what & 0x80 == 0 { next } else { next.restarted(number) });
         }
         let standing = standings.versions.first().map(|(_, standing)| standing.clone());

@@ -7,7 +7,7 @@
 use bellwether::engine::MERGE_AFTER;
 use bellwether::judge::comparison::Signal;
 use bellwether::judge::scores::{Arm, BOUNDED, Odds, Share, ShareDelta};
-use bellwether::plan::Compare;
+use bellwether::plan::guard::Compare;
 
 use crate::rng::Rng;
 use crate::traffic::{Item, Kind};

@@ -9,8 +9,8 @@ use std::collections::BinaryHeap;
 
 use bellwether::engine::{Binding, Engine, Notes};
 use bellwether::headers::Headers;
-use bellwether::judge::stats::Event;
 use bellwether::outcome::Outcome;
+use bellwether::outcome::blame::Event;
 use bellwether::plan::Plan;
 use bellwether::route::RequestFacts;
 use bellwether::time::{Micros, Now, UnixMillis};

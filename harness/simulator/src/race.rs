@@ -2,7 +2,7 @@
 
 use bellwether::judge::comparison::Signal;
 use bellwether::judge::scores::Arm;
-use bellwether::plan::Compare;
+use bellwether::plan::guard::Compare;
 
 use crate::bulk::Bulk;
 use crate::rng::Rng;

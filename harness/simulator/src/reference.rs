@@ -3,8 +3,8 @@
 use bellwether::engine::Assigned;
 use bellwether::judge::comparison::{Comparison, Observed, Pending};
 use bellwether::judge::scores::{Arm, Odds};
-use bellwether::judge::stats::Event;
-use bellwether::plan::Compare;
+use bellwether::outcome::blame::Event;
+use bellwether::plan::guard::Compare;
 
 /// One worker, no batches; errors only.
 pub struct Reference {

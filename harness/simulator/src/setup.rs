@@ -1,7 +1,8 @@
 //! Plans and guards, made by the shipping configuration code so that its defaults are the ones measured.
 
 use bellwether::config::compile;
-use bellwether::plan::{Compare, Guard, Plan};
+use bellwether::plan::Plan;
+use bellwether::plan::guard::{Compare, Guard};
 
 /// A plan with stable `v1` and canary `v2` at `share` basis points; `rest` is inserted into the deployment.
 ///

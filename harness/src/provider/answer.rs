@@ -1,19 +1,19 @@
 //! The answers themselves, in OpenAI's shapes unless the path is another API's.
 
-use std::collections::BTreeMap;
 use std::future::pending;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Response, StatusCode};
-use serde_json::{Value, json};
+use serde_json::{Value, json as value_of};
 use tokio::sync::Notify;
 
-use super::anthropic;
 use super::behaviour::{Behaviour, Chosen, Fate};
-use super::body::{Body, Step, scripted, whole};
+use super::body::{Body, Step, scripted};
+use super::reply::{Answer, json, with};
+use super::{anthropic, openai};
 
 /// A request, as far as the answer depends on it.
 #[derive(Debug)]
@@ -22,12 +22,6 @@ pub(super) struct Asked<'a> {
     pub method: &'a Method,
     pub path: &'a str,
     pub body: &'a Bytes,
-}
-
-/// What an answer would be if nothing went wrong.
-pub(super) enum Answer {
-    Whole(Value),
-    Stream(Vec<Bytes>),
 }
 
 /// How an answer breaks off.
@@ -50,11 +44,11 @@ pub(super) async fn answer(asked: &Asked<'_>, chosen: Chosen, reset: Arc<Notify>
                 Ok(status) if status.as_u16() >= 200 => {
                     let error = match anthropic::is_messages(asked.path) {
                         true => anthropic::error(status),
-                        false => error(status, &[]),
+                        false => openai::error(status, &[]),
                     };
                     return with(error, &headers);
                 }
-                _ => return error(StatusCode::INTERNAL_SERVER_ERROR, &[]),
+                _ => return openai::error(StatusCode::INTERNAL_SERVER_ERROR, &[]),
             }
         }
         Fate::Reset => {
@@ -71,41 +65,6 @@ pub(super) async fn answer(asked: &Asked<'_>, chosen: Chosen, reset: Arc<Notify>
         (Answer::Stream(events), cut) => stream(events, behaviour.chunk_delay_ms, cut, reset),
     };
     with(response, &headers)
-}
-
-/// A JSON answer.
-pub(super) fn json(status: StatusCode, value: &Value) -> Response<Body> {
-    let mut response = Response::new(whole(value.to_string()));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
-}
-
-/// An error in OpenAI's shape.
-pub(super) fn error(status: StatusCode, headers: &[(&str, &str)]) -> Response<Body> {
-    let (kind, code) = match status.as_u16() {
-        401 => ("invalid_request_error", Some("invalid_api_key")),
-        403 => ("permission_error", Some("permission_denied")),
-        429 => ("rate_limit_error", Some("rate_limit_exceeded")),
-        400..=499 => ("invalid_request_error", None),
-        _ => ("server_error", None),
-    };
-    let message = format!("mock provider answers {status}");
-    let value = json!({"error": {"message": message, "type": kind, "param": null, "code": code}});
-    let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    with(json(status, &value), &headers)
-}
-
-/// Adds headers, of which those that no HTTP message can carry are left out.
-fn with(mut response: Response<Body>, headers: &BTreeMap<String, String>) -> Response<Body> {
-    for (name, value) in headers {
-        if let (Ok(name), Ok(value)) =
-            (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value.as_bytes()))
-        {
-            response.headers_mut().insert(name, value);
-        }
-    }
-    response
 }
 
 /// Half of an answer (or, after 0 chunks, none of it) under headers that promise all of it.
@@ -143,58 +102,16 @@ fn stream(events: Vec<Bytes>, delay_ms: u64, cut: Option<Cut>, reset: Arc<Notify
 fn compose(asked: &Asked<'_>, behaviour: &Behaviour) -> Answer {
     let provider = asked.provider;
     if asked.method == Method::POST && asked.path.ends_with("/chat/completions") {
-        return completion(provider, behaviour, asked.body);
+        return openai::completion(provider, behaviour, asked.body);
     }
     if asked.method == Method::POST && anthropic::is_messages(asked.path) {
         return anthropic::message(provider, behaviour, asked.body);
     }
     if asked.method == Method::GET && asked.path.ends_with("/v1/models") {
-        let models = ["gpt-4o", "gpt-4o-mini"]
-            .map(|id| json!({"id": id, "object": "model", "created": 1_700_000_000, "owned_by": provider}));
-        return Answer::Whole(json!({"object": "list", "data": models}));
+        let models = ["gpt-4o", "gpt-4o-mini"].map(
+            |id| value_of!({"id": id, "object": "model", "created": 1_700_000_000, "owned_by": provider}),
+        );
+        return Answer::Whole(value_of!({"object": "list", "data": models}));
     }
-    Answer::Whole(json!({"provider": provider, "method": asked.method.as_str(), "path": asked.path}))
-}
-
-/// A chat completion, whole or streamed as the body asks; a body that is not JSON gets a whole one.
-fn completion(provider: &str, behaviour: &Behaviour, body: &Bytes) -> Answer {
-    let request: Value = serde_json::from_slice(body).unwrap_or_default();
-    let model = request["model"].as_str().unwrap_or("gpt-4o-mini");
-    let id = format!("chatcmpl-{provider}");
-    let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let words = behaviour.words(provider);
-    let usage = json!({
-        "prompt_tokens": 9,
-        "completion_tokens": words.len(),
-        "total_tokens": 9 + words.len(),
-    });
-    if request["stream"] != json!(true) {
-        return Answer::Whole(json!({
-            "id": id, "object": "chat.completion", "created": created, "model": model,
-            "system_fingerprint": format!("fp_{provider}"),
-            "choices": [{
-                "index": 0, "finish_reason": "stop", "logprobs": null,
-                "message": {"role": "assistant", "content": words.concat(), "refusal": null},
-            }],
-            "usage": usage,
-        }));
-    }
-    let event = |choices: Value, usage: Value| {
-        let value = json!({
-            "id": id, "object": "chat.completion.chunk", "created": created, "model": model,
-            "system_fingerprint": format!("fp_{provider}"), "choices": choices, "usage": usage,
-        });
-        Bytes::from(format!("data: {value}\n\n"))
-    };
-    let choice = |delta: Value, finish: Value| {
-        event(json!([{"index": 0, "delta": delta, "logprobs": null, "finish_reason": finish}]), Value::Null)
-    };
-    let mut events = vec![choice(json!({"role": "assistant", "content": ""}), Value::Null)];
-    events.extend(words.iter().map(|word| choice(json!({"content": word}), Value::Null)));
-    events.push(choice(json!({}), json!("stop")));
-    if request["stream_options"]["include_usage"] == json!(true) {
-        events.push(event(json!([]), usage));
-    }
-    events.push(Bytes::from_static(b"data: [DONE]\n\n"));
-    Answer::Stream(events)
+    Answer::Whole(value_of!({"provider": provider, "method": asked.method.as_str(), "path": asked.path}))
 }

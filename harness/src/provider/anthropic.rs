@@ -4,9 +4,9 @@ use bytes::Bytes;
 use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::answer::{Answer, json as whole};
 use super::behaviour::Behaviour;
 use super::body::Body;
+use super::reply::{Answer, json as whole};
 
 /// Whether a path is of this API.
 pub(super) fn is_messages(path: &str) -> bool {

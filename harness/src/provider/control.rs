@@ -4,9 +4,9 @@ use bytes::Bytes;
 use hyper::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::answer::json as answer_json;
 use super::behaviour::{Behaviour, Chooser};
 use super::body::Body;
+use super::reply::json as answer_json;
 use super::{Shared, lock};
 
 /// Requests shown at once: enough to read, and not a hundred megabytes after a load test.

@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use bellwether::engine::Assigned;
-use bellwether::judge::stats::Event;
+use bellwether::outcome::blame::Event;
 
 /// A request that has been assigned and not yet answered.
 pub(super) struct Flight {

@@ -1,10 +1,11 @@
 //! Absolute limits: how often does each of them blame a healthy canary?
 
 use bellwether::judge::limits::{self, Verdict};
-use bellwether::judge::stats::{Delta, Event, Snapshot, Stats};
+use bellwether::judge::stats::{Delta, Snapshot, Stats};
 use bellwether::judge::window::{Tally, Window};
 use bellwether::outcome::Outcome;
-use bellwether::plan::Guard;
+use bellwether::outcome::blame::Event;
+use bellwether::plan::guard::Guard;
 use bellwether::time::{Micros, Millis};
 
 use super::WORKERS;

@@ -1,0 +1,60 @@
+//! What a bound or a fault has dropped or put off. The adapter counts it in a metric.
+
+use crate::shared::store::StoreError;
+
+/// What a bound or a fault has dropped or put off; each is a label of the metric of dropped things.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dropped {
+    /// Outcomes of an older epoch: counted in metrics, decide nothing.
+    LateResult,
+    /// Merges put off because other workers interfered too often; the counts are kept for the next merge.
+    MergeDeferred,
+    /// A verdict put off for the same reason; the next merge judges again.
+    VerdictDeferred,
+    /// What an attempt said about its key, given up because other workers interfered too often.
+    KeyReport,
+    /// Shared values that this build cannot read.
+    Undecodable,
+    /// Host calls refused.
+    Refused,
+}
+
+impl Dropped {
+    /// What an error puts off.
+    pub const fn of(error: StoreError) -> Dropped {
+        match error {
+            StoreError::Mismatch => Dropped::MergeDeferred,
+            StoreError::Refused => Dropped::Refused,
+        }
+    }
+
+    /// Metric label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Dropped::LateResult => "late_result",
+            Dropped::MergeDeferred => "merge_deferred",
+            Dropped::VerdictDeferred => "verdict_deferred",
+            Dropped::KeyReport => "key_report",
+            Dropped::Undecodable => "undecodable",
+            Dropped::Refused => "refused",
+        }
+    }
+}
+
+/// Counts of what was dropped, for the adapter.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Drops(pub Vec<(Dropped, u64)>);
+
+impl Drops {
+    /// Counts one.
+    pub fn one(&mut self, what: Dropped) {
+        self.many(what, 1);
+    }
+
+    /// Counts several. A count of 0 adds nothing.
+    pub fn many(&mut self, what: Dropped, count: u64) {
+        if count > 0 {
+            self.0.push((what, count));
+        }
+    }
+}
