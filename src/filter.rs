@@ -11,6 +11,7 @@ mod dress;
 mod metrics;
 mod overview;
 mod record;
+mod reply;
 mod request;
 mod router;
 mod service;

@@ -13,7 +13,6 @@ use std::collections::BTreeMap;
 
 use crate::hash::hash;
 use crate::plan::pool::{KeyPool, KeyValue, Secret};
-use crate::time::Millis;
 
 /// Characters of a key that are shown, and how many more it must have.
 const MASK: usize = 4;
@@ -189,17 +188,6 @@ fn scale(random: u64, total: u64) -> Option<u64> {
 pub fn fingerprint(pool: &str, value: &str) -> u64 {
     hash(&[b"bellwether/key", pool.as_bytes(), value.as_bytes()])
 }
-
-/// The answer when no key can be had, as an OpenAI client understands it: status and body.
-pub fn unavailable(returns_in: Option<Millis>) -> (u32, &'static str) {
-    match returns_in {
-        Some(_) => (429, RATE_LIMITED),
-        None => (503, UNAVAILABLE),
-    }
-}
-
-const RATE_LIMITED: &str = r#"{"error":{"message":"every API key for this request is rate limited","type":"rate_limit_error","param":null,"code":"keys_rate_limited"}}"#;
-const UNAVAILABLE: &str = r#"{"error":{"message":"no API key is available for this request","type":"server_error","param":null,"code":"keys_unavailable"}}"#;
 
 #[cfg(test)]
 mod tests {

@@ -7,6 +7,7 @@ use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
 use super::overview::kept_events;
+use super::reply;
 use super::service::Router;
 use super::worker::Worker;
 use crate::admin::{self, Ask, Body, Refusal, page};
@@ -123,9 +124,11 @@ impl AdminStream {
         let bits = [self.worker.random(), self.worker.random()];
         let nonce = format!("{:016x}{:016x}", bits[0], bits[1]);
         match answer {
-            Ok((HTML, _)) => host::answer(200, HTML, &page::policy(&nonce), None, &page::document(&nonce)),
-            Ok((kind, body)) => host::answer(200, kind, page::NO_PAGE, None, &body),
-            Err(refusal) => host::answer(refusal.status, JSON, page::NO_PAGE, refusal.allow, &refusal.body()),
+            Ok((HTML, _)) => reply::answer(200, HTML, &page::policy(&nonce), None, &page::document(&nonce)),
+            Ok((kind, body)) => reply::answer(200, kind, page::NO_PAGE, None, &body),
+            Err(refusal) => {
+                reply::answer(refusal.status, JSON, page::NO_PAGE, refusal.allow, &refusal.body())
+            }
         }
     }
 }

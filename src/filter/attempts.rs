@@ -10,6 +10,7 @@ use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
 use super::dress::dress;
+use super::reply;
 use super::request::InFlight;
 use super::service::Router;
 use super::worker::Worker;
@@ -89,7 +90,7 @@ impl AttemptStream {
             // The pool has lost its last key since the router looked, to this very request perhaps. Nothing is attempted.
             drop(flight);
             self.worker.tell(router, request.deployment, notes);
-            host::refuse(returns_in);
+            reply::refuse(returns_in);
             return Action::Pause;
         }
         let errors = &request.guard(deployment).errors;
@@ -168,7 +169,7 @@ impl AttemptStream {
     /// Nobody knows whose key this attempt may carry, so it is not made.
     fn nobodys(&self) -> Action {
         self.worker.metrics.dropped_label("attempt", 1);
-        host::refuse(None);
+        reply::refuse(None);
         Action::Pause
     }
 
@@ -179,7 +180,7 @@ impl AttemptStream {
         };
         self.answered = true;
         let now = self.worker.clock.now();
-        let wait = host::rate_limit_wait(status, now.wall);
+        let wait = reply::rate_limit_wait(status, now.wall);
         let judged = match request.flight.try_borrow_mut() {
             Ok(mut flight) => flight.answered(*attempt, status, now.mono, &request.guard(deployment).errors),
             Err(_) => None,

@@ -8,6 +8,7 @@ use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
 use super::dress::{Before, dress};
+use super::reply;
 use super::request::{InFlight, impatience};
 use super::service::Router;
 use super::worker::Worker;
@@ -77,7 +78,7 @@ impl RouterStream {
         let Some(key) = key else {
             self.worker.tell(&router, n, notes);
             self.start(n, assigned, seen, None);
-            host::refuse(waits.into_iter().min());
+            reply::refuse(waits.into_iter().min());
             return Action::Pause;
         };
         let Some(version) = deployment.versions.get(assigned.choice.version) else { return Action::Continue };
@@ -192,7 +193,7 @@ impl RouterStream {
             && let Some((status, reached)) = self.status()
         {
             let now = self.worker.clock.now();
-            self.wait.set(host::rate_limit_wait(status, now.wall));
+            self.wait.set(reply::rate_limit_wait(status, now.wall));
             let carried = request.router_key.get();
             let errors = &request.guard(deployment).errors;
             judged = flight

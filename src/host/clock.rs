@@ -1,0 +1,75 @@
+//! The clocks of the process.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::time::{Micros, Now, UnixMillis};
+
+/// The process's monotonic clock as a number. An [`Instant`] cannot be turned into one, and a difference to this VM's start
+/// means nothing to another worker; but on this target an `Instant` is the host's reading itself, so the largest span that
+/// can be subtracted from it is the number, counted from the lowest there is. Found once a VM by halving.
+pub struct Clock {
+    origin: Instant,
+    micros: u64,
+    /// The last reading of the wall clock, and where the monotonic one stood.
+    wall: Cell<(u64, UnixMillis)>,
+}
+
+/// The wall clock is read anew when its last reading is older than this (20 ms), and counted on from there: a host call less in
+/// most callbacks. When somebody sets it, that is noticed so much later; nothing is decided by it but a date in `retry-after`.
+const WALL_AFTER: u64 = 20_000;
+
+impl Clock {
+    /// Reads the clock's zero.
+    pub fn new() -> Clock {
+        let origin = Instant::now();
+        let fits = |secs, nanos| origin.checked_sub(Duration::new(secs, nanos)).is_some();
+        let secs = largest(u64::MAX, &|secs| fits(secs, 0));
+        let nanos = largest(999_999_999, &|nanos| u32::try_from(nanos).is_ok_and(|nanos| fits(secs, nanos)));
+        let secs = secs.checked_sub(SIGNED_ZERO).unwrap_or(secs);
+        let micros = secs.saturating_mul(1_000_000).saturating_add(nanos.checked_div(1000).unwrap_or(0));
+        Clock { origin, micros, wall: Cell::new((0, UnixMillis(0))) }
+    }
+
+    /// Microseconds on the process's monotonic clock.
+    pub fn mono(&self) -> Micros {
+        let elapsed = self.origin.elapsed();
+        // `as_micros` would count in 128 bits, for which this target has no instruction.
+        let seconds = elapsed.as_secs().saturating_mul(1_000_000);
+        Micros(self.micros.saturating_add(seconds).saturating_add(u64::from(elapsed.subsec_micros())))
+    }
+
+    /// Both clocks.
+    pub fn now(&self) -> Now {
+        let mono = self.mono();
+        let (at, wall) = self.wall.get();
+        let since = mono.since(Micros(at));
+        if wall != UnixMillis(0) && since < WALL_AFTER {
+            return Now {
+                mono,
+                wall: UnixMillis(wall.0.saturating_add(since.checked_div(1000).unwrap_or(0))),
+            };
+        }
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let wall = UnixMillis(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX));
+        self.wall.set((mono.0, wall));
+        Now { mono, wall }
+    }
+}
+
+/// The seconds of an `Instant` are an `i64` in Rust 1.95 (and were a `u64` once), whose zero is this far above the lowest.
+const SIGNED_ZERO: u64 = 1 << 63;
+
+/// The largest number up to `max` that `fits`, if 0 does, and every number below one that does.
+fn largest(max: u64, fits: &dyn Fn(u64) -> bool) -> u64 {
+    let (mut known, mut above) = (0, max);
+    while above > known {
+        let middle = above.saturating_sub(above.saturating_sub(known) >> 1);
+        if fits(middle) {
+            known = middle;
+        } else {
+            above = middle.saturating_sub(1);
+        }
+    }
+    known
+}
