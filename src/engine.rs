@@ -27,13 +27,11 @@ use crate::outcome::blame::Event;
 use crate::plan::split::Split;
 use crate::plan::{Deployment, Plan};
 use crate::route::{self, Access, Choice, RequestFacts};
+use crate::shared::REFRESH_AFTER;
 use crate::shared::store::Store;
 use crate::time::{Micros, Now};
 use crate::units::Bps;
 
-/// A copy of the standings older than this (10 ms, in microseconds) is read anew before it decides. The read costs about
-/// 0.7 µs; at 10 ms that is below a ten-thousandth of a worker.
-pub const REFRESH_AFTER: u64 = 10_000;
 /// What was counted is merged when the last merge is older than this (20 ms, in microseconds). Halving it makes stable's
 /// numbers fresher by 10 ms and doubles the writes under the process-wide lock; a canary's failure never waits for it.
 pub const MERGE_AFTER: u64 = 20_000;

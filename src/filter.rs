@@ -34,6 +34,7 @@ use crate::engine::Notes;
 use crate::hash::hash;
 use crate::host::{self, SharedData};
 use crate::problems::Problems;
+use crate::shared::names::CONFIGURATION;
 use crate::shared::store::{Change, update};
 
 /// Period of the router's tick: leftovers are merged, gauges written.
@@ -116,7 +117,7 @@ impl Root {
 
     /// Counts an accepted update once in the process, not once a thread: whoever is first to write its hash counts it.
     fn count_update(&self, configuration: u64) {
-        let key = ["bellwether/1/configuration/", &host::filter_name()].concat();
+        let key = [CONFIGURATION, &host::filter_name()].concat();
         let bytes = configuration.to_le_bytes();
         let first = update(&SharedData, &key, &mut |held| {
             if held == Some(bytes.as_slice()) {

@@ -3,4 +3,9 @@
 pub mod census;
 pub mod codec;
 pub mod dropped;
+pub mod names;
 pub mod store;
+
+/// A copy of the standings older than this (10 ms, in microseconds) is read anew before it decides. The read costs about
+/// 0.7 µs; at 10 ms that is below a ten-thousandth of a worker.
+pub const REFRESH_AFTER: u64 = 10_000;

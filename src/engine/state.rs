@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 
-use super::{Assigned, IDLE_AFTER, MERGE_AFTER, Notes, REFRESH_AFTER};
+use super::{Assigned, IDLE_AFTER, MERGE_AFTER, Notes};
 use crate::judge::comparison::{Observed, Pending};
 use crate::judge::scores::{Arm, Odds};
 use crate::judge::stats::Delta;
@@ -15,17 +15,15 @@ use crate::rollout::ramp::Position;
 use crate::rollout::standings::Standings;
 use crate::rollout::{Phase, Standing};
 use crate::route::Access;
+use crate::shared::REFRESH_AFTER;
 use crate::shared::codec::{Found, TOMBSTONE};
 use crate::shared::dropped::Dropped;
+use crate::shared::names::{COMPARE, STANDINGS, STATS};
 use crate::shared::store::{Change, Expected, Store, update};
 use crate::time::{Micros, Now};
 
 /// Ids of requests kept as evidence: enough to find them in an access log.
 const BAD_REQUESTS: usize = 5;
-/// Where the statistics of versions are in shared data.
-const STATS: &str = "bellwether/1/stats/";
-/// Where their comparisons are.
-const COMPARE: &str = "bellwether/1/compare/";
 
 /// Where and when something is decided: the plan's deployment with its versions' places in the state, the store, the time.
 #[derive(Clone, Copy)]
@@ -98,7 +96,7 @@ impl State {
         State {
             name: deployment.name.clone(),
             release: deployment.release.clone(),
-            standings_key: ["bellwether/1/standings/", &deployment.name, "/", &deployment.release].concat(),
+            standings_key: [STANDINGS, &deployment.name, "/", &deployment.release].concat(),
             versions: Vec::with_capacity(deployment.versions.len()),
             read_at: None,
             merged_at: Micros(0),

@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 
-use super::record::{EVENTS, POOL_EVENTS, REJECTIONS};
 use super::service::Router;
 use super::worker::Worker;
 use crate::engine::Notes;
@@ -14,6 +13,7 @@ use crate::report::events::{self, EventLog};
 use crate::report::status::KeyView;
 use crate::shared::codec::Found;
 use crate::shared::dropped::Dropped;
+use crate::shared::names::{EVENTS, POOL_EVENTS, REJECTIONS};
 use crate::shared::store::Store;
 use crate::time::Micros;
 
@@ -56,7 +56,7 @@ impl Router {
     pub fn merge_usage(&self, now: Micros, notes: &mut Notes) {
         for usage in &self.usages {
             if let Ok(mut usage) = usage.try_borrow_mut() {
-                usage.merge(&SharedData, now, notes);
+                usage.merge(&SharedData, now, &mut notes.dropped);
             }
         }
     }
@@ -71,7 +71,7 @@ impl Router {
         else {
             return Vec::new();
         };
-        state.refresh(ring, &SharedData, now, notes);
+        state.refresh(ring, &SharedData, now, &mut notes.dropped);
         let used = self.usages.get(n).and_then(|usage| usage.try_borrow().ok()?.read(&SharedData));
         if used.is_none() {
             notes.dropped.one(Dropped::Undecodable);

@@ -12,13 +12,10 @@ use crate::outcome::flight::Judgement;
 use crate::problems::Problems;
 use crate::report::events::{self, EventLog};
 use crate::shared::codec::Found;
+use crate::shared::names::{EVENTS, POOL_EVENTS, REJECTIONS};
 use crate::shared::store::{Change, update};
 use crate::time::{Millis, Now, UnixMillis};
 
-/// Shared key of the last transitions of the process.
-pub const EVENTS: &str = "bellwether/1/events";
-/// Shared key of the last events of pools: apart, so that an exhausted pool does not push out why a canary was rolled back.
-pub const POOL_EVENTS: &str = "bellwether/1/pool-events";
 /// What workers say within this time of each other is said of one occasion (5 s): a secrets document reaches all of them in far
 /// less.
 const AT_ONCE: Millis = Millis(5000);
@@ -30,9 +27,6 @@ enum Kept {
     Before,
     Not,
 }
-
-/// Shared key of the last rejected configurations, apart for the same reason: somebody may send one every second.
-pub const REJECTIONS: &str = "bellwether/1/rejections";
 
 impl Worker {
     /// Records judgements about a request's attempts. `wait`: what the response says of a rate limit.

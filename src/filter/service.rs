@@ -64,7 +64,7 @@ impl Router {
         let Ok(rings) = self.rings.try_borrow() else { return };
         for ((ring, metrics), state) in rings.iter().zip(&self.pool_metrics).zip(&self.pools) {
             let Ok(mut state) = state.try_borrow_mut() else { continue };
-            state.refresh(ring, &SharedData, now, notes);
+            state.refresh(ring, &SharedData, now, &mut notes.dropped);
             for (n, key) in metrics.iter().enumerate() {
                 key.status(state.memory(ring, n).status.gauge());
             }
@@ -85,7 +85,7 @@ impl Router {
         let pool = self.plan.pools.get(n)?;
         let rings = self.rings.try_borrow().ok()?;
         let mut state = self.pools.get(n)?.try_borrow_mut().ok()?;
-        Some(state.pick(pool, rings.get(n)?, wish, &SharedData, notes))
+        Some(state.pick(pool, rings.get(n)?, wish, &SharedData, &mut notes.dropped))
     }
 
     /// Whether a request could have a key of this pool now, and else when the first one comes back by itself, if one does.
@@ -112,7 +112,9 @@ impl Router {
         let usage = self.usages.get(n)?.try_borrow().ok()?;
         // The secret may have been rotated meanwhile: what the old one did is not the new one's fault.
         let same = ring.fingerprint(key) == carried.fingerprint;
-        same.then(|| state.report(pool, ring, Said { key, fault, began, now }, &usage, &SharedData, notes))
+        same.then(|| {
+            state.report(pool, ring, Said { key, fault, began, now }, &usage, &SharedData, &mut notes.dropped)
+        })
     }
 
     /// Puts a key's value into the pool's header in place of whatever is there, and says what the request carries now.

@@ -21,13 +21,9 @@ use crate::plan::pool::Secret;
 use crate::shared::census::{self, Census, Holding};
 use crate::shared::codec::Found;
 use crate::shared::dropped::{Dropped, Drops};
+use crate::shared::names::{CENSUS, DOCUMENTS};
 use crate::shared::store::{Change, Store, update};
 use crate::time::Micros;
-
-/// Shared key of the secrets documents.
-const DOCUMENTS: &str = "bellwether/1/documents";
-/// Shared key of what all VMs hold.
-const CENSUS: &str = "bellwether/1/census";
 
 thread_local! {
     static WORKER: Rc<Worker> = Rc::new(Worker::new());

@@ -6,10 +6,8 @@ use crate::outcome::Outcome;
 use crate::outcome::blame::Event;
 use crate::plan::guard::Compare;
 use crate::shared::codec::{Found, Reader, Writer};
+use crate::shared::names::COMPARISON_SCHEMA;
 use crate::time::Micros;
-
-/// First byte of a record. 1 had one sketch of clients a signal, 2 has one a score.
-const SCHEMA: u8 = 2;
 
 /// What is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +76,7 @@ impl Comparison {
 
     /// To bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut w = Writer::of(SCHEMA);
+        let mut w = Writer::of(COMPARISON_SCHEMA);
         w.number(u64::from(self.epoch));
         self.errors.encode(&mut w);
         self.slow.encode(&mut w);
@@ -92,7 +90,7 @@ impl Comparison {
 }
 
 fn read(bytes: &[u8]) -> Option<Comparison> {
-    let mut r = Reader::of(SCHEMA, bytes)?;
+    let mut r = Reader::of(COMPARISON_SCHEMA, bytes)?;
     let comparison =
         Comparison { epoch: r.small()?, errors: Share::decode(&mut r)?, slow: Share::decode(&mut r)? };
     r.end()?;
@@ -203,7 +201,7 @@ mod tests {
     #[test]
     fn other_layouts_are_undecodable() {
         let mut bytes = Comparison::new(3).encode();
-        for schema in (0..=u8::MAX).filter(|schema| *schema != SCHEMA) {
+        for schema in (0..=u8::MAX).filter(|schema| *schema != COMPARISON_SCHEMA) {
             bytes[0] = schema;
             assert!(matches!(Comparison::decode(Some(&bytes)), Found::Undecodable), "{schema}");
         }

@@ -4,14 +4,15 @@ use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use crate::engine::{Notes, REFRESH_AFTER};
 use crate::keys::Ring;
 use crate::keys::health::{Keyring, Memory, Status};
 use crate::keys::usage::{Usage, Used};
 use crate::outcome::blame::Fault;
 use crate::plan::pool::KeyPool;
+use crate::shared::REFRESH_AFTER;
 use crate::shared::codec::Found;
-use crate::shared::dropped::Dropped;
+use crate::shared::dropped::{Dropped, Drops};
+use crate::shared::names;
 use crate::shared::store::{Change, Store, StoreError, update};
 use crate::time::{Micros, Millis};
 
@@ -92,8 +93,7 @@ pub struct PoolState {
 impl PoolState {
     fn new(name: &str) -> PoolState {
         PoolState {
-            // Number 1 is of builds that did not count broken streams.
-            key: ["bellwether/2/keys/", name].concat(),
+            key: [names::KEYS, name].concat(),
             ring: Keyring::default(),
             read_at: None,
             had: Vec::new(),
@@ -102,7 +102,7 @@ impl PoolState {
 
     /// Reads the shared keyring if the copy is too old, and confirms what is of the keys that are here. What cannot be read
     /// changes nothing: keys stay as they were.
-    pub fn refresh(&mut self, ring: &Ring, store: &dyn Store, now: Micros, notes: &mut Notes) {
+    pub fn refresh(&mut self, ring: &Ring, store: &dyn Store, now: Micros, drops: &mut Drops) {
         if self.read_at.is_some_and(|at| now.since(at) < REFRESH_AFTER) {
             return;
         }
@@ -110,8 +110,8 @@ impl PoolState {
         match store.get(&self.key).map(|found| Keyring::decode(found.as_ref().map(|v| v.bytes.as_slice()))) {
             Ok(Found::Nothing) => self.ring = Keyring::default(),
             Ok(Found::Value(ring)) => self.ring = ring,
-            Ok(Found::Undecodable) => notes.dropped.one(Dropped::Undecodable),
-            Err(_) => notes.dropped.one(Dropped::Refused),
+            Ok(Found::Undecodable) => drops.one(Dropped::Undecodable),
+            Err(_) => drops.one(Dropped::Refused),
         }
         let has = ring.fingerprints();
         if !self.ring.0.is_empty() {
@@ -119,7 +119,7 @@ impl PoolState {
             let mut confirmed = self.ring.clone();
             confirmed.confirm(&had, &has, now);
             if confirmed != self.ring {
-                self.change(store, notes, &mut |ring| ring.confirm(&had, &has, now));
+                self.change(store, drops, &mut |ring| ring.confirm(&had, &has, now));
             }
         }
         self.had = has;
@@ -149,9 +149,9 @@ impl PoolState {
         ring: &Ring,
         wish: Wish<'_>,
         store: &dyn Store,
-        notes: &mut Notes,
+        drops: &mut Drops,
     ) -> Pick {
-        self.refresh(ring, store, wish.now, notes);
+        self.refresh(ring, store, wish.now, drops);
         let identity = wish.identity.filter(|_| pool.sticky);
         // The record holds only keys with something against them: usually there is nothing to look through.
         if self.ring.0.is_empty() {
@@ -159,7 +159,7 @@ impl PoolState {
                 return ring.any(wish.random).map_or(Pick::Exhausted { returns_in: None }, Pick::Key);
             }
         } else {
-            if let Some(key) = self.trial(ring, wish.now, wish.tried, store, notes) {
+            if let Some(key) = self.trial(ring, wish.now, wish.tried, store, drops) {
                 return Pick::Key(key);
             }
         }
@@ -169,7 +169,7 @@ impl PoolState {
             .choose(wish.random, identity, &fresh)
             .or_else(|| ring.choose(wish.random, identity, &active));
         // Rather the trial of a key that this request has had before than none.
-        match picked.or_else(|| self.trial(ring, wish.now, &[], store, notes)) {
+        match picked.or_else(|| self.trial(ring, wish.now, &[], store, drops)) {
             Some(key) => Pick::Key(key),
             None => Pick::Exhausted { returns_in: self.returns_in(ring, wish.now) },
         }
@@ -182,11 +182,11 @@ impl PoolState {
         now: Micros,
         tried: &[usize],
         store: &dyn Store,
-        notes: &mut Notes,
+        drops: &mut Drops,
     ) -> Option<usize> {
         let due = |key: &usize| self.memory(ring, *key).trial_due(now) && !tried.contains(key);
         let due: Vec<usize> = ring.candidates().filter(due).collect();
-        due.into_iter().find(|key| self.lease(ring, *key, now, store, notes))
+        due.into_iter().find(|key| self.lease(ring, *key, now, store, drops))
     }
 
     /// When the first key comes back from a rate limit.
@@ -199,9 +199,9 @@ impl PoolState {
     }
 
     /// Takes the trial of a key, if no other worker has it.
-    fn lease(&mut self, ring: &Ring, key: usize, now: Micros, store: &dyn Store, notes: &mut Notes) -> bool {
+    fn lease(&mut self, ring: &Ring, key: usize, now: Micros, store: &dyn Store, drops: &mut Drops) -> bool {
         let Some(fingerprint) = ring.fingerprint(key) else { return false };
-        let done = self.change(store, notes, &mut |ring| {
+        let done = self.change(store, drops, &mut |ring| {
             let memory = ring.get(fingerprint);
             let due = memory.trial_due(now);
             if due {
@@ -220,7 +220,7 @@ impl PoolState {
         said: Said,
         usage: &Usage,
         store: &dyn Store,
-        notes: &mut Notes,
+        drops: &mut Drops,
     ) -> Vec<Moved> {
         let Said { key, fault, began, now } = said;
         let Some(fingerprint) = ring.fingerprint(key) else { return Vec::new() };
@@ -241,7 +241,7 @@ impl PoolState {
         }
         // Read only for a key that would go out if others work, and once however often the change is tried.
         let used = OnceCell::new();
-        let moved = self.change(store, notes, &mut |held| {
+        let moved = self.change(store, drops, &mut |held| {
             let mut moved = Vec::new();
             for n in &affected {
                 let Some(fingerprint) = ring.fingerprint(*n) else { continue };
@@ -283,7 +283,7 @@ impl PoolState {
     fn change<T>(
         &mut self,
         store: &dyn Store,
-        notes: &mut Notes,
+        drops: &mut Drops,
         how: &mut dyn FnMut(&mut Keyring) -> T,
     ) -> Option<T> {
         let changed = update(store, &self.key, &mut |bytes| {
@@ -305,15 +305,15 @@ impl PoolState {
                 Some(result)
             }
             Ok(None) => {
-                notes.dropped.one(Dropped::Undecodable);
+                drops.one(Dropped::Undecodable);
                 None
             }
             Err(StoreError::Mismatch) => {
-                notes.dropped.one(Dropped::KeyReport);
+                drops.one(Dropped::KeyReport);
                 None
             }
             Err(StoreError::Refused) => {
-                notes.dropped.one(Dropped::Refused);
+                drops.one(Dropped::Refused);
                 None
             }
         }

@@ -31,7 +31,7 @@ impl Worker {
 
     fn pick(&mut self, store: &MemoryStore, at: u64, random: u64, tried: &[usize]) -> Pick {
         let wish = Wish { tried, identity: None, random, now: Micros(at) };
-        self.state.pick(&self.pool, &self.ring, wish, store, &mut Notes::default())
+        self.state.pick(&self.pool, &self.ring, wish, store, &mut Drops::default())
     }
 
     /// The keys that a thousand evenly spread requests would get.
@@ -61,7 +61,7 @@ impl Worker {
     ) -> Vec<Moved> {
         let said = Said { key, fault, began: Micros(began), now: Micros(now) };
         self.count(said);
-        self.state.report(&self.pool, &self.ring, said, &self.usage, store, &mut Notes::default())
+        self.state.report(&self.pool, &self.ring, said, &self.usage, store, &mut Drops::default())
     }
 
     /// What the filter counts of such an attempt.
@@ -80,7 +80,7 @@ impl Worker {
     }
 
     fn merge(&mut self, store: &MemoryStore, at: u64) {
-        self.usage.merge(store, Micros(at), &mut Notes::default());
+        self.usage.merge(store, Micros(at), &mut Drops::default());
     }
 }
 
@@ -347,7 +347,7 @@ fn a_state_leaves_with_its_key_and_survives_its_workers() {
 fn a_pool_that_comes_back_begins_afresh() {
     let (store, mut pools) = (MemoryStore::default(), Pools::default());
     let Worker { pool, ring, usage, .. } = Worker::new(&[("a", 1)]);
-    let notes = &mut Notes::default();
+    let notes = &mut Drops::default();
     let of_plan = pools.attach("p");
     of_plan.borrow_mut().refresh(&ring, &store, Micros(SECOND), notes);
     let said = Said { key: 0, fault: Fault::Rejected, began: Micros(SECOND), now: Micros(SECOND) };

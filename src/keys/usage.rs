@@ -4,12 +4,13 @@
 //! used; and no counter can say when a key was last used. Nor can a worker know by itself whether the other keys of a pool
 //! work: whose clients they serve may all be on another worker.
 
-use crate::engine::Notes;
 use crate::outcome::Outcome;
 use crate::outcome::blame::Event;
 use crate::outcome::flight::Judgement;
 use crate::shared::codec::{Found, Reader, Writer};
-use crate::shared::dropped::Dropped;
+use crate::shared::dropped::{Dropped, Drops};
+use crate::shared::names;
+
 use crate::shared::store::{Change, Store, update};
 use crate::time::{Micros, UnixMillis};
 
@@ -106,8 +107,7 @@ pub struct Usage {
 impl Usage {
     /// Of this pool.
     pub fn new(pool: &str) -> Usage {
-        // Number 1 is of builds that had a use without times of good answers.
-        let key = ["bellwether/2/usage/", pool].concat();
+        let key = [names::USAGE, pool].concat();
         Usage { key, pending: Record::default(), merged_at: Micros(0) }
     }
 
@@ -129,7 +129,7 @@ impl Usage {
     }
 
     /// Merges what was counted, if that is due. What cannot be merged now stays for the next time.
-    pub fn merge(&mut self, store: &dyn Store, now: Micros, notes: &mut Notes) {
+    pub fn merge(&mut self, store: &dyn Store, now: Micros, drops: &mut Drops) {
         if self.pending.0.is_empty() || now.since(self.merged_at) < MERGE_AFTER {
             return;
         }
@@ -147,9 +147,9 @@ impl Usage {
             Ok(true) => self.pending.0.clear(),
             Ok(false) => {
                 self.pending.0.clear();
-                notes.dropped.one(Dropped::Undecodable);
+                drops.one(Dropped::Undecodable);
             }
-            Err(error) => notes.dropped.one(Dropped::of(error)),
+            Err(error) => drops.one(Dropped::of(error)),
         }
     }
 
@@ -189,20 +189,20 @@ mod tests {
 
     #[test]
     fn two_workers_count_together_and_write_rarely() {
-        let (store, mut notes) = (MemoryStore::default(), Notes::default());
+        let (store, mut drops) = (MemoryStore::default(), Drops::default());
         let (mut a, mut b) = (Usage::new("p"), Usage::new("p"));
         for n in 0..100 {
             a.count(1, &over(Outcome::Good), UnixMillis(n));
             b.count(1, &over(Outcome::RateLimited), UnixMillis(1000 + n));
             b.count(2, &over(Outcome::CallerError), UnixMillis(7));
-            a.merge(&store, at(1000 + n), &mut notes);
-            b.merge(&store, at(1000 + n), &mut notes);
+            a.merge(&store, at(1000 + n), &mut drops);
+            b.merge(&store, at(1000 + n), &mut drops);
         }
         assert_eq!(store.calls.get(), 4, "one read and one write each in a tenth of a second");
-        a.merge(&store, at(2000), &mut notes);
-        b.merge(&store, at(2000), &mut notes);
+        a.merge(&store, at(2000), &mut drops);
+        b.merge(&store, at(2000), &mut drops);
         let calls = store.calls.get();
-        (0..9).for_each(|n| a.merge(&store, at(3000 + 300 * n), &mut notes));
+        (0..9).for_each(|n| a.merge(&store, at(3000 + 300 * n), &mut drops));
         assert_eq!(store.calls.get(), calls, "nothing new is not written");
         let record = Usage::new("p").read(&store).unwrap();
         assert_eq!(
@@ -210,30 +210,30 @@ mod tests {
             Used { requests: 200, errors: 100, last: UnixMillis(1099), ..Used::default() }
         );
         assert_eq!(record.get(2), Used { requests: 100, last: UnixMillis(7), ..Used::default() });
-        assert_eq!((record.get(3), notes), (Used::default(), Notes::default()));
+        assert_eq!((record.get(3), drops), (Used::default(), Drops::default()));
     }
 
     #[test]
     fn what_cannot_be_merged_is_kept_and_shown() {
-        let (store, mut notes) = (MemoryStore::default(), Notes::default());
+        let (store, mut drops) = (MemoryStore::default(), Drops::default());
         let mut usage = Usage::new("p");
         usage.count(1, &over(Outcome::Bad), UnixMillis(5));
         store.interference.set(16);
-        usage.merge(&store, at(1000), &mut notes);
-        assert_eq!(notes.dropped.0, [(Dropped::MergeDeferred, 1)]);
+        usage.merge(&store, at(1000), &mut drops);
+        assert_eq!(drops.0, [(Dropped::MergeDeferred, 1)]);
         assert_eq!(usage.read(&store).unwrap().get(1).errors, 1);
-        usage.merge(&store, at(2000), &mut notes);
+        usage.merge(&store, at(2000), &mut drops);
         assert_eq!(Usage::new("p").read(&store).unwrap().get(1).errors, 1);
     }
 
     #[test]
     fn a_record_of_another_build_is_left_alone_and_not_taken_for_nothing() {
-        let (store, mut notes) = (MemoryStore::default(), Notes::default());
+        let (store, mut drops) = (MemoryStore::default(), Drops::default());
         store.force("bellwether/2/usage/p", &[9, 9]);
         let mut usage = Usage::new("p");
         usage.count(1, &over(Outcome::Good), UnixMillis(5));
-        usage.merge(&store, at(1000), &mut notes);
-        assert_eq!(notes.dropped.0, [(Dropped::Undecodable, 1)]);
+        usage.merge(&store, at(1000), &mut drops);
+        assert_eq!(drops.0, [(Dropped::Undecodable, 1)]);
         assert_eq!(usage.read(&store), None);
     }
 

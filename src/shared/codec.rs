@@ -3,10 +3,7 @@
 //! Hand-written because the bytes must be small (each read copies them under a process-wide lock), because a build with
 //! another schema may have written them, and because what cannot be decoded has to be noticed, never read as zero.
 
-/// First byte of every shared value, but of those that have a number of their own. A build that changes the layout of a value
-/// gives it another number; it then sees the other build's value as undecodable and serves stable until that is gone. Only
-/// that value: what has not changed, a rollback above all, must outlive the module.
-pub const SCHEMA: u8 = 1;
+use crate::shared::names::SCHEMA;
 
 /// A value that says "dropped": shared data has no deletion.
 pub const TOMBSTONE: &[u8] = &[0];

@@ -210,7 +210,9 @@ fn key(
     let n = u.choose_index(worker.plan.pools.len())?;
     let (pool, (state, ring)) = (&worker.plan.pools[n], &worker.rings[n]);
     let wish = Wish { tried: &[0], identity: u.arbitrary()?, random: u.arbitrary()?, now: Micros(at) };
-    let Pick::Key(key) = state.borrow_mut().pick(pool, ring, wish, store, notes) else { return Ok(()) };
+    let Pick::Key(key) = state.borrow_mut().pick(pool, ring, wish, store, &mut notes.dropped) else {
+        return Ok(());
+    };
     assert!(ring.value(key).is_some());
     let wait = u.arbitrary::<Option<u32>>()?.map(|millis| Millis(u64::from(millis)));
     let well = [Fault::None, Fault::Accepted, Fault::Nothing];
@@ -219,7 +221,7 @@ fn key(
     let began = Micros(at.saturating_sub(u.arbitrary::<u32>()?.into()));
     let said = Said { key, fault: *u.choose(&faults)?, began, now: Micros(at) };
     let usage = Usage::new(&pool.name);
-    let moved = state.borrow_mut().report(pool, ring, said, &usage, store, notes);
+    let moved = state.borrow_mut().report(pool, ring, said, &usage, store, &mut notes.dropped);
     for moved in &moved {
         one_line(&events::key_line(&pool.name, &pool.keys[moved.key].id, moved, now(at)));
     }

@@ -52,7 +52,8 @@ pub fn routes_anything(plan: &Plan, u: &mut Unstructured<'_>) -> Result<()> {
             let (held, ring) = (pools.attach(&plan.pools[pool].name), &rings[pool]);
             let identity = assigned.choice.identity;
             let wish = Wish { tried: &[], identity, random, now: Micros(at) };
-            if let Pick::Key(key) = held.borrow_mut().pick(&plan.pools[pool], ring, wish, &store, &mut notes)
+            if let Pick::Key(key) =
+                held.borrow_mut().pick(&plan.pools[pool], ring, wish, &store, &mut notes.dropped)
             {
                 assert!(ring.value(key).is_some(), "a key that is picked has a value");
             }

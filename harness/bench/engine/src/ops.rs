@@ -17,6 +17,7 @@ use bellwether::outcome::Outcome;
 use bellwether::outcome::blame::Event;
 use bellwether::plan::Plan;
 use bellwether::route::{RequestFacts, find};
+use bellwether::shared::dropped::Drops;
 use bellwether::shared::store::{Expected, Store, StoreError, Versioned};
 use bellwether::time::{Micros, Now, UnixMillis};
 
@@ -163,7 +164,7 @@ fn picking(keys: usize, count: u64) -> Result<()> {
     for n in 0..count {
         let random = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let wish = Wish { tried: &[], identity: None, random, now: Micros(1_000_000 + n / 100) };
-        black_box(state.pick(pool, &ring, wish, &store, &mut Notes::default()));
+        black_box(state.pick(pool, &ring, wish, &store, &mut Drops::default()));
     }
     Ok(())
 }

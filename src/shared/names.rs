@@ -1,0 +1,33 @@
+//! Every key of shared data, and the schema byte of its value.
+//!
+//! A value whose layout changes gets another number in its key or another schema byte: workers of the old and of the new module
+//! run side by side during an upgrade, and neither may read the other's bytes as its own.
+
+/// Statistics of a version, by deployment, release and version.
+pub const STATS: &str = "bellwether/1/stats/";
+/// Comparison of a version with stable, by deployment, release and version. Its value has the schema
+/// [`COMPARISON_SCHEMA`].
+pub const COMPARE: &str = "bellwether/1/compare/";
+/// Standings of a release, by deployment and release.
+pub const STANDINGS: &str = "bellwether/1/standings/";
+/// Health of the keys of a pool, by pool. Number 1 belonged to builds that did not count broken streams.
+pub const KEYS: &str = "bellwether/2/keys/";
+/// Use of the keys of a pool, by pool. Number 1 belonged to builds without the times of good answers.
+pub const USAGE: &str = "bellwether/2/usage/";
+/// The last transitions.
+pub const EVENTS: &str = "bellwether/1/events";
+/// The last events of pools: apart, so that an exhausted pool does not push out why a canary was rolled back.
+pub const POOL_EVENTS: &str = "bellwether/1/pool-events";
+/// The last rejected configurations: apart for the same reason, because somebody may send one every second.
+pub const REJECTIONS: &str = "bellwether/1/rejections";
+/// Secrets documents.
+pub const DOCUMENTS: &str = "bellwether/1/documents";
+/// The VMs, and what each of them holds.
+pub const CENSUS: &str = "bellwether/1/census";
+/// Hash of the configuration that was counted last, by filter name. The value is the hash itself, without a schema byte.
+pub const CONFIGURATION: &str = "bellwether/1/configuration/";
+
+/// Schema byte of most values.
+pub const SCHEMA: u8 = 1;
+/// First byte of a record. 1 had one sketch of clients a signal, 2 has one a score.
+pub const COMPARISON_SCHEMA: u8 = 2;
