@@ -5,6 +5,7 @@
 
 mod config;
 mod corpus;
+mod house;
 mod kubernetes;
 mod properties;
 mod samples;
