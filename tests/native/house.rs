@@ -314,7 +314,6 @@ fn nested_options(path: &Path, text: &str) -> Vec<String> {
 }
 
 #[test]
-#[ignore = "the rooms are being put in order"]
 fn each_room_imports_only_rooms_above_it_in_lib_rs() {
     let rooms = rooms(&fs::read_to_string(root().join("src/lib.rs")).unwrap());
     assert!(rooms.len() > 15, "{rooms:?}");
