@@ -34,6 +34,8 @@ use crate::engine::Notes;
 use crate::hash::hash;
 use crate::host::{self, SharedData};
 use crate::problems::Problems;
+use crate::shared::cell::take_busy;
+use crate::shared::dropped::Dropped;
 use crate::shared::names::CONFIGURATION;
 use crate::shared::store::{Change, update};
 
@@ -137,7 +139,7 @@ impl Context for Root {
         let now = self.worker.clock.mono();
         let Ok(mut outbox) = self.worker.outbox.try_borrow_mut() else { return };
         if outbox.answered(call, host::call_status(), now) {
-            self.worker.metrics.dropped_label("alert", 1);
+            self.worker.metrics.dropped(Dropped::Alert, 1);
         }
     }
 }
@@ -204,11 +206,12 @@ impl RootContext for Root {
         let mut notes = Notes::default();
         router.show_keys(now.mono, &mut notes);
         router.merge_usage(now.mono, &mut notes);
+        notes.dropped.many(Dropped::Busy, take_busy());
         self.worker.count(notes.dropped);
         if let Ok(mut outbox) = self.worker.outbox.try_borrow_mut() {
             let given_up = outbox.post(now.mono, u64::from(self.id));
             if given_up > 0 {
-                self.worker.metrics.dropped_label("alert", given_up);
+                self.worker.metrics.dropped(Dropped::Alert, given_up);
             }
         }
     }

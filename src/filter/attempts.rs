@@ -22,6 +22,7 @@ use crate::outcome::flight::{Carried, Flight};
 use crate::outcome::member::{Side, Ways};
 use crate::plan::pool::Inject;
 use crate::plan::{Deployment, Version};
+use crate::shared::dropped::Dropped;
 use crate::time::{Micros, Millis};
 
 /// One attempt.
@@ -168,7 +169,7 @@ impl AttemptStream {
 
     /// Nobody knows whose key this attempt may carry, so it is not made.
     fn nobodys(&self) -> Action {
-        self.worker.metrics.dropped_label("attempt", 1);
+        self.worker.metrics.dropped(Dropped::Attempt, 1);
         reply::refuse(None);
         Action::Pause
     }

@@ -2,13 +2,14 @@
 //!
 //! `bellwether_requests_total.deployment.X.version.Y.outcome.Z`. A dot inside an id would end its label, so ids show `_`.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use crate::host::Metric;
 use crate::outcome::Outcome;
 use crate::plan::Deployment;
 use crate::plan::pool::KeyPool;
+use crate::shared::cell::SharedCell;
 use crate::shared::dropped::Dropped;
 
 /// One counter an outcome.
@@ -164,7 +165,7 @@ pub struct Global {
     rejected: Metric,
     in_flight: Metric,
     memory: Metric,
-    dropped: RefCell<BTreeMap<&'static str, Metric>>,
+    dropped: SharedCell<BTreeMap<&'static str, Metric>>,
 }
 
 impl Global {
@@ -173,7 +174,7 @@ impl Global {
         let [accepted, rejected, in_flight, memory] = [const { Metric::new() }; 4];
         accepted.define(&[UPDATES, "accepted"]);
         rejected.define(&[UPDATES, "rejected"]);
-        Global { accepted, rejected, in_flight, memory, dropped: RefCell::default() }
+        Global { accepted, rejected, in_flight, memory, dropped: SharedCell::default() }
     }
 
     /// Counts an update that was accepted.
@@ -192,17 +193,13 @@ impl Global {
         self.memory.set(&["bellwether_vm_memory_bytes"], memory);
     }
 
-    /// Counts what a bound or a fault has dropped.
-    pub fn dropped(&self, what: Dropped, count: u64) {
-        self.dropped_label(what.label(), count);
-    }
-
-    /// As [`Global::dropped`], for what the adapter itself drops.
-    pub fn dropped_label(&self, what: &'static str, count: u64) {
-        if let Ok(mut all) = self.dropped.try_borrow_mut() {
-            let counter = all.entry(what).or_insert_with(Metric::new);
-            counter.add(&["bellwether_dropped_total.what.", what], count);
-        }
+    /// Counts things that were dropped.
+    pub fn dropped(&self, dropped: Dropped, count: u64) {
+        let label = dropped.label();
+        self.dropped.with_mut(|all| {
+            let counter = all.entry(label).or_insert_with(Metric::new);
+            counter.add(&["bellwether_dropped_total.what.", label], count);
+        });
     }
 }
 

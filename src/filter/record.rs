@@ -12,6 +12,7 @@ use crate::outcome::flight::Judgement;
 use crate::problems::Problems;
 use crate::report::events::{self, EventLog};
 use crate::shared::codec::Found;
+use crate::shared::dropped::Dropped;
 use crate::shared::names::{EVENTS, POOL_EVENTS, REJECTIONS};
 use crate::shared::store::{Change, update};
 use crate::time::{Millis, Now, UnixMillis};
@@ -181,7 +182,7 @@ impl Worker {
             }
         });
         if !matches!(kept, Ok(Kept::Now | Kept::Before)) {
-            self.metrics.dropped_label("event", 1);
+            self.metrics.dropped(Dropped::Event, 1);
         }
         !matches!(kept, Ok(Kept::Before))
     }
@@ -190,7 +191,7 @@ impl Worker {
         if let (Some(alerts), Ok(mut outbox)) = (&router.plan.alerts, self.outbox.try_borrow_mut())
             && !outbox.push(alerts.clone(), line)
         {
-            self.metrics.dropped_label("alert", 1);
+            self.metrics.dropped(Dropped::Alert, 1);
         }
     }
 }

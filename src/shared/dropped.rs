@@ -17,6 +17,14 @@ pub enum Dropped {
     Undecodable,
     /// Host calls refused.
     Refused,
+    /// Uses of a value that was in use further up the stack; see [`crate::shared::cell`].
+    Busy,
+    /// Events that are in the log only: too long, or not to be written.
+    Event,
+    /// Alerts that could not be delivered.
+    Alert,
+    /// Attempts that were not made, because it is not known which provider's key they may carry.
+    Attempt,
 }
 
 impl Dropped {
@@ -37,6 +45,10 @@ impl Dropped {
             Dropped::KeyReport => "key_report",
             Dropped::Undecodable => "undecodable",
             Dropped::Refused => "refused",
+            Dropped::Busy => "busy",
+            Dropped::Event => "event",
+            Dropped::Alert => "alert",
+            Dropped::Attempt => "attempt",
         }
     }
 }
