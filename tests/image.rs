@@ -84,7 +84,7 @@ fn the_image_holds_the_built_module_where_fetchers_look_for_it() {
 }
 
 #[test]
-fn the_same_module_gives_the_same_bytes_and_nothing_else_is_there() {
+fn the_same_module_gives_the_same_bytes_and_the_image_holds_nothing_else() {
     let files = |image: &Path| -> BTreeSet<(String, Vec<u8>)> {
         let blobs = fs::read_dir(image.join("blobs/sha256")).unwrap();
         let paths = blobs.map(|blob| blob.unwrap().path());

@@ -59,7 +59,7 @@ def test_a_message_is_streamed(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize("status, error", [(529, anthropic.InternalServerError), (400, anthropic.BadRequestError)])
-def test_what_the_provider_says_arrives(gateway: Gateway, status: int, error: type[Exception]) -> None:
+def test_the_providers_error_reaches_the_client(gateway: Gateway, status: int, error: type[Exception]) -> None:
     gateway.v1.fail(status)
     with pytest.raises(error) as raised:
         gateway.anthropic().messages.create(**HELLO)

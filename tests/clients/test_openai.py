@@ -72,7 +72,7 @@ def test_a_header_forces_the_canary(gateway: Gateway, stream: bool) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_canary_that_fails_raises_what_the_provider_said(stream: bool) -> None:
+def test_a_failing_canary_raises_the_providers_error(stream: bool) -> None:
     without_failover = config()
     without_failover["deployments"][0]["failover"] = False
     with start(without_failover) as gateway:
@@ -136,7 +136,7 @@ def test_a_key_that_the_provider_rejects_is_replaced_by_another() -> None:
         assert set(gateway.v1.keys()) == {"sk-pool-bad", "sk-pool-good"}
 
 
-def test_without_a_usable_key_the_error_says_so() -> None:
+def test_without_a_usable_key_the_error_names_the_reason() -> None:
     keyless = config()
     for pool in keyless["key_pools"]:
         pool["keys"] = [{"id": "absent", "value": {"secret": "not-there-yet"}}]
@@ -155,7 +155,7 @@ def test_an_error_of_the_callers_is_passed_on(gateway: Gateway) -> None:
     assert len(gateway.v1.requests()) == 1, "it would fail again, so nobody tries"
 
 
-def test_many_at_once_are_all_answered(gateway: Gateway) -> None:
+def test_many_concurrent_requests_are_all_answered(gateway: Gateway) -> None:
     client = gateway.client()
 
     def ask(n: int) -> str:

@@ -113,7 +113,7 @@ async fn the_split_is_kept_and_each_provider_gets_its_own_key() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "make compose-test"]
-async fn a_canary_that_breaks_is_rolled_back_without_its_clients_noticing_and_prometheus_sees_it() {
+async fn a_canary_that_breaks_is_rolled_back_unnoticed_by_clients_and_prometheus_shows_it() {
     let stack = Stack::up(&["prometheus"]).await;
     stack.provider("v2").set(&Behaviour::status(500)).await;
     let running = Load::start(stack.client(), 100.0);
@@ -188,7 +188,7 @@ async fn a_file_renamed_on_the_host_is_in_force_in_the_container_without_a_dropp
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "make compose-test"]
-async fn a_failed_attempt_is_served_by_stable_with_nothing_of_the_canarys() {
+async fn a_failed_attempt_is_served_by_stable_and_carries_nothing_of_the_canary() {
     let stack = Stack::up(&[]).await;
     let mut config = Stack::config("1", 0, 100);
     config["deployments"][0]["guard"]["mode"] = json!("observe");
@@ -261,7 +261,7 @@ async fn a_canary_that_is_cut_off_from_the_network_is_rolled_back_and_serves_aga
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "make compose-test"]
-async fn a_stable_version_that_stops_moves_nothing_to_the_canary_and_blames_nobody() {
+async fn a_stable_version_that_stops_moves_nothing_to_the_canary_and_rolls_nothing_back() {
     let stack = Stack::up(&[]).await;
     stack.reload(&Stack::config("1", 50, 50)).await;
     stack.compose(&["stop", "--timeout", "2", "v1"]);

@@ -175,7 +175,7 @@ async fn the_page_runs_its_own_script_and_no_other() {
 }
 
 #[tokio::test]
-async fn hosts_of_the_configuration_may_ask_and_change_without_a_restart() {
+async fn configured_hosts_are_allowed_and_change_without_a_restart() {
     let options =
         EnvoyOptions { admin_config: Some(json!({"hosts": ["ops.example.com"]})), ..EnvoyOptions::default() };
     let rig = Rig::start(options.router_config(canary_at(50.0))).await;
@@ -195,7 +195,7 @@ async fn hosts_of_the_configuration_may_ask_and_change_without_a_restart() {
 }
 
 #[tokio::test]
-async fn without_a_router_in_its_vm_it_says_what_is_missing() {
+async fn without_a_router_in_its_vm_the_error_names_vm_config() {
     // Another VM by its id, and the right one without a configuration that was accepted.
     let rig = Rig::configured(canary_at(50.0)).await;
     let admin = Admin::of(&rig.envoy);
@@ -387,7 +387,7 @@ async fn the_status_has_every_field_and_its_numbers_are_those_of_the_providers()
 }
 
 #[tokio::test]
-async fn a_worker_that_has_had_no_traffic_tells_what_the_other_has_seen() {
+async fn a_worker_without_traffic_reports_the_counts_of_the_other() {
     let mut config = with_pools();
     // The requests that find the workers are of no deployment.
     config["deployments"][0]["match"] = json!({"path_prefix": "/v1/"});
@@ -481,7 +481,7 @@ async fn a_pool_that_loses_its_last_key_is_among_the_events() {
 }
 
 #[tokio::test]
-async fn an_event_is_kept_however_long_the_ids_of_its_requests_are() {
+async fn an_event_with_long_request_ids_is_kept() {
     let edit = |bootstrap: &mut Value| {
         without_retries(bootstrap);
         let listener = &mut bootstrap["static_resources"]["listeners"][0];
@@ -674,7 +674,7 @@ async fn a_rollback_by_hand_is_in_force_on_every_worker_at_once_and_a_resume_too
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_operators_rollback_is_not_probed_away_and_survives_reloads_until_the_release_changes() {
+async fn an_operators_rollback_is_not_probed_and_survives_reloads_until_the_release_changes() {
     let mut latched = deployment("latched", json!({"max_consecutive_errors": 3}));
     latched["recovery"] = json!({"mode": "probe", "after": "1s", "max_after": "1s", "successes": 1});
     let mut probed = latched.clone();
@@ -767,7 +767,7 @@ async fn an_order_outlives_the_vm_it_was_given_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_has_been_resumed_is_judged_by_what_it_does_from_then_on() {
+async fn a_resumed_canary_is_judged_only_by_its_later_requests() {
     let busy = Busy::start(&[deployment("judged", json!({"max_errors": 10, "window": "1h"}))]).await;
     busy.v2.set(Behaviour::status(500));
     let load = Load::start(&busy.lanes, 100.0, |_| chat("judged", false));
@@ -799,7 +799,7 @@ async fn what_has_been_resumed_is_judged_by_what_it_does_from_then_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_that_was_carried_out_changes_and_says_nothing_more() {
+async fn an_order_that_was_already_carried_out_changes_nothing_and_logs_nothing() {
     let mut config = canary_at(20.0);
     config["deployments"][0]["versions"] = json!([
         {"id": "v1", "weight": 80, "cluster": "openai"}, {"id": "v2", "weight": 10, "cluster": "relay"},
@@ -858,7 +858,7 @@ async fn an_order_that_was_carried_out_changes_and_says_nothing_more() {
 }
 
 #[tokio::test]
-async fn names_bodies_and_reasons_that_somebody_made_up_do_no_harm() {
+async fn hostile_names_bodies_and_reasons_do_no_harm() {
     for route in [Route::default(), Route::ClusterHeader] {
         let options = EnvoyOptions { route, ..EnvoyOptions::default() };
         let rig = Rig::start(options.router_config(canary_at(50.0))).await;

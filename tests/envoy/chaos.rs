@@ -71,7 +71,7 @@ fn failures() -> Vec<(&'static str, Sabotage)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_canary_that_fails_before_its_first_byte_costs_no_client_anything() {
+async fn a_canary_that_fails_before_its_first_byte_fails_no_client_request() {
     let canary = Saboteur::start().await;
     let stage = Stage::start(canary.port, config(Value::Null), impatient).await;
     for (how, sabotage) in failures() {
@@ -96,7 +96,7 @@ async fn a_canary_that_fails_before_its_first_byte_costs_no_client_anything() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_canary_that_breaks_its_answers_is_charged_for_exactly_these() {
+async fn only_the_answers_that_a_canary_breaks_count_against_it() {
     let canary = Saboteur::start().await;
     let stage = Stage::start(canary.port, config(Value::Null), impatient).await;
     let ok = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n";

@@ -136,7 +136,7 @@ async fn a_ramp_begins_at_its_date_and_then_no_step_of_the_clock_moves_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rollbacks_windows_and_cooldowns_are_spans_of_time_and_dates_are_read_when_they_come() {
+async fn rollbacks_windows_and_cooldowns_ignore_a_clock_that_is_set_and_a_date_becomes_a_span_on_arrival() {
     let (v1, v2) = (Provider::start("v1").await.unwrap(), Provider::start("v2").await.unwrap());
     let clock = WallClock::new("spans");
     let mut document = config(json!({"window": "2s", "max_errors": 8, "compare": false}));

@@ -62,7 +62,7 @@ async fn a_canary_keeps_its_attempts_until_failover_after_unless_it_runs_out_of_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_no_version_has_a_key_left_the_client_is_told_when_the_first_one_returns() {
+async fn if_no_version_has_a_usable_key_retry_after_is_the_time_until_the_first_returns() {
     let rig = Rig::start(Route::default(), forced_canary(5, Some("stable"), keys(&["sk-canary"]))).await;
     rig.v1.set(Behaviour::default().key("sk-stable", 429, &[("retry-after", "40")]));
     rig.v2.set(Behaviour::default().key("sk-canary", 429, &[("retry-after", "90")]));
@@ -111,7 +111,7 @@ async fn a_refusal_of_the_clients_own_key_by_stable_is_the_callers_fault_also_af
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_whole_pool_that_was_limited_comes_back_by_single_trials_within_a_second() {
+async fn a_whole_pool_that_was_limited_returns_by_single_trials_within_a_second() {
     let all = ["sk-a", "sk-b", "sk-c"];
     let rig = Rig::start(Route::default(), pooled(json!({"keys": keys(&all)}))).await;
     rig.v1.set(Behaviour::failing(Fault::status(429, &[("retry-after", "3")])));
@@ -146,7 +146,7 @@ async fn a_whole_pool_that_was_limited_comes_back_by_single_trials_within_a_seco
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_limited_key_is_used_by_no_worker_once_the_news_is_out() {
+async fn no_worker_uses_a_limited_key_after_the_state_is_shared() {
     let rig = Rig::start(Route::default(), pooled(json!({"keys": keys(&["sk-a", "sk-b"])}))).await;
     for round in 0..5 {
         // Another key each time, so that each round begins with a pool in which nothing has happened.
@@ -176,7 +176,7 @@ async fn a_limited_key_is_used_by_no_worker_once_the_news_is_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_of_a_quota_group_go_and_come_back_together_and_a_key_of_weight_0_is_never_used() {
+async fn keys_of_a_quota_group_leave_and_return_together_and_a_key_of_weight_0_is_never_used() {
     let listed = json!([
         {"id": "a1", "value": "sk-a1", "quota_group": "a"}, {"id": "a2", "value": "sk-a2", "quota_group": "a"},
         {"id": "b1", "value": "sk-b1", "quota_group": "b"}, {"id": "none", "value": "sk-none", "weight": 0}]);
@@ -200,7 +200,7 @@ async fn keys_of_a_quota_group_go_and_come_back_together_and_a_key_of_weight_0_i
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_identity_keeps_its_key_and_only_those_whose_key_is_out_move() {
+async fn an_identity_keeps_its_key_unless_the_key_is_out_of_use() {
     let mut config = pooled(json!({"keys": keys(&["sk-a", "sk-b", "sk-c"]), "sticky": true}));
     config["deployments"][0]["sticky"] = json!({"on": [{"header": "x-user-id"}]});
     let rig = Rig::start(Route::default(), config).await;

@@ -58,7 +58,7 @@ fn with_endpoint(cluster: &'static str, change: impl FnOnce(&mut Value) + Send +
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_fails_on_a_canary_is_served_by_stable_with_what_is_stables_and_blamed_on_who_failed() {
+async fn stable_serves_each_failure_of_a_canary_with_its_own_key_and_the_canary_is_blamed() {
     const EACH: u64 = 6;
     for way in Route::here(&Route::WITH_FAILOVER) {
         let rig = Rig::start(way, config()).await;
@@ -135,7 +135,7 @@ async fn a_canary_that_serves_keeps_its_requests() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_envoy_comes_back_to_the_canary_it_has_another_key_of_the_canarys() {
+async fn a_retry_on_the_canary_carries_another_key_of_the_canary() {
     let mut config = config();
     for inject in ["attempt", "request"] {
         for pool in config["key_pools"].as_array_mut().unwrap() {
@@ -162,7 +162,7 @@ async fn where_envoy_comes_back_to_the_canary_it_has_another_key_of_the_canarys(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn envoys_choice_among_the_members_is_the_truth_whatever_failover_says() {
+async fn envoys_choice_of_the_member_decides_and_not_the_failover_setting() {
     for failover in [json!(false), json!({"after": 1}), json!({"after": 2}), json!({"after": 5})] {
         let mut config = config();
         config["deployments"][0]["failover"] = failover.clone();
@@ -207,7 +207,7 @@ async fn a_canary_without_endpoints_is_passed_over_and_blamed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_endpoint_of_which_nobody_knows_whose_it_is_gets_nothing() {
+async fn an_endpoint_of_an_unknown_cluster_receives_nothing() {
     let unlabelled = |endpoints: &mut Value| {
         endpoints[0]["lb_endpoints"][0].as_object_mut().unwrap().remove("metadata");
     };
@@ -285,7 +285,7 @@ async fn a_retry_that_meets_another_vm_takes_no_key_to_another_provider() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_retry_that_comes_back_in_another_vm_takes_no_key_of_stables_to_the_canary() {
+async fn a_retry_that_returns_in_another_vm_takes_no_key_of_stable_to_the_canary() {
     let rig = Rig::start(Route::Aggregate, config()).await;
     rig.v2.set(Behaviour::status(503));
     rig.v1.set(Behaviour::failing(Fault::Hang));
@@ -312,7 +312,7 @@ async fn a_retry_that_comes_back_in_another_vm_takes_no_key_of_stables_to_the_ca
 /// An attempt begins, most often, in the very callback in which the router has seen its request; a filter between the two that
 /// waits for something has other requests come in between, and attempts of those.
 #[tokio::test(flavor = "multi_thread")]
-async fn attempts_find_their_requests_whatever_comes_between() {
+async fn attempts_find_their_requests_among_interleaved_others() {
     const REQUESTS: usize = 400;
     let held_up = |bootstrap: &mut Value| {
         let manager = &mut bootstrap["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0];

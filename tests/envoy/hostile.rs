@@ -176,7 +176,7 @@ async fn header_values_may_be_any_bytes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_a_request_looks_like_the_next_one_is_served() {
+async fn after_any_http1_request_the_next_one_is_served() {
     let siege = Siege::lay(EnvoyOptions::default().router_config(inquisitive())).await;
     let mut rows: Vec<(Vec<u8>, Vec<u16>)> = Vec::new();
     let mut row = |head: &[&[u8]], statuses: &[u16]| rows.push((request(head), statuses.to_vec()));
@@ -589,7 +589,7 @@ impl Drop for Impostor {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_a_provider_answers_the_next_request_is_served() {
+async fn after_any_answer_of_a_provider_the_next_request_is_served() {
     let impostor = Impostor::start().await;
     let mut config = inquisitive();
     let test = &mut config["deployments"][3];

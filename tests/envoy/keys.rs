@@ -245,7 +245,7 @@ async fn a_key_without_its_secret_waits_for_it_and_is_shown_as_disabled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_usable_key_stable_serves_and_without_any_the_client_is_told() {
+async fn without_a_usable_key_stable_serves_and_without_any_the_client_gets_503() {
     let mut config = canary_at(100.0);
     config["deployments"][0]["versions"][0]["key_pool"] = json!("stable");
     config["deployments"][0]["versions"][1]["key_pool"] = json!("canary");

@@ -101,7 +101,7 @@ fn assert_dressed(received: &[Received], host: &str, key: &str, what: &str) {
 }
 
 #[tokio::test]
-async fn the_samples_split_as_they_say_and_dress_each_request_for_its_provider() {
+async fn the_samples_split_by_their_weights_and_adapt_each_request_to_its_provider() {
     for platform in BOTH {
         let mut document = manifests::read(platform).document();
         // Providers that answer in no time are as slow as the machine is busy, which is no affair of a split's.
@@ -139,7 +139,7 @@ async fn a_client_that_names_the_cluster_itself_chooses_nothing() {
 }
 
 #[tokio::test]
-async fn a_canary_that_fails_is_rolled_back_there_too() {
+async fn a_canary_that_fails_is_rolled_back_on_the_routes_of_both_platforms() {
     for platform in BOTH {
         let rig = start(platform, manifests::read(platform).document()).await;
         rig.relay.set(Behaviour::status(500));
@@ -158,7 +158,7 @@ async fn a_canary_that_fails_is_rolled_back_there_too() {
 }
 
 #[tokio::test]
-async fn a_versions_own_host_is_looked_up_among_the_hosts_of_the_routes_and_not_found() {
+async fn a_host_set_by_a_version_matches_no_route() {
     for platform in BOTH {
         let mut document = manifests::read(platform).document();
         document["deployments"][0]["versions"][0]["host"] = json!("api.openai.com");

@@ -188,7 +188,7 @@ async fn send_and_leave(stage: &Stage, deployment: &'static str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_status_is_blamed_on_who_caused_it() {
+async fn a_status_counts_against_its_cause() {
     const STATUSES: [(&str, u16, bool, &str); 14] = [
         ("s200", 200, false, "good"),
         ("s302", 302, false, "good"),
@@ -297,7 +297,7 @@ async fn a_version_that_cannot_be_reached_is_bad() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_leaves_is_cancelled_and_judges_nobody() {
+async fn a_client_that_leaves_is_cancelled_and_judges_no_version() {
     for keys_role in BOTH {
         let stage = Stage::start(
             keys_role,

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::common::pools::{Rig, keys, pooled};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_bad_keys_of_five_cost_no_request_and_are_out_after_a_handful_of_attempts() {
+async fn two_bad_keys_of_five_fail_no_request_and_are_out_of_use_after_a_few_attempts() {
     let rig = Rig::start(
         Route::default(),
         pooled(json!({"keys": keys(&["sk-a", "sk-b", "sk-c", "sk-d", "sk-e"])})),
@@ -38,7 +38,7 @@ async fn two_bad_keys_of_five_cost_no_request_and_are_out_after_a_handful_of_att
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_limited_pool_says_when_to_come_again_and_resumes_by_one_trial() {
+async fn a_limited_pool_sends_retry_after_and_resumes_with_one_trial() {
     let rig = Rig::start(Route::default(), pooled(json!({"keys": keys(&["sk-a"])}))).await;
     rig.v1.set(Behaviour::default().key("sk-a", 429, &[("retry-after", "2")]));
     let client = rig.envoy.client();
@@ -72,7 +72,7 @@ async fn a_limited_pool_says_when_to_come_again_and_resumes_by_one_trial() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_asks_while_a_trial_is_under_way_is_told_to_come_again_soon() {
+async fn requests_during_a_trial_get_a_short_retry_after() {
     let pool = json!({"keys": keys(&["sk-a"]), "rate_limited": {"cooldown": "1s"}});
     let rig = Rig::start(Route::default(), pooled(pool)).await;
     rig.v1.set(Behaviour::status(429));
@@ -100,7 +100,7 @@ async fn who_asks_while_a_trial_is_under_way_is_told_to_come_again_soon() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_prompt_brings_no_refused_key_back() {
+async fn a_bad_prompt_returns_no_refused_key_to_use() {
     let pool = json!({"keys": keys(&["sk-a", "sk-b"]), "rejected": {"disable_for": "1s"}});
     let rig = Rig::start(Route::default(), pooled(pool)).await;
     rig.v1.set(Behaviour::default().key("sk-a", 401, &[]));
@@ -197,7 +197,7 @@ async fn a_key_whose_streams_break_cools_while_another_works() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failing_key_cools_also_where_all_clients_of_the_other_are_on_another_worker() {
+async fn a_failing_key_cools_also_if_all_clients_of_the_other_key_are_on_another_worker() {
     let sticky = Sticky::start(json!({})).await;
     let rig = &sticky.rig;
     rig.v1.set(Behaviour::default().key("sk-a", 500, &[]));
@@ -253,7 +253,7 @@ fn two_versions() -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_that_fails_on_a_canary_is_served_by_stable_and_nothing_of_the_canary_goes_there() {
+async fn a_request_that_fails_on_a_canary_is_served_by_stable_and_carries_nothing_of_the_canary() {
     let rig = Rig::start(Route::default(), two_versions()).await;
     // The 429 comes last: it puts the only key of the canary out.
     for fault in [Fault::status(503, &[]), Fault::Reset, Fault::status(429, &[])] {
@@ -306,7 +306,7 @@ async fn a_request_that_fails_on_a_canary_is_served_by_stable_and_nothing_of_the
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_a_retry_cannot_change_cluster_stables_key_stays_at_home() {
+async fn a_retry_that_cannot_change_cluster_never_carries_stables_key() {
     let rig = Rig::start(Route::ClusterHeader, two_versions()).await;
     rig.v2.set(Behaviour::status(503));
     for client in (0..rig.lanes.count()).map(|n| rig.lanes.client(n)) {
@@ -321,7 +321,7 @@ async fn where_a_retry_cannot_change_cluster_stables_key_stays_at_home() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn states_survive_a_reload_that_reorders_the_pool_and_leave_with_their_key_and_their_pool() {
+async fn key_states_survive_a_reload_that_reorders_the_pool_and_end_with_their_key_or_pool() {
     let pool = |values: &[&str]| pooled(json!({"keys": keys(values)}));
     let rig = Rig::start(Route::default(), pool(&["sk-a", "sk-b"])).await;
     rig.v1.set(Behaviour::default().key("sk-a", 401, &[]));

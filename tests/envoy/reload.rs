@@ -265,7 +265,7 @@ async fn the_two_roles_reload_independently() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_envoy_without_trouble_says_nothing() {
+async fn an_envoy_without_trouble_logs_nothing() {
     let mut config = canary_at(50);
     config["deployments"][0]["guard"] =
         json!({"window": "1s", "max_error_rate": 90, "max_consecutive_errors": 50, "compare": false});

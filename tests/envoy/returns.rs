@@ -52,7 +52,7 @@ async fn write(rig: &Rig, config: &Value) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_configuration_that_comes_back_behind_long_streams_is_the_one_that_is_shown_and_rolled_back() {
+async fn a_configuration_that_returns_during_long_streams_is_shown_and_can_be_rolled_back() {
     let (a, b) = (canary_at("a", 100), canary_at("b", 0));
     let rig = Rig::start(Route::default(), a.clone()).await;
     let lane = |n| rig.lanes.client(n).clone();
@@ -75,7 +75,7 @@ async fn a_configuration_that_comes_back_behind_long_streams_is_the_one_that_is_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn secrets_that_come_back_behind_long_streams_are_in_use_again() {
+async fn secrets_that_return_during_long_streams_are_in_use_again() {
     let config = pooled(json!({"keys": [{"id": "k", "value": {"secret": "s"}}]}));
     let secret = |value: &str| json!({"secrets": {"s": value}});
     let options = EnvoyOptions { keys_config: Some(secret("sk-good")), ..EnvoyOptions::default() };
@@ -128,7 +128,7 @@ async fn an_order_is_carried_out_in_every_listener_that_has_a_deployment_of_the_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_that_is_due_again_takes_the_retry_of_the_request_that_had_it_before() {
+async fn a_key_whose_cooldown_ends_may_serve_the_retry_of_its_own_request() {
     let config = json!({
         "deployments": [{"name": "d", "stable": "v1", "guard": {"compare": false}, "versions": [
             {"id": "v1", "weight": 100, "cluster": "v1", "key_pool": "pool"}]}],
@@ -147,7 +147,7 @@ async fn a_key_that_is_due_again_takes_the_retry_of_the_request_that_had_it_befo
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_trial_that_was_never_made_makes_room_for_the_next() {
+async fn a_trial_that_sends_no_attempt_frees_its_place_for_the_next() {
     let deployment = |name: &str| {
         let mut deployment = canary_at("1", 0)["deployments"][0].take();
         deployment["name"] = json!(name);

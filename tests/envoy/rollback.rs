@@ -248,7 +248,7 @@ async fn a_canary_that_is_slow_or_breaks_streams_is_rolled_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_observed_canary_is_reported_once_and_keeps_its_traffic() {
+async fn in_observe_mode_a_failing_canary_is_reported_once_and_keeps_its_traffic() {
     let rig =
         Rig::start(true, &[deployment("observed", json!({"mode": "observe", "max_consecutive_errors": 5}))])
             .await;
@@ -274,7 +274,7 @@ async fn an_observed_canary_is_reported_once_and_keeps_its_traffic() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn observed_trouble_of_both_is_reported_once_and_holds_nothing() {
+async fn in_observe_mode_trouble_of_both_versions_is_reported_once_and_holds_nothing() {
     let rig =
         Rig::start(true, &[deployment("observed", json!({"mode": "observe", "max_consecutive_errors": 5}))])
             .await;
@@ -299,7 +299,7 @@ async fn observed_trouble_of_both_is_reported_once_and_holds_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn callers_and_keys_and_clients_that_leave_judge_no_version() {
+async fn caller_errors_refused_keys_and_cancelled_requests_judge_no_version() {
     for keys_role in BOTH {
         let guard =
             json!({"max_consecutive_errors": 1, "max_errors": 1, "max_error_rate": 1, "min_requests": 1});
@@ -334,7 +334,7 @@ async fn callers_and_keys_and_clients_that_leave_judge_no_version() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn failures_that_retries_hide_from_the_clients_are_still_the_canarys() {
+async fn failures_that_retries_hide_from_clients_count_against_the_canary() {
     let hidden = deployment("hidden", json!({"max_error_rate": 5, "min_requests": 20}));
     // The sample's retries, and so many that no request has bad luck with all of its attempts.
     let retries = |bootstrap: &mut Value| {
@@ -355,7 +355,7 @@ async fn failures_that_retries_hide_from_the_clients_are_still_the_canarys() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn trouble_that_stable_has_too_is_held_until_it_ends() {
+async fn a_canary_is_held_while_stable_is_in_trouble_too() {
     let guard = |shared_outage: &str| {
         json!({
             "window": "1s", "max_consecutive_errors": 5, "max_error_rate": 5, "min_requests": 10,
@@ -407,7 +407,7 @@ async fn trouble_that_stable_has_too_is_held_until_it_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_three_versions_only_the_bad_one_is_rolled_back() {
+async fn with_three_versions_only_the_bad_one_is_rolled_back() {
     let mut three = deployment("three", json!({"max_consecutive_errors": 5}));
     three["versions"] = json!([
         {"id": "v1", "weight": 40, "cluster": "v1"},
@@ -432,7 +432,7 @@ async fn of_three_versions_only_the_bad_one_is_rolled_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rolled_back_release_stays_so_until_it_changes() {
+async fn a_rolled_back_release_stays_rolled_back_until_it_changes() {
     // Which configuration serves is seen by the provider of stable.
     let config = |release: &str, canary: u64, number: &str| {
         let mut held = deployment("held", json!({"max_consecutive_errors": 5}));
@@ -501,7 +501,7 @@ async fn a_rolled_back_release_stays_so_until_it_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_version_that_was_away_comes_back_afresh() {
+async fn a_version_that_was_removed_returns_without_its_past() {
     let with = |canary: bool| {
         let mut d = deployment("away", json!({"max_consecutive_errors": 3}));
         if !canary {

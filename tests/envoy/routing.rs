@@ -261,7 +261,7 @@ async fn the_first_deployment_whose_match_holds_takes_the_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_matches_nothing_passes_untouched() {
+async fn requests_that_match_no_deployment_pass_unchanged() {
     let mut config = canary_at(50.0);
     config["deployments"][0]["match"] = json!({"path_prefix": "/v1/"});
     config["deployments"][0]["versions"][0]["key_pool"] = json!("pool");
@@ -353,7 +353,7 @@ async fn a_client_chooses_neither_cluster_nor_version() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_condition_on_the_host_holds_whatever_the_client_calls_it() {
+async fn a_condition_on_host_reads_the_authority_of_the_request() {
     let mut config = canary_at(0.0);
     config["deployments"][0]["rules"] =
         json!([{"headers": [{"name": "Host", "prefix": "canary."}], "version": "v2"}]);
@@ -367,7 +367,7 @@ async fn a_condition_on_the_host_holds_whatever_the_client_calls_it() {
 // What a version's upstream gets
 
 #[tokio::test(flavor = "multi_thread")]
-async fn host_prefix_and_headers_arrive_as_the_version_says() {
+async fn host_prefix_and_headers_arrive_as_the_version_sets_them() {
     let mut config = canary_at(0.0);
     config["deployments"][0]["rules"] =
         json!([{"headers": [{"name": "x-test-version", "exact": "v2"}], "version": "v2"}]);
@@ -413,7 +413,7 @@ async fn host_prefix_and_headers_arrive_as_the_version_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_name_the_version_unless_told_not_to() {
+async fn answers_name_the_version_unless_configured_not_to() {
     let with = |name: Value| {
         let mut config = canary_at(0.0);
         config["version_header"] = name;

@@ -101,7 +101,7 @@ impl Drop for Plain {
 }
 
 #[tokio::test]
-async fn the_samples_run_as_the_comments_at_their_top_say() {
+async fn the_samples_run_by_the_commands_in_their_comments() {
     for port in [10_000, 9901, 9902, 18_001, 18_002] {
         let bound = TcpListener::bind((Ipv4Addr::LOCALHOST, port));
         assert!(bound.is_ok(), "the samples run on fixed ports here, and {port} is in use: {bound:?}");
@@ -149,7 +149,7 @@ async fn the_samples_run_as_the_comments_at_their_top_say() {
 // What they are written for
 
 #[tokio::test]
-async fn all_samples_serve_both_versions_and_what_matches_no_deployment() {
+async fn all_samples_serve_both_versions_and_requests_of_no_deployment() {
     for route in Route::here(&Route::ALL) {
         let (openai, relay) = providers().await;
         let mut config = bellwether_harness::envoy::router_config().unwrap();
@@ -179,7 +179,7 @@ async fn a_cluster_that_the_routes_do_not_know_is_answered_by_envoy_and_not_by_a
 }
 
 #[tokio::test]
-async fn a_provider_learns_nothing_of_the_client_and_but_for_the_matcher_nothing_of_the_cluster() {
+async fn a_provider_learns_nothing_of_the_client_and_except_with_the_matcher_nothing_of_the_cluster() {
     for route in Route::here(&Route::ALL) {
         let (openai, relay) = providers().await;
         let mut config = all_to("openai");
@@ -233,7 +233,7 @@ async fn many_requests_are_retried_at_a_time() {
 }
 
 #[tokio::test]
-async fn without_the_keys_role_the_router_puts_the_key_in() {
+async fn without_the_keys_role_the_router_injects_the_key() {
     let (openai, relay) = providers().await;
     let options = options(&openai, &relay).router_config(with_keys("openai", &[("sk-only", 1)]));
     let envoy = EnvoyProcess::start(EnvoyOptions { keys_role: false, ..options }).await.unwrap();

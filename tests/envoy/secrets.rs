@@ -86,7 +86,7 @@ async fn two_listeners_may_have_a_document_each() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pool_that_loses_its_last_key_with_its_secret_says_so_once() {
+async fn a_pool_that_loses_its_last_key_with_its_secret_logs_one_event() {
     let rig = Rig::with(with_secrets(json!({"n": "sk-named"})), named("n")).await;
     assert_eq!(statuses(&rig).await, [200]);
     let update = rig.envoy.write_keys_config(&json!({})).await.unwrap();

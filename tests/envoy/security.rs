@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::common::rig::*;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_forwarded_address_that_a_client_made_up_is_nobodys_identity() {
+async fn a_forged_forwarded_address_is_no_identity() {
     let mut config = canary_at(50.0);
     config["deployments"][0]["sticky"] = json!({"on": [{"client_address": true}]});
     let rig = Rig::configured(config).await;
@@ -37,7 +37,7 @@ async fn a_forwarded_address_that_a_client_made_up_is_nobodys_identity() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_that_a_request_brings_becomes_a_metric() {
+async fn no_content_of_a_request_becomes_a_metric() {
     let mut config = canary_at(50.0);
     config["deployments"][0]["sticky"] = json!({"on": [{"header": "x-user-id"}]});
     config["deployments"][0]["versions"][0]["key_pool"] = json!("pool");
@@ -96,7 +96,7 @@ async fn echo(mut stream: TcpStream) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bodies_of_any_bytes_pass_both_ways_and_blame_nobody() {
+async fn bodies_of_any_bytes_pass_both_ways_and_count_against_no_version() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let server = tokio::spawn(async move {

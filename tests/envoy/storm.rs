@@ -176,7 +176,7 @@ async fn configuration_files_broken_and_swapped_in_a_storm_lose_no_request_and_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_envoy_that_is_killed_comes_back_with_the_files_it_finds_and_decides_anew() {
+async fn a_killed_envoy_restarts_with_its_files_and_decides_anew() {
     let (v1, v2) = (Provider::start("v1").await.unwrap(), Provider::start("v2").await.unwrap());
     v2.set(Behaviour::status(500));
     let guard = json!({"max_consecutive_errors": 5, "compare": false});

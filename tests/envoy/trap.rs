@@ -63,7 +63,7 @@ async fn reloads(envoy: &EnvoyProcess) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_workers_share_survives_traps_and_nothing_is_counted_that_did_not_happen() {
+async fn shared_state_survives_traps_and_only_real_outcomes_are_counted() {
     let (v1, v2) = (Provider::start("v1").await.unwrap(), Provider::start("v2").await.unwrap());
     let v3 = Saboteur::start().await;
     let many = "x-many: x\r\n".repeat(TRAP_HEADERS as usize);

@@ -86,7 +86,7 @@ async fn without_any_limit_a_dead_canary_is_found_by_comparison_and_the_event_sa
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_canary_recovers_by_probing_and_only_when_it_is_well() {
+async fn a_canary_recovers_by_probing_and_only_when_it_is_healthy() {
     let mut d = deployment("probed", json!({"max_consecutive_errors": 3}));
     d["recovery"] =
         json!({"mode": "probe", "after": "1s", "max_after": "2s", "max_probes_in_flight": 1, "successes": 3});
@@ -115,7 +115,7 @@ async fn a_canary_recovers_by_probing_and_only_when_it_is_well() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stable_that_fails_now_and_then_keeps_no_limit_from_its_canary() {
+async fn occasional_failures_of_stable_do_not_protect_the_canary_from_its_limits() {
     let cases = [
         ("consecutive", json!({"max_consecutive_errors": 5}), 10, 100, 5),
         ("count", json!({"max_errors": 5}), 1, 0, 5),
@@ -194,7 +194,7 @@ async fn a_ramp_goes_through_its_stages_across_a_reload_and_a_rollback_fires_whi
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ramp_that_was_removed_has_no_stage_any_more() {
+async fn a_ramp_that_was_removed_has_no_stage() {
     let rig =
         Rig::start(ramped(false, json!([{"weight": 10, "for": "0s"}, {"weight": 30, "for": "1h"}]))).await;
     let admin = Client::new(rig.envoy.admin_role_port());

@@ -649,7 +649,7 @@ fn a_default_cluster_header_can_collide_with_a_version_header() {
 }
 
 #[test]
-fn more_elements_than_allowed_are_counted_and_references_then_not_judged() {
+fn more_elements_than_allowed_are_counted_and_references_are_then_not_checked() {
     let versions: Vec<String> =
         (0..17).map(|i| format!(r#"{{"id": "v{i}", "weight": 1, "cluster": "c"}}"#)).collect();
     let text = format!(

@@ -85,7 +85,7 @@ fn walk(target: &str, run: Run, inputs: &[(PathBuf, Vec<u8>)]) {
 }
 
 #[test]
-fn every_target_takes_its_corpus_and_what_is_near_it() {
+fn every_target_accepts_its_corpus_and_small_changes_of_it() {
     std::thread::scope(|scope| {
         for (target, run) in TARGETS {
             scope.spawn(move || {

@@ -21,7 +21,7 @@ fn list(value: &Value) -> &[Value] {
 }
 
 #[test]
-fn the_filter_takes_the_documents_and_they_ask_for_nothing_that_the_platforms_lack() {
+fn the_filter_accepts_the_documents_and_they_need_nothing_that_the_platforms_lack() {
     for manifest in both() {
         let document = manifest.document();
         let plan = config::compile(document.to_string().as_bytes(), &|name| Some(format!("sk-{name}")));
@@ -40,7 +40,7 @@ fn the_filter_takes_the_documents_and_they_ask_for_nothing_that_the_platforms_la
 }
 
 #[test]
-fn every_version_has_one_rule_for_its_cluster_and_the_last_rule_is_for_all_else() {
+fn every_version_has_one_rule_for_its_cluster_and_the_last_rule_takes_all_other_requests() {
     for manifest in both() {
         let rules = manifest.rules();
         let document = manifest.document();
@@ -59,7 +59,7 @@ fn every_version_has_one_rule_for_its_cluster_and_the_last_rule_is_for_all_else(
 }
 
 #[test]
-fn every_key_is_in_a_secret_in_envoys_environment_and_in_what_the_filter_may_read() {
+fn every_key_is_in_a_secret_in_envoys_environment_and_among_the_filters_variables() {
     for manifest in both() {
         let secret = manifest.one("Secret");
         let environment = manifest.environment();
@@ -133,7 +133,7 @@ fn envoy_gateway_has_the_filter_on_the_whole_route_and_the_metrics_labels_of_the
 }
 
 #[test]
-fn the_module_is_the_image_that_is_made_here() {
+fn both_samples_load_the_image_of_this_version() {
     let image = format!("registry.example.com/bellwether:{}", env!("CARGO_PKG_VERSION"));
     let [istio, gateway] = both();
     assert_eq!(text(&istio.plugin()["url"]), format!("oci://{image}"));

@@ -135,7 +135,7 @@ fn rules() -> impl Strategy<Value = Rules> {
 
 proptest! {
     #[test]
-    fn decoders_take_any_bytes(bytes in vec(any::<u8>(), 0..300), schema in any::<bool>()) {
+    fn decoders_never_panic_with_any_bytes(bytes in vec(any::<u8>(), 0..300), schema in any::<bool>()) {
         let mut bytes = bytes;
         if schema && let Some(first) = bytes.first_mut() {
             *first = 1;
@@ -150,7 +150,7 @@ proptest! {
     }
 
     #[test]
-    fn the_admin_role_takes_any_request(
+    fn the_admin_role_answers_any_request(
         host in "(127\\.0\\.0\\.1|.{0,20})", path in "/?(status|deployments/.{0,9}/(rollback|resume)|.{0,30})",
         method in "(GET|POST|.{0,5})", body in vec(any::<u8>(), 0..60),
     ) {
@@ -168,7 +168,7 @@ proptest! {
     }
 
     #[test]
-    fn a_reason_is_shown_without_what_controls_a_terminal(reason in ".{0,200}") {
+    fn a_reason_is_shown_without_control_characters(reason in ".{0,200}") {
         let body = serde_json::json!({"reason": reason}).to_string().into_bytes();
         let now = Now { mono: Micros(0), wall: UnixMillis(0) };
         let Ok(cause) = admin::cause(&admin::Body::Read(body), now) else { panic!("{reason:?} is refused") };
@@ -223,7 +223,7 @@ proptest! {
     }
 
     #[test]
-    fn a_fail_always_ends_the_right_to_traffic(start in standing(), cause in cause(), rules in rules()) {
+    fn a_fail_signal_always_ends_the_right_to_traffic(start in standing(), cause in cause(), rules in rules()) {
         let out = |s: &Standing| matches!(s.phase, Phase::RolledBack { .. });
         match start.on(&Signal::Fail(cause.clone()), rules) {
             Some(next) => {
@@ -255,7 +255,7 @@ proptest! {
     }
 
     #[test]
-    fn a_comparison_is_the_same_however_it_is_cut_into_merges(
+    fn a_comparison_does_not_depend_on_its_division_into_merges(
         events in vec((any::<bool>(), any::<bool>(), 1u16..10_000), 0..200), cuts in vec(any::<bool>(), 200),
     ) {
         let document = r#"{"deployments": [{"name": "d", "stable": "v", "versions": [{"id": "v", "weight": 100, "cluster": "c"}]}]}"#;
@@ -281,7 +281,7 @@ proptest! {
     }
 
     #[test]
-    fn a_ramp_never_goes_back_and_never_skips_whatever_the_wall_clock_does(
+    fn a_ramp_never_goes_back_and_never_skips_a_stage_with_any_wall_clock(
         looks in vec((0u64..100_000_000, 0u64..100, 0u64..120, any::<bool>(), any::<u64>()), 1..60),
     ) {
         let document = r#"{"deployments": [{"name": "d", "stable": "a", "versions": [{"id": "a", "cluster": "c"}, {"id": "b", "cluster": "c"}],
@@ -304,7 +304,7 @@ proptest! {
     }
 
     #[test]
-    fn a_window_equals_a_naive_recount(
+    fn a_window_equals_a_recount_of_all_its_events(
         span in 1_000u64..100_000, adds in vec((0u64..200_000_000, 0u64..5, 0u64..5), 0..60), later in 0u64..200_000_000,
     ) {
         // Time never runs backwards for one writer; a late worker's time is clamped to the newest slot.
@@ -324,7 +324,7 @@ proptest! {
     }
 
     #[test]
-    fn a_run_of_failures_is_the_same_however_it_is_cut_into_merges(events in vec(any::<bool>(), 0..40), cuts in vec(any::<bool>(), 40)) {
+    fn a_streak_of_failures_does_not_depend_on_its_division_into_merges(events in vec(any::<bool>(), 0..40), cuts in vec(any::<bool>(), 40)) {
         let (mut whole, mut cut) = (Stats::new(0, Millis(1000)), Stats::new(0, Millis(1000)));
         let mut expected = 0u32;
         let (mut all, mut part) = (Delta::default(), Delta::default());
@@ -346,7 +346,7 @@ proptest! {
     }
 
     #[test]
-    fn percentiles_are_within_six_percent_of_the_sorted_truth(mut latencies in vec(0u64..900_000, 1..200), bps in 1u16..=10_000) {
+    fn percentiles_are_within_six_percent_of_the_exact_values(mut latencies in vec(0u64..900_000, 1..200), bps in 1u16..=10_000) {
         let mut h = Histogram::default();
         latencies.iter().for_each(|ms| h.record(Micros(ms * 1000)));
         latencies.sort_unstable();
@@ -425,7 +425,7 @@ proptest! {
     }
 
     #[test]
-    fn a_flight_settles_each_attempt_once_whatever_the_order(
+    fn a_flight_settles_each_attempt_once_in_any_order(
         errors in bad_outcomes(), steps in vec((0u8..6, 0usize..4, 100u16..600), 0..20), end in 0usize..5,
     ) {
         let mut flight = Flight::new(Micros(0), Some(Millis(5)));

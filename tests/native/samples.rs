@@ -35,7 +35,7 @@ fn the_sample_of_the_admin_role_is_valid() {
 }
 
 #[test]
-fn all_roles_of_the_samples_meet_in_one_vm() {
+fn all_roles_of_the_samples_share_one_vm() {
     let vm = |yaml: &'static str| {
         let lines = yaml.lines().skip_while(|line| line.trim() != "vm_config:").skip(1);
         let lines = lines.take_while(|line| line.trim() != "configuration:");

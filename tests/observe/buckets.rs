@@ -117,7 +117,7 @@ struct Promise {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn percentiles_from_a_millisecond_to_ten_minutes_are_near_the_truth() {
+async fn percentiles_from_a_millisecond_to_ten_minutes_are_near_the_exact_values() {
     let mut all: Vec<Distribution> = Vec::new();
     let bounds = bounds(SAMPLES[0]);
     // On a bound, where it is worst, just below one, and everywhere between.

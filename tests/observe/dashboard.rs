@@ -23,7 +23,7 @@ fn panels_have_ids_of_their_own_and_do_not_overlap() {
 }
 
 #[test]
-fn every_panel_says_what_it_shows_and_in_which_unit() {
+fn every_panel_has_a_description_and_a_unit() {
     let mut titles = BTreeSet::new();
     for panel in panels() {
         let title = string(&panel["title"]);

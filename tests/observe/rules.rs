@@ -30,7 +30,7 @@ fn promtool_accepts_the_configuration_and_the_rules_pass_their_tests() {
 }
 
 #[test]
-fn an_alert_that_waits_longer_never_fires_or_always_does_fails_its_tests() {
+fn an_alert_that_waits_longer_or_never_fires_or_always_fires_fails_its_tests() {
     let directory = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| fs::write(directory.path().join(name), text).unwrap();
     write("tests.yml", &text("envoy/prometheus/tests.yml"));
@@ -57,7 +57,7 @@ fn an_alert_that_waits_longer_never_fires_or_always_does_fails_its_tests() {
 }
 
 #[test]
-fn every_alert_says_how_bad_it_is_what_has_happened_and_what_to_do() {
+fn every_alert_has_a_severity_a_summary_and_a_runbook() {
     let alerts = alerts();
     assert!(alerts.len() >= 8, "{} alerts", alerts.len());
     for alert in &alerts {

@@ -205,7 +205,7 @@ fn quantile(mut values: Vec<f64>, q: f64) -> f64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_panel_and_every_alert_tells_the_truth_about_a_real_envoy() {
+async fn every_panel_and_every_alert_is_correct_for_a_real_envoy() {
     let watched = Watched::start().await;
     let prometheus = &watched.prometheus;
     // Envoy shows histograms every five seconds; what comes before their first scrape is in no rate.

@@ -202,7 +202,7 @@ pub fn assert_known(selector: &Selector, of: &str) {
 }
 
 #[test]
-fn selectors_are_found_with_what_they_ask() {
+fn selectors_are_found_with_their_labels() {
     let all = selectors(r#"sum by (key) (rate(bellwether_a{x="1", y=~"2|3"}[5m])) / up > 0 * backup"#);
     let pair = |label: &str, value: &str| (label.to_owned(), value.to_owned());
     let expected = [

@@ -45,7 +45,7 @@ def card(page: Page, name: str):
 # ---- the files
 
 
-def test_the_page_is_small_and_in_one_piece() -> None:
+def test_the_page_is_one_small_document() -> None:
     html, css, js = ((PAGE / f"page.{kind}").read_text() for kind in ("html", "css", "js"))
     assert len(document()) < 40_000, "the filter carries it"
     assert html.count("/*css*/") == html.count("/*js*/") == html.count("<script") == 1
@@ -59,7 +59,7 @@ def test_the_page_is_small_and_in_one_piece() -> None:
 # ---- what it shows
 
 
-def test_a_deployment_that_does_well_is_shown_calmly_with_its_figures(admin: Admin, open_page: Open) -> None:
+def test_a_healthy_deployment_is_shown_with_its_figures_and_without_alarm(admin: Admin, open_page: Open) -> None:
     stages = [{"weight": 5}, {"weight": 10}, {"weight": 100}]
     ramp = {"paused": False, "next_stage_at": moment(1900), "stages": stages}
     admin.deployments = [deployment(stage=1, ramp=ramp, evidence=8)]
@@ -119,7 +119,7 @@ def test_only_a_change_of_phase_is_announced(admin: Admin, open_page: Open) -> N
     assert page.evaluate("window.told") == [f"\u2068gpt4-upgrade\u2069 is rolled back: {WHY}."]
 
 
-def test_evidence_half_way_is_worth_a_look(admin: Admin, open_page: Open) -> None:
+def test_evidence_half_way_to_a_rollback_is_a_warning(admin: Admin, open_page: Open) -> None:
     admin.deployments = [deployment(evidence=63.4, mode="observe")]
     page = open_page(admin.url)
     title(page, "Watch")
@@ -136,7 +136,7 @@ def test_every_phase_has_a_verdict(admin: Admin, open_page: Open, phase: str, sa
     expect(page.locator("#verdict")).to_contain_text("ends by itself")
 
 
-def test_the_countdown_of_a_key_goes_by_the_servers_clock(admin: Admin, open_page: Open) -> None:
+def test_the_countdown_of_a_key_uses_the_servers_clock(admin: Admin, open_page: Open) -> None:
     resting = key("prod-002", "rate_limited", until=moment(100), errors=17)
     admin.pools = [{"name": "openai", "keys": [key("prod-001"), resting]}]
     # This machine's clock is an hour behind the server's.
@@ -150,7 +150,7 @@ def test_the_countdown_of_a_key_goes_by_the_servers_clock(admin: Admin, open_pag
     expect(row).to_contain_text("17 failed")
 
 
-def test_a_pool_without_a_usable_key_is_said_at_the_top(admin: Admin, open_page: Open) -> None:
+def test_a_pool_without_a_usable_key_is_shown_at_the_top(admin: Admin, open_page: Open) -> None:
     absent = key("absent", "disabled", mask="", has_value=False)
     admin.pools = [{"name": "good", "keys": [key("one")]}, {"name": "dry", "keys": [absent]}]
     page = open_page(admin.url)
@@ -159,7 +159,7 @@ def test_a_pool_without_a_usable_key_is_said_at_the_top(admin: Admin, open_page:
     expect(page.locator(".pool").first).to_contain_text("its secret is not there")
 
 
-def test_charts_remember_and_tell_in_words(admin: Admin, open_page: Open) -> None:
+def test_charts_keep_their_history_and_describe_it_in_words(admin: Admin, open_page: Open) -> None:
     page = open_page(admin.url)
     title(page, WELL)
     admin.deployments = [rolled_back()]
@@ -173,7 +173,7 @@ def test_charts_remember_and_tell_in_words(admin: Admin, open_page: Open) -> Non
     expect(chart).to_have_attribute("aria-label", re.compile("at most 77.78 %"))
 
 
-def test_an_event_tells_its_evidence_and_stays_unfolded(admin: Admin, open_page: Open) -> None:
+def test_an_event_shows_its_evidence_and_stays_unfolded(admin: Admin, open_page: Open) -> None:
     stage = event("active", seconds_ago=90, bellwether="stage", stage=1, text="the ramp goes on with v2, stage 2")
     admin.events = [event(), stage, {"bellwether": "pool_exhausted", "time": moment(-99), "pool": "relay"}]
     problems = ["deployments[0].name: must be a string, got 7", "deployments[0].stable: is missing"]
@@ -275,7 +275,7 @@ def test_missing_and_broken_fields_harm_nothing(admin: Admin, open_page: Open) -
         ((500, ""), "status 500"),
     ],
 )
-def test_an_answer_that_is_no_status_is_told(admin: Admin, open_page: Open, answer: tuple[int, str], says: str) -> None:
+def test_an_answer_that_is_no_status_is_reported(admin: Admin, open_page: Open, answer: tuple[int, str], says: str) -> None:
     admin.instead = answer
     page = open_page(admin.url, lossy=True)
     title(page, "No status")
@@ -287,7 +287,7 @@ def test_an_answer_that_is_no_status_is_told(admin: Admin, open_page: Open, answ
 # ---- the connection
 
 
-def test_a_lost_connection_is_said_backed_off_from_and_found_again(admin: Admin, open_page: Open) -> None:
+def test_a_lost_connection_is_shown_retried_with_backoff_and_restored(admin: Admin, open_page: Open) -> None:
     admin.deployments = [rolled_back()]
     page = open_page(admin.url, lossy=True)
     title(page, "Rolled back")
@@ -375,7 +375,7 @@ def test_it_can_be_operated_with_the_keyboard_alone(admin: Admin, open_page: Ope
     assert admin.posts[1]["path"] == "/deployments/gpt4-upgrade/resume"
 
 
-def test_a_refused_order_is_told_and_changes_nothing(admin: Admin, open_page: Open) -> None:
+def test_a_refused_order_is_reported_and_changes_nothing(admin: Admin, open_page: Open) -> None:
     admin.refuse_posts = (503, '{"error":"nothing was changed: try again"}')
     page = open_page(admin.url, lossy=True)
     page.get_by_role("button", name="Roll back…").click()
@@ -391,7 +391,7 @@ def test_a_refused_order_is_told_and_changes_nothing(admin: Admin, open_page: Op
     assert {post["body"] for post in admin.posts} == {"{}"}, "no reason is none"
 
 
-def test_the_focus_stays_where_it_is_when_trouble_comes_to_the_top(admin: Admin, open_page: Open) -> None:
+def test_the_focus_stays_when_a_deployment_in_trouble_moves_to_the_top(admin: Admin, open_page: Open) -> None:
     names = ["one", "two", "three"]
     admin.deployments = [deployment(name) for name in names]
     page = open_page(admin.url)
@@ -436,7 +436,7 @@ def test_a_thousand_deployments_are_as_usable_as_one(admin: Admin, open_page: Op
 
 
 @pytest.mark.parametrize("width, scheme", [(1280, "light"), (1280, "dark"), (360, "light"), (360, "dark")])
-def test_nothing_is_wrong_for_axe_in_any_state(admin: Admin, open_page: Open, width: int, scheme: str) -> None:
+def test_axe_finds_no_violation_in_any_state(admin: Admin, open_page: Open, width: int, scheme: str) -> None:
     resting = key("prod-002", "rate_limited", until=moment(100))
     admin.pools = [{"name": "openai", "keys": [key("prod-001"), resting]}]
     admin.events = [event(), event("active", seconds_ago=50)]
