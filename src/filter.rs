@@ -6,8 +6,8 @@
 
 mod admin;
 mod alerts;
-mod attempts;
-mod dress;
+mod attempt;
+mod rewrite;
 mod metrics;
 mod overview;
 mod record;
@@ -25,9 +25,9 @@ use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::{ContextType, LogLevel};
 
 use self::admin::AdminStream;
-use self::attempts::AttemptStream;
+use self::attempt::AttemptStream;
 use self::router::RouterStream;
-use self::service::Router;
+use self::service::Service;
 use self::worker::Worker;
 use crate::config;
 use crate::engine::Notes;
@@ -67,7 +67,7 @@ struct Root {
 enum Role {
     Unconfigured,
     Router {
-        router: Rc<Router>,
+        service: Rc<Service>,
         /// Hash of the configuration, until the first tick has counted it.
         uncounted: Option<u64>,
     },
@@ -92,9 +92,9 @@ impl Root {
             b"router" => {
                 let uncounted = Some(hash(&[&bytes]));
                 let plan = config::compile(bytes, &host::environment)?;
-                let router = self.worker.install(plan);
+                let service = self.worker.install(plan);
                 host::set_tick(TICK);
-                self.role = Role::Router { router, uncounted };
+                self.role = Role::Router { service, uncounted };
             }
             b"keys" => {
                 let document: Rc<[u8]> = bytes.into();
@@ -147,13 +147,13 @@ impl Context for Root {
 impl Drop for Root {
     fn drop(&mut self) {
         match std::mem::replace(&mut self.role, Role::Unconfigured) {
-            Role::Router { router, .. } => {
+            Role::Router { service, .. } => {
                 // The timer of a context that has ended would go on for ever.
                 host::set_tick(Duration::ZERO);
                 if let Ok(mut outbox) = self.worker.outbox.try_borrow_mut() {
-                    outbox.orphaned(self.worker.clock.mono(), u64::from(self.id));
+                    outbox.context_ended(self.worker.clock.mono(), u64::from(self.id));
                 }
-                self.worker.retire(router);
+                self.worker.retire(service);
             }
             Role::Keys { document, .. } => {
                 host::set_tick(Duration::ZERO);
@@ -193,21 +193,21 @@ impl RootContext for Root {
         if let Some(configuration) = configuration {
             self.count_update(configuration);
         }
-        let Role::Router { router, .. } = &self.role else { return };
-        router.served.set(true);
+        let Role::Router { service, .. } = &self.role else { return };
+        service.served.set(true);
         let now = self.worker.clock.now();
-        self.worker.report(now.mono);
-        for (n, (deployment, binding)) in router.plan.deployments.iter().zip(&router.bindings).enumerate() {
+        self.worker.report_census(now.mono);
+        for (n, (deployment, binding)) in service.plan.deployments.iter().zip(&service.bindings).enumerate() {
             let mut notes = Notes::default();
             binding.tick(deployment, &SharedData, now, &mut notes);
-            self.worker.tell(router, n, notes);
-            router.show(n);
+            self.worker.publish_notes(service, n, notes);
+            service.write_gauges(n);
         }
         let mut notes = Notes::default();
-        router.show_keys(now.mono, &mut notes);
-        router.merge_usage(now.mono, &mut notes);
+        service.write_key_gauges(now.mono, &mut notes);
+        service.merge_usage(now.mono, &mut notes);
         notes.dropped.many(Dropped::Busy, take_busy());
-        self.worker.count(notes.dropped);
+        self.worker.count_dropped(notes.dropped);
         if let Ok(mut outbox) = self.worker.outbox.try_borrow_mut() {
             let given_up = outbox.post(now.mono, u64::from(self.id));
             if given_up > 0 {
@@ -221,9 +221,9 @@ impl RootContext for Root {
         Some(match &self.role {
             // A configuration that comes back while streams of its first time last is not configured again: Envoy still has
             // this context, and puts it in service as it is.
-            Role::Router { router, .. } => {
-                worker.in_service(router);
-                Box::new(RouterStream::new(worker, Rc::clone(router)))
+            Role::Router { service, .. } => {
+                worker.in_service(service);
+                Box::new(RouterStream::new(worker, Rc::clone(service)))
             }
             Role::Keys { filter, document, unkept } => {
                 if !worker.has_document(document)

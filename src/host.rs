@@ -8,7 +8,7 @@
 
 mod clock;
 mod data;
-mod flight;
+mod request_link;
 mod headers;
 mod metric;
 mod properties;
@@ -20,16 +20,16 @@ use proxy_wasm::types::{BufferType, LogLevel, MapType};
 
 pub use self::clock::Clock;
 pub use self::data::SharedData;
-pub use self::flight::{flight, is_flight, mark_flight, set_flight, set_next_cluster};
 pub use self::headers::{
     has_request_header, remove_request_header, request_headers, response_headers, response_status,
     set_request_header, set_response_header,
 };
 pub use self::metric::Metric;
 pub use self::properties::{
-    Well, attempt_cluster, attempt_label, buffered_body, filter_name, property, response_flags,
+    UpstreamOk, attempt_cluster, attempt_label, buffered_body, filter_name, property, response_flags,
     source_address, via_upstream,
 };
+pub use self::request_link::{is_request, mark_request, request_link, set_next_cluster, set_request_link};
 
 /// The plugin's configuration as the host holds it.
 pub fn plugin_configuration() -> Vec<u8> {

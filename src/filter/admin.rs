@@ -8,7 +8,7 @@ use proxy_wasm::types::Action;
 
 use super::overview::kept_events;
 use super::reply;
-use super::service::Router;
+use super::service::Service;
 use super::worker::Worker;
 use crate::admin::{self, Ask, Body, Refusal, page};
 use crate::engine::{Notes, Order, Refused};
@@ -54,52 +54,53 @@ impl AdminStream {
     }
 
     fn status(&self, now: Now) -> Result<String, Refusal> {
-        let routers = self.routers()?;
+        let services = self.services()?;
         let mut out = status::begin(now);
         let mut notes = Notes::default();
         let mut named: Vec<&str> = Vec::new();
-        for router in &routers {
-            for (deployment, binding) in router.plan.deployments.iter().zip(&router.bindings) {
+        for service in &services {
+            for (deployment, binding) in service.plan.deployments.iter().zip(&service.bindings) {
                 if !named.contains(&deployment.name.as_str()) {
                     let view = binding.view(deployment, &SharedData, now, &mut notes);
                     status::deployment(&mut out, deployment, &view, now);
                 }
             }
-            named.extend(router.plan.deployments.iter().map(|deployment| deployment.name.as_str()));
+            named.extend(service.plan.deployments.iter().map(|deployment| deployment.name.as_str()));
         }
         status::pools(&mut out);
         let mut named: Vec<&str> = Vec::new();
-        for router in &routers {
-            for n in (0..).take(router.plan.pools.len()) {
-                let Some(pool) = router.plan.pools.get(n).filter(|pool| !named.contains(&pool.name.as_str()))
+        for service in &services {
+            for n in (0..).take(service.plan.pools.len()) {
+                let Some(pool) =
+                    service.plan.pools.get(n).filter(|pool| !named.contains(&pool.name.as_str()))
                 else {
                     continue;
                 };
-                let keys = router.key_views(n, now.mono, &mut notes);
+                let keys = service.key_views(n, now.mono, &mut notes);
                 status::pool(&mut out, pool, keys.into_iter(), now);
             }
-            named.extend(router.plan.pools.iter().map(|pool| pool.name.as_str()));
+            named.extend(service.plan.pools.iter().map(|pool| pool.name.as_str()));
         }
         status::end(&mut out);
-        self.worker.count(notes.dropped);
+        self.worker.count_dropped(notes.dropped);
         Ok(out.finish())
     }
 
     /// Orders every deployment of a name, in whatever plan: another listener may have one, or another worker may serve by a plan
     /// that this one takes to be replaced. Returns the status of the one that is in service here.
     fn carry_out(&self, name: &str, order: Order, body: &Body, now: Now) -> Result<String, Refusal> {
-        let routers = self.routers()?;
+        let services = self.services()?;
         let first =
-            routers.iter().find_map(|router| named(router, name)).ok_or_else(|| Refusal::unknown(name))?;
+            services.iter().find_map(|service| named(service, name)).ok_or_else(|| Refusal::unknown(name))?;
         let first = &first.1.release;
         let cause = admin::cause(body, now)?;
         let mut answer = None;
-        for router in self.worker.routers_alive() {
-            let Some((n, deployment)) = named(&router, name) else { continue };
-            let Some(binding) = router.bindings.get(n) else { continue };
+        for service in self.worker.services_alive() {
+            let Some((n, deployment)) = named(&service, name) else { continue };
+            let Some(binding) = service.bindings.get(n) else { continue };
             let mut notes = Notes::default();
             let done = binding.order(deployment, order, &cause, &SharedData, now, &mut notes);
-            self.worker.tell(&router, n, notes);
+            self.worker.publish_notes(&service, n, notes);
             match done {
                 // Of a plan that is about to go it matters only if it has something to take out.
                 Err(Refused::NoCanary) if deployment.release != *first => continue,
@@ -108,16 +109,16 @@ impl AdminStream {
             if deployment.release == *first && answer.is_none() {
                 let mut notes = Notes::default();
                 let view = binding.view(deployment, &SharedData, now, &mut notes);
-                self.worker.count(notes.dropped);
+                self.worker.count_dropped(notes.dropped);
                 answer = Some(status::one(deployment, &view, now));
             }
         }
         answer.ok_or_else(|| Refusal::unknown(name))
     }
 
-    fn routers(&self) -> Result<Vec<Rc<Router>>, Refusal> {
-        let routers = self.worker.routers_in_service();
-        if routers.is_empty() { Err(Refusal::no_router()) } else { Ok(routers) }
+    fn services(&self) -> Result<Vec<Rc<Service>>, Refusal> {
+        let services = self.worker.services_in_use();
+        if services.is_empty() { Err(Refusal::no_router()) } else { Ok(services) }
     }
 
     fn send(&self, answer: Result<(&'static str, String), Refusal>) {
@@ -134,8 +135,8 @@ impl AdminStream {
 }
 
 /// The deployment of this name, and its place in the plan.
-fn named<'a>(router: &'a Router, name: &str) -> Option<(usize, &'a Deployment)> {
-    router.plan.deployments.iter().enumerate().find(|(_, deployment)| deployment.name == name)
+fn named<'a>(service: &'a Service, name: &str) -> Option<(usize, &'a Deployment)> {
+    service.plan.deployments.iter().enumerate().find(|(_, deployment)| deployment.name == name)
 }
 
 impl Context for AdminStream {}

@@ -72,7 +72,7 @@ impl Outbox {
 
     /// A context is gone, and the answers to its calls with it: their alerts may not have arrived. Better twice than never;
     /// the event's id tells.
-    pub fn orphaned(&mut self, now: Micros, context: u64) {
+    pub fn context_ended(&mut self, now: Micros, context: u64) {
         let (lost, kept) =
             std::mem::take(&mut self.under_way).into_iter().partition(|(_, of, _)| *of == context);
         self.under_way = kept;

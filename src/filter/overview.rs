@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 
-use super::service::Router;
+use super::service::Service;
 use super::worker::Worker;
 use crate::engine::Notes;
 use crate::host::SharedData;
@@ -33,25 +33,25 @@ impl Worker {
 
     /// Every plan that has not ended on this worker, the one that was configured or came into service last before the others: also
     /// those that another is about to replace, and which may serve on another worker.
-    pub fn routers_alive(&self) -> Vec<Rc<Router>> {
-        let Ok(all) = self.routers.try_borrow() else { return Vec::new() };
-        all.iter().rev().filter_map(Weak::upgrade).filter(|router| !router.retired.get()).collect()
+    pub fn services_alive(&self) -> Vec<Rc<Service>> {
+        let Ok(all) = self.services.try_borrow() else { return Vec::new() };
+        all.iter().rev().filter_map(Weak::upgrade).filter(|service| !service.retired.get()).collect()
     }
 
     /// The plans in service on this worker, the one that was configured or came into service last before the others; of several for one filter
     /// only that one, for the others are about to be replaced by it.
-    pub fn routers_in_service(&self) -> Vec<Rc<Router>> {
-        let mut found: Vec<Rc<Router>> = Vec::new();
-        for router in self.routers_alive() {
-            if !found.iter().any(|newer| newer.plugin == router.plugin) {
-                found.push(router);
+    pub fn services_in_use(&self) -> Vec<Rc<Service>> {
+        let mut found: Vec<Rc<Service>> = Vec::new();
+        for service in self.services_alive() {
+            if !found.iter().any(|newer| newer.plugin == service.plugin) {
+                found.push(service);
             }
         }
         found
     }
 }
 
-impl Router {
+impl Service {
     /// Merges how much the keys were used, if that is due.
     pub fn merge_usage(&self, now: Micros, notes: &mut Notes) {
         for usage in &self.usages {

@@ -1,7 +1,7 @@
 //! What becomes of requests and attempts: counted, blamed, told.
 
-use super::request::InFlight;
-use super::service::Router;
+use super::request::Request;
+use super::service::Service;
 use super::worker::Worker;
 use crate::engine::Notes;
 use crate::host::{self, SharedData};
@@ -31,10 +31,10 @@ enum Kept {
 
 impl Worker {
     /// Records judgements about a request's attempts. `wait`: what the response says of a rate limit.
-    pub fn record(&self, request: &InFlight, judgements: &[Judgement], wait: Option<Millis>, now: Now) {
+    pub fn record(&self, request: &Request, judgements: &[Judgement], wait: Option<Millis>, now: Now) {
         let Some(deployment) = request.deployment() else { return };
-        let Some(binding) = request.router.bindings.get(request.deployment) else { return };
-        let metrics = request.router.metrics.get(request.deployment);
+        let Some(binding) = request.service.bindings.get(request.deployment) else { return };
+        let metrics = request.service.metrics.get(request.deployment);
         let mut notes = Notes::default();
         for judgement in judgements {
             let to_stable = judgement.carried.to_stable;
@@ -45,7 +45,7 @@ impl Worker {
                 metrics.attempt(outcome);
             }
             if let Some((pool, key)) = judgement.carried.key {
-                self.blame_key(&request.router, (pool, key), judgement, wait, now, &mut notes);
+                self.report_key(&request.service, (pool, key), judgement, wait, now, &mut notes);
             }
             if let Some(event) = judgement.event {
                 // What a failover does to stable is no sample of stable's share.
@@ -54,59 +54,59 @@ impl Worker {
                 binding.record(deployment, assigned, event, &SharedData, now, &mut notes);
             }
         }
-        self.tell(&request.router, request.deployment, notes);
+        self.publish_notes(&request.service, request.deployment, notes);
     }
 
     /// The key that the router role has put in was carried by no attempt: if it was a trial, another may follow.
-    pub fn not_carried(&self, request: &InFlight, now: Now) {
+    pub fn router_key_unused(&self, request: &Request, now: Now) {
         let carried = request.router_key.get();
         let began = request.flight.try_borrow().map_or(now.mono, |flight| flight.seen());
         let mut notes = Notes::default();
-        request.router.report(carried, Fault::Nothing, (began, now.mono), &mut notes);
-        self.count(notes.dropped);
+        request.service.report(carried, Fault::Nothing, (began, now.mono), &mut notes);
+        self.count_dropped(notes.dropped);
     }
 
     /// Counts an attempt for its key, and reports to the pool what it says about it.
-    fn blame_key(
+    fn report_key(
         &self,
-        router: &Router,
+        service: &Service,
         (n, key): (usize, usize),
         judgement: &Judgement,
         wait: Option<Millis>,
         now: Now,
         notes: &mut Notes,
     ) {
-        let metrics = router.pool_metrics.get(n);
+        let metrics = service.pool_metrics.get(n);
         if let (Some(outcome), Some(metrics)) = (judgement.outcome, metrics.and_then(|keys| keys.get(key))) {
             metrics.attempt(outcome);
         }
         if let (Some(fingerprint), Some(Ok(mut usage))) =
-            (judgement.carried.fingerprint, router.usages.get(n).map(|usage| usage.try_borrow_mut()))
+            (judgement.carried.fingerprint, service.usages.get(n).map(|usage| usage.try_borrow_mut()))
         {
             usage.count(fingerprint, judgement, now.wall);
         }
-        let (Some(fault), Some(pool)) = (judgement.fault(wait), router.plan.pools.get(n)) else { return };
+        let (Some(fault), Some(pool)) = (judgement.fault(wait), service.plan.pools.get(n)) else { return };
         let times = (judgement.began, now.mono);
-        let moved = router.report(judgement.carried, fault, times, notes).unwrap_or_default();
+        let moved = service.report(judgement.carried, fault, times, notes).unwrap_or_default();
         for moved in &moved {
             let id = pool.keys.get(moved.key).map_or("", |key| key.id.as_str());
             host::info(&events::key_line(&pool.name, id, moved, now));
         }
         let lost_one = moved.iter().any(|moved| moved.from == Status::Active);
-        if lost_one && router.outlook(n, now.mono).is_err() {
-            self.publish(router, POOL_EVENTS, events::pool_line(&pool.name, now));
+        if lost_one && service.outlook(n, now.mono).is_err() {
+            self.publish(service, POOL_EVENTS, events::pool_line(&pool.name, now));
         }
     }
 
     /// A request is over: counts it, and ends its probe, if it was one.
-    pub fn finish(&self, request: &InFlight, outcome: Outcome, now: Now) {
-        let metrics = request.router.metrics.get(request.deployment);
+    pub fn finish(&self, request: &Request, outcome: Outcome, now: Now) {
+        let metrics = request.service.metrics.get(request.deployment);
         if let Some(version) = metrics.and_then(|metrics| metrics.versions.get(request.served_by())) {
             version.request(outcome);
         }
         if request.assigned.lease.is_some()
             && let Some(deployment) = request.deployment()
-            && let Some(binding) = request.router.bindings.get(request.deployment)
+            && let Some(binding) = request.service.bindings.get(request.deployment)
         {
             // What stable made of it after a failover says nothing about the canary.
             let by_stable = request.served_by() != request.version();
@@ -118,46 +118,46 @@ impl Worker {
             };
             let mut notes = Notes::default();
             binding.finish(deployment, &request.assigned, good, &SharedData, now, &mut notes);
-            self.tell(&request.router, request.deployment, notes);
+            self.publish_notes(&request.service, request.deployment, notes);
         }
     }
 
     /// Logs and counts what the engine reports.
-    pub fn tell(&self, router: &Router, deployment: usize, notes: Notes) {
-        self.count(notes.dropped);
+    pub fn publish_notes(&self, service: &Service, deployment: usize, notes: Notes) {
+        self.count_dropped(notes.dropped);
         let moved = !notes.transitions.is_empty();
         for transition in notes.transitions {
-            self.publish(router, EVENTS, events::line(&transition, self.clock.now().wall));
+            self.publish(service, EVENTS, events::line(&transition, self.clock.now().wall));
             let rolled_back = transition.enforced && transition.to == "rolled_back";
             if let (true, Some(cause)) = (rolled_back, &transition.cause)
-                && let Some(plan) = router.plan.deployments.get(deployment)
+                && let Some(plan) = service.plan.deployments.get(deployment)
                 && let Some(n) = plan.versions.iter().position(|v| v.id == transition.version)
-                && let Some(metrics) = router.metrics.get(deployment).and_then(|m| m.versions.get(n))
+                && let Some(metrics) = service.metrics.get(deployment).and_then(|m| m.versions.get(n))
             {
                 metrics.rollback(&cause.label);
             }
         }
         if moved {
-            router.show(deployment);
+            service.write_gauges(deployment);
         }
     }
 
     /// Logs an event, keeps it in shared data and, with `alerts`, has it posted. Only the worker that made a transition gets
     /// here with it, so each is published once.
-    fn publish(&self, router: &Router, log: &str, line: String) {
+    fn publish(&self, service: &Service, log: &str, line: String) {
         host::warn(&line);
         self.keep(log, &line, None);
-        self.alert(router, line);
+        self.alert(service, line);
     }
 
     /// A pool has lost its last key with its secret. All workers learn that at about the same time, each by itself: the first
     /// one says so.
-    pub fn tell_exhausted(&self, router: &Router, pool: &str, now: Now) {
+    pub fn publish_exhausted(&self, service: &Service, pool: &str, now: Now) {
         let line = events::pool_line(pool, now);
         let since = UnixMillis(now.wall.0.saturating_sub(AT_ONCE.0));
         if self.keep(POOL_EVENTS, &line, Some(since)) {
             host::warn(&line);
-            self.alert(router, line);
+            self.alert(service, line);
         }
     }
 
@@ -187,8 +187,8 @@ impl Worker {
         !matches!(kept, Ok(Kept::Before))
     }
 
-    fn alert(&self, router: &Router, line: String) {
-        if let (Some(alerts), Ok(mut outbox)) = (&router.plan.alerts, self.outbox.try_borrow_mut())
+    fn alert(&self, service: &Service, line: String) {
+        if let (Some(alerts), Ok(mut outbox)) = (&service.plan.alerts, self.outbox.try_borrow_mut())
             && !outbox.push(alerts.clone(), line)
         {
             self.metrics.dropped(Dropped::Alert, 1);

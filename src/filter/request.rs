@@ -3,8 +3,8 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use super::dress::Before;
-use super::service::Router;
+use super::rewrite::OriginalHeaders;
+use super::service::Service;
 use crate::engine::Assigned;
 use crate::outcome::flight::{Carried, Flight};
 use crate::plan::Deployment;
@@ -12,9 +12,9 @@ use crate::plan::guard::Guard;
 use crate::time::Millis;
 
 /// A request between its headers and its end.
-pub struct InFlight {
+pub struct Request {
     /// The plan it was decided by.
-    pub router: Rc<Router>,
+    pub service: Rc<Service>,
     /// Index of the deployment.
     pub deployment: usize,
     /// The decision and its circumstances.
@@ -23,7 +23,7 @@ pub struct InFlight {
     /// there is one, puts in another for each further one.
     pub router_key: Cell<Carried>,
     /// The client's own headers where the version has changed them, for a failover to stable.
-    pub before: Option<Before>,
+    pub original: Option<OriginalHeaders>,
     /// An attempt has gone to an endpoint with a label: its cluster is an aggregate, and the label says which member it is of.
     pub labelled: Cell<bool>,
     /// The canary it was assigned to has no key left for another attempt: the next one goes to stable, if the route can.
@@ -31,19 +31,19 @@ pub struct InFlight {
     /// Its attempts.
     pub flight: RefCell<Flight>,
     /// The requests in flight on this worker, of which it is one for as long as anybody holds it; see [`Worker::board`].
-    pub aboard: Rc<Cell<u64>>,
+    pub in_flight: Rc<Cell<u64>>,
 }
 
-impl Drop for InFlight {
+impl Drop for Request {
     fn drop(&mut self) {
-        self.aboard.set(self.aboard.get().saturating_sub(1));
+        self.in_flight.set(self.in_flight.get().saturating_sub(1));
     }
 }
 
-impl InFlight {
+impl Request {
     /// The deployment of the plan it was decided by.
     pub fn deployment(&self) -> Option<&Deployment> {
-        self.router.plan.deployments.get(self.deployment)
+        self.service.plan.deployments.get(self.deployment)
     }
 
     /// The guard it is judged by.
@@ -67,7 +67,7 @@ impl InFlight {
 }
 
 /// The smallest latency limit: a client that leaves later than this has waited too long.
-pub fn impatience(guard: &Guard) -> Option<Millis> {
+pub fn smallest_latency_limit(guard: &Guard) -> Option<Millis> {
     let limits = &guard.max_latency;
     [limits.avg, limits.p50, limits.p95, limits.p99].into_iter().flatten().min()
 }

@@ -7,10 +7,10 @@ use std::rc::Rc;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
-use super::dress::{Before, dress};
 use super::reply;
-use super::request::{InFlight, impatience};
-use super::service::Router;
+use super::request::{Request, smallest_latency_limit};
+use super::rewrite::{OriginalHeaders, rewrite};
+use super::service::Service;
 use super::worker::Worker;
 use crate::engine::{Assigned, Notes};
 use crate::headers::{Headers, OWN_PREFIX};
@@ -28,7 +28,7 @@ const REQUEST_ID_BYTES: usize = 128;
 /// One request.
 pub struct RouterStream {
     worker: Rc<Worker>,
-    router: Rc<Router>,
+    service: Rc<Service>,
     serving: Option<Serving>,
     /// What the response headers say of a rate limit, for a judgement that waits for the end.
     wait: Cell<Option<Millis>>,
@@ -36,24 +36,24 @@ pub struct RouterStream {
 
 /// A request that a deployment has taken.
 struct Serving {
-    request: Rc<InFlight>,
+    request: Rc<Request>,
     /// Its number, where the `keys` role may ask for it.
     id: Option<u64>,
 }
 
 impl RouterStream {
     /// A stream under this plan.
-    pub fn new(worker: Rc<Worker>, router: Rc<Router>) -> RouterStream {
-        RouterStream { worker, router, serving: None, wait: Cell::new(None) }
+    pub fn new(worker: Rc<Worker>, service: Rc<Service>) -> RouterStream {
+        RouterStream { worker, service, serving: None, wait: Cell::new(None) }
     }
 
     fn route(&mut self) -> Action {
         let mut headers = host::request_headers();
         self.remove_spoofed(&mut headers);
-        let router = Rc::clone(&self.router);
-        let plan = &router.plan;
+        let service = Rc::clone(&self.service);
+        let plan = &service.plan;
         let Some(n) = route::find(plan, &headers) else { return Action::Continue };
-        let (Some(deployment), Some(binding)) = (plan.deployments.get(n), router.bindings.get(n)) else {
+        let (Some(deployment), Some(binding)) = (plan.deployments.get(n), service.bindings.get(n)) else {
             return Action::Continue;
         };
         let seen = self.worker.clock.mono();
@@ -67,22 +67,22 @@ impl RouterStream {
         let mut notes = Notes::default();
         let mut assigned = binding.assign(deployment, &facts, &SharedData, seen, &mut notes);
         let mut waits = Vec::new();
-        let mut key = self.key_for(deployment, &assigned, seen, &mut waits, &mut notes);
+        let mut key = self.choose_key(deployment, &assigned, seen, &mut waits, &mut notes);
         if key.is_none() {
             // The version has no key now. It may have been let through as a probe: it says nothing.
             let now = self.worker.clock.now();
             binding.finish(deployment, &assigned, None, &SharedData, now, &mut notes);
             assigned = binding.forced(deployment.stable);
-            key = self.key_for(deployment, &assigned, seen, &mut waits, &mut notes);
+            key = self.choose_key(deployment, &assigned, seen, &mut waits, &mut notes);
         }
         let Some(key) = key else {
-            self.worker.tell(&router, n, notes);
+            self.worker.publish_notes(&service, n, notes);
             self.start(n, assigned, seen, None);
             reply::refuse(waits.into_iter().min());
             return Action::Pause;
         };
         let Some(version) = deployment.versions.get(assigned.choice.version) else { return Action::Continue };
-        let mut before = None;
+        let mut original = None;
         if assigned.choice.version != deployment.stable {
             assigned.request_id = headers.get("x-request-id").map(|id| {
                 // Where Envoy keeps a client's, it may be as long as the client likes, and several are in one event.
@@ -90,31 +90,31 @@ impl RouterStream {
                 String::from_utf8_lossy(id).into()
             });
             // Also without `failover`: where the cluster is an aggregate, Envoy decides.
-            before = deployment
+            original = deployment
                 .versions
                 .get(deployment.stable)
                 .filter(|_| self.worker.has_keys_role())
-                .map(|stable| Before::new(&router, [version, stable], &headers));
+                .map(|stable| OriginalHeaders::new(&service, [version, stable], &headers));
         }
-        self.start(n, assigned, seen, before);
+        self.start(n, assigned, seen, original);
         host::set_request_header(&plan.cluster_header, version.cluster.as_bytes());
         // The key takes the place of what the client has in the pool's header: no need to remove that first.
         let pool = key.and(version.pool).and_then(|pool| plan.pools.get(pool));
         let replaced = pool.map(|pool| pool.header.as_str());
         let has = |name: &str| replaced != Some(name) && headers.has(name);
-        dress(&router, version, headers.get(":path").as_deref(), &has);
+        rewrite(&service, version, headers.get(":path").as_deref(), &has);
         // Always, also where the `keys` role will see the attempts: whether it does cannot be known here (another listener may
         // have no such role, or it may be about to be reloaded), and a request must never leave without its credential.
         if let (Some(key), Some(serving)) = (key, &self.serving) {
-            serving.request.router_key.set(router.put_in(key, false));
+            serving.request.router_key.set(service.inject_key(key, false));
         }
-        self.worker.tell(&router, n, notes);
+        self.worker.publish_notes(&service, n, notes);
         Action::Continue
     }
 
     /// The key that a request to its version takes: `Some(None)` if the version needs none, `None` if none can be had (and then
     /// in `waits` when one comes back).
-    fn key_for(
+    fn choose_key(
         &self,
         deployment: &Deployment,
         assigned: &Assigned,
@@ -126,7 +126,7 @@ impl RouterStream {
         let Some(pool) = version.pool else { return Some(None) };
         let identity = assigned.choice.identity;
         let wish = Wish { tried: &[], identity, random: self.worker.random(), now };
-        match self.router.pick(pool, wish, notes)? {
+        match self.service.pick(pool, wish, notes)? {
             Pick::Key(key) => Some(Some((pool, key))),
             Pick::Exhausted { returns_in } => {
                 waits.extend(returns_in);
@@ -137,7 +137,7 @@ impl RouterStream {
 
     /// A client chooses neither cluster nor version, except through rules, and rules do not see these headers either.
     fn remove_spoofed(&self, headers: &mut Headers) {
-        let plan = &self.router.plan;
+        let plan = &self.service.plan;
         let others = || iter::once(&plan.cluster_header).chain(&plan.version_header);
         if headers.names_with(OWN_PREFIX.as_bytes()).next().is_none()
             && !others().any(|name| headers.has(name))
@@ -154,27 +154,33 @@ impl RouterStream {
     }
 
     /// Opens the request's ledger and, where there is a `keys` role, ties its attempts to it.
-    fn start(&mut self, deployment: usize, assigned: Assigned, seen: Micros, before: Option<Before>) {
-        let taken_by = self.router.plan.deployments.get(deployment);
-        let impatient_after = taken_by.and_then(|d| impatience(d.guard_at(assigned.stage)));
-        let request = Rc::new(InFlight {
-            router: Rc::clone(&self.router),
+    fn start(
+        &mut self,
+        deployment: usize,
+        assigned: Assigned,
+        seen: Micros,
+        original: Option<OriginalHeaders>,
+    ) {
+        let taken_by = self.service.plan.deployments.get(deployment);
+        let impatient_after = taken_by.and_then(|d| smallest_latency_limit(d.guard_at(assigned.stage)));
+        let request = Rc::new(Request {
+            service: Rc::clone(&self.service),
             deployment,
             assigned,
             router_key: Cell::default(),
-            before,
+            original,
             labelled: Cell::new(false),
             out_of_keys: Cell::new(false),
             flight: RefCell::new(Flight::new(seen, impatient_after)),
-            aboard: self.worker.board(),
+            in_flight: self.worker.board(),
         });
         let id = self.worker.has_keys_role().then(|| self.worker.launch(&request));
         if let Some(id) = id {
             // Should another VM have to tell where a canary's key may go.
             let canary = taken_by.filter(|d| request.version() != d.stable);
             let home = canary.and_then(|d| d.versions.get(request.version())).map(|v| v.cluster.as_bytes());
-            host::set_flight(id, home.unwrap_or_default());
-            host::mark_flight(id);
+            host::set_request_link(id, home.unwrap_or_default());
+            host::mark_request(id);
         }
         self.serving = Some(Serving { request, id });
     }
@@ -183,7 +189,7 @@ impl RouterStream {
         let request = &serving.request;
         let Some(deployment) = request.deployment() else { return };
         if let (Some(name), Some(version)) =
-            (&self.router.plan.version_header, deployment.versions.get(request.served_by()))
+            (&self.service.plan.version_header, deployment.versions.get(request.served_by()))
         {
             host::set_response_header(name, &version.id);
         }
@@ -203,7 +209,7 @@ impl RouterStream {
         if flight.reached() {
             let heard = flight.good_since().unwrap_or_else(|| self.worker.clock.mono());
             let millis = heard.since(flight.seen()).checked_div(1000).unwrap_or(0);
-            let metrics = self.router.metrics.get(request.deployment);
+            let metrics = self.service.metrics.get(request.deployment);
             let served_by = if flight.served_by_stable() { deployment.stable } else { request.version() };
             if let Some(version) = metrics.and_then(|m| m.versions.get(served_by)) {
                 version.latency(millis);
@@ -217,7 +223,7 @@ impl RouterStream {
 
     /// The status, and whether an upstream gave it.
     fn status(&self) -> Option<(u16, bool)> {
-        if self.router.well.is_so() {
+        if self.service.upstream_ok.holds() {
             return Some((200, true));
         }
         Some((host::response_status()?, host::via_upstream()))
@@ -237,7 +243,7 @@ impl RouterStream {
         };
         self.worker.record(request, &judged, self.wait.get(), now);
         if outcome == Outcome::Local {
-            self.worker.not_carried(request, now);
+            self.worker.router_key_unused(request, now);
         }
         self.worker.finish(request, outcome, now);
     }
@@ -247,7 +253,7 @@ impl Context for RouterStream {}
 
 impl HttpContext for RouterStream {
     fn on_http_request_headers(&mut self, _: usize, _: bool) -> Action {
-        self.router.served.set(true);
+        self.service.served.set(true);
         self.route()
     }
 

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::metrics::{DeploymentMetrics, KeyMetrics};
 use crate::engine::{Binding, Notes};
-use crate::host::{self, SharedData, Well};
+use crate::host::{self, SharedData, UpstreamOk};
 use crate::keys::Ring;
 use crate::keys::pool::{Moved, Pick, PoolState, Said, Wish};
 use crate::keys::usage::Usage;
@@ -15,7 +15,7 @@ use crate::plan::Plan;
 use crate::time::{Micros, Millis};
 
 /// A plan in service: with its states, its keys and its metrics.
-pub struct Router {
+pub struct Service {
     /// The configuration.
     pub plan: Plan,
     /// Per deployment.
@@ -39,12 +39,12 @@ pub struct Router {
     /// An attempt has found the cluster header: the route leaves it there, to read it again before a retry.
     pub header_kept: Cell<bool>,
     /// Asks whether all is well.
-    pub well: Well,
+    pub upstream_ok: UpstreamOk,
 }
 
-impl Router {
+impl Service {
     /// Writes a deployment's gauges.
-    pub fn show(&self, deployment: usize) {
+    pub fn write_gauges(&self, deployment: usize) {
         let (Some(plan), Some(binding), Some(metrics)) = (
             self.plan.deployments.get(deployment),
             self.bindings.get(deployment),
@@ -60,7 +60,7 @@ impl Router {
     }
 
     /// Reads the states of the keys, if that is due, and writes their gauges.
-    pub fn show_keys(&self, now: Micros, notes: &mut Notes) {
+    pub fn write_key_gauges(&self, now: Micros, notes: &mut Notes) {
         let Ok(rings) = self.rings.try_borrow() else { return };
         for ((ring, metrics), state) in rings.iter().zip(&self.pool_metrics).zip(&self.pools) {
             let Ok(mut state) = state.try_borrow_mut() else { continue };
@@ -118,7 +118,7 @@ impl Router {
     }
 
     /// Puts a key's value into the pool's header in place of whatever is there, and says what the request carries now.
-    pub fn put_in(&self, (n, key): (usize, usize), to_stable: bool) -> Carried {
+    pub fn inject_key(&self, (n, key): (usize, usize), to_stable: bool) -> Carried {
         let carried = Carried { to_stable, ..Carried::default() };
         let Some(pool) = self.plan.pools.get(n) else { return carried };
         let rings = self.rings.try_borrow().ok();

@@ -7,11 +7,11 @@ use std::rc::{Rc, Weak};
 
 use super::alerts::Outbox;
 use super::metrics::{DeploymentMetrics, Global, KeyMetrics};
-use super::request::InFlight;
-use super::service::Router;
+use super::request::Request;
+use super::service::Service;
 use crate::engine::{Engine, Notes};
 use crate::hash::Spread;
-use crate::host::{self, Clock, SharedData, Well};
+use crate::host::{self, Clock, SharedData, UpstreamOk};
 use crate::keys::Ring;
 use crate::keys::documents::Documents;
 use crate::keys::pool::Pools;
@@ -37,19 +37,19 @@ pub struct Worker {
     pub metrics: Global,
     engine: RefCell<Engine>,
     random: RefCell<fastrand::Rng>,
-    flights: RefCell<HashMap<u64, Rc<InFlight>, BuildHasherDefault<Spread>>>,
+    flights: RefCell<HashMap<u64, Rc<Request>, BuildHasherDefault<Spread>>>,
     next_flight: Cell<u64>,
     /// The last one registered, until its first attempt has begun: most often that is what comes next.
     latest: Cell<Option<u64>>,
     /// Number of this VM.
     vm: u64,
     /// Requests in flight, whether or not their attempts can find them.
-    aboard: Rc<Cell<u64>>,
+    in_flight: Rc<Cell<u64>>,
     /// When this VM last said what it holds.
     reported: Cell<Option<Micros>>,
     documents: RefCell<Documents>,
     /// Every plan that something still holds, in the order in which they came.
-    pub routers: RefCell<Vec<Weak<Router>>>,
+    pub services: RefCell<Vec<Weak<Service>>>,
     /// Contexts of the `keys` role that are configured on this worker.
     keys_roles: Cell<u32>,
     pools: RefCell<Pools>,
@@ -72,12 +72,12 @@ impl Worker {
             next_flight: Cell::new(host::seed()),
             latest: Cell::new(None),
             vm: host::seed(),
-            aboard: Rc::default(),
+            in_flight: Rc::default(),
             reported: Cell::new(None),
             // A VM that is built anew after a trap has its router before its `keys` role, which an attempt brings: until then
             // the documents that were kept last serve.
             documents: RefCell::new(kept_documents()),
-            routers: RefCell::default(),
+            services: RefCell::default(),
             keys_roles: Cell::new(0),
             pools: RefCell::default(),
             usages: RefCell::default(),
@@ -96,9 +96,9 @@ impl Worker {
     }
 
     /// Puts a plan in service.
-    pub fn install(&self, plan: Plan) -> Rc<Router> {
+    pub fn install(&self, plan: Plan) -> Rc<Service> {
         let bindings = self.engine.try_borrow_mut().map(|mut e| e.attach(&plan)).unwrap_or_default();
-        let router = Rc::new(Router {
+        let service = Rc::new(Service {
             bindings,
             metrics: plan.deployments.iter().map(DeploymentMetrics::new).collect(),
             pool_metrics: plan.pools.iter().map(KeyMetrics::of).collect(),
@@ -113,48 +113,48 @@ impl Worker {
             retired: Cell::new(false),
             served: Cell::new(false),
             header_kept: Cell::new(false),
-            well: Well::new(),
+            upstream_ok: UpstreamOk::new(),
             plan,
         });
-        self.fill_rings(&router);
+        self.fill_rings(&service);
         let now = self.clock.mono();
-        router.bindings.iter().for_each(|binding| binding.prime(&SharedData, now, &mut Notes::default()));
-        if let Ok(mut routers) = self.routers.try_borrow_mut() {
-            routers.retain(|held| held.strong_count() > 0);
-            routers.push(Rc::downgrade(&router));
+        service.bindings.iter().for_each(|binding| binding.prime(&SharedData, now, &mut Notes::default()));
+        if let Ok(mut services) = self.services.try_borrow_mut() {
+            services.retain(|held| held.strong_count() > 0);
+            services.push(Rc::downgrade(&service));
         }
-        router
+        service
     }
 
     /// Counts what was dropped.
-    pub fn count(&self, dropped: Drops) {
+    pub fn count_dropped(&self, dropped: Drops) {
         for (what, count) in dropped.0 {
             self.metrics.dropped(what, count);
         }
     }
 
     /// Drops the states that only this plan bound.
-    pub fn retire(&self, router: Rc<Router>) {
-        let served = router.served.get();
-        router.retired.set(true);
-        drop(router);
+    pub fn retire(&self, service: Rc<Service>) {
+        let served = service.served.get();
+        service.retired.set(true);
+        drop(service);
         if let Ok(mut engine) = self.engine.try_borrow_mut() {
             engine.sweep(&SharedData, served);
         }
     }
 
     /// A router is given a new request: of those of its filter it is the one in service.
-    pub fn in_service(&self, router: &Rc<Router>) {
-        let Ok(mut routers) = self.routers.try_borrow_mut() else { return };
-        if routers.last().is_some_and(|last| std::ptr::eq(last.as_ptr(), Rc::as_ptr(router))) {
+    pub fn in_service(&self, service: &Rc<Service>) {
+        let Ok(mut services) = self.services.try_borrow_mut() else { return };
+        if services.last().is_some_and(|last| std::ptr::eq(last.as_ptr(), Rc::as_ptr(service))) {
             return;
         }
-        let at = routers.iter().position(|held| std::ptr::eq(held.as_ptr(), Rc::as_ptr(router)));
+        let at = services.iter().position(|held| std::ptr::eq(held.as_ptr(), Rc::as_ptr(service)));
         let Some(at) = at else { return };
-        let behind = routers.iter().skip(at.saturating_add(1)).filter_map(Weak::upgrade);
-        if behind.into_iter().any(|other| other.plugin == router.plugin) {
-            let held = routers.remove(at);
-            routers.push(held);
+        let behind = services.iter().skip(at.saturating_add(1)).filter_map(Weak::upgrade);
+        if behind.into_iter().any(|other| other.plugin == service.plugin) {
+            let held = services.remove(at);
+            services.push(held);
         }
     }
 
@@ -179,27 +179,28 @@ impl Worker {
     }
 
     fn fill_all_rings(&self) {
-        let routers: Vec<Rc<Router>> = self
-            .routers
+        let services: Vec<Rc<Service>> = self
+            .services
             .try_borrow()
             .map(|all| all.iter().filter_map(Weak::upgrade).collect())
             .unwrap_or_default();
         let now = self.clock.now();
-        for router in routers {
-            let usable = |n: &usize| router.outlook(*n, now.mono).is_ok();
-            let before: Vec<usize> = (0..).take(router.plan.pools.len()).filter(usable).collect();
-            self.fill_rings(&router);
-            let lost = before.iter().filter(|n| router.served.get() && !usable(n));
-            for pool in lost.filter_map(|n| router.plan.pools.get(*n)) {
-                self.tell_exhausted(&router, &pool.name, now);
+        for service in services {
+            let usable = |n: &usize| service.outlook(*n, now.mono).is_ok();
+            let before: Vec<usize> = (0..).take(service.plan.pools.len()).filter(usable).collect();
+            self.fill_rings(&service);
+            let lost = before.iter().filter(|n| service.served.get() && !usable(n));
+            for pool in lost.filter_map(|n| service.plan.pools.get(*n)) {
+                self.publish_exhausted(&service, &pool.name, now);
             }
         }
     }
 
-    fn fill_rings(&self, router: &Router) {
-        if let (Ok(documents), Ok(mut rings)) = (self.documents.try_borrow(), router.rings.try_borrow_mut()) {
+    fn fill_rings(&self, service: &Service) {
+        if let (Ok(documents), Ok(mut rings)) = (self.documents.try_borrow(), service.rings.try_borrow_mut())
+        {
             let secrets = documents.secrets();
-            *rings = router.plan.pools.iter().map(|pool| Ring::new(pool, &secrets)).collect();
+            *rings = service.plan.pools.iter().map(|pool| Ring::new(pool, &secrets)).collect();
         }
     }
 
@@ -223,17 +224,17 @@ impl Worker {
 
     /// Counts one more request in flight, which takes itself off what is returned when it is dropped.
     pub fn board(&self) -> Rc<Cell<u64>> {
-        self.aboard.set(self.aboard.get().saturating_add(1));
-        Rc::clone(&self.aboard)
+        self.in_flight.set(self.in_flight.get().saturating_add(1));
+        Rc::clone(&self.in_flight)
     }
 
     /// Says, when it is time to, what this VM holds, and shows what all of them do.
-    pub fn report(&self, now: Micros) {
+    pub fn report_census(&self, now: Micros) {
         if self.reported.get().is_some_and(|last| now.since(last) < census::PERIOD) {
             return;
         }
         self.reported.set(Some(now));
-        let held = Holding { in_flight: self.aboard.get(), memory: host::memory() };
+        let held = Holding { in_flight: self.in_flight.get(), memory: host::memory() };
         let sum = update(&SharedData, CENSUS, &mut |bytes| {
             let mut census = match Census::decode(bytes) {
                 Found::Undecodable => return Change::Keep(Err(Dropped::Undecodable)),
@@ -254,7 +255,7 @@ impl Worker {
     }
 
     /// Registers a request, so that its attempts find it; returns its number.
-    pub fn launch(&self, request: &Rc<InFlight>) -> u64 {
+    pub fn launch(&self, request: &Rc<Request>) -> u64 {
         let id = self.next_flight.get();
         self.next_flight.set(id.wrapping_add(1));
         if let Ok(mut flights) = self.flights.try_borrow_mut() {
@@ -271,7 +272,7 @@ impl Worker {
     }
 
     /// The request of this number, while it lasts.
-    pub fn in_flight(&self, id: u64) -> Option<Rc<InFlight>> {
+    pub fn in_flight(&self, id: u64) -> Option<Rc<Request>> {
         self.flights.try_borrow().ok()?.get(&id).cloned()
     }
 

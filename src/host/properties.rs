@@ -26,20 +26,22 @@ pub fn via_upstream() -> bool {
 
 /// Whether an upstream has answered with 200, asked in one call that hands nothing over: two thirds of what it costs to read status
 /// and details. Any other answer has to be read, and so has every one of an Envoy that knows no expressions.
-pub struct Well(Option<[u8; 4]>);
+pub struct UpstreamOk(Option<[u8; 4]>);
 
 /// Nothing if so, in the language of Envoy's expressions (CEL): the length tells.
-const WELL: &str =
+const UPSTREAM_OK: &str =
     "response.code_details == 'via_upstream' && response.headers[':status'] == '200' ? '' : 'other'";
 
-impl Well {
+impl UpstreamOk {
     /// Has Envoy compile the expression, for the streams of the plugin whose callback this is and for as long as that lasts.
-    pub fn new() -> Well {
-        Well(abi::foreign("expr_create", WELL.as_bytes()).and_then(|number| number.try_into().ok()))
+    pub fn new() -> UpstreamOk {
+        UpstreamOk(
+            abi::foreign("expr_create", UPSTREAM_OK.as_bytes()).and_then(|number| number.try_into().ok()),
+        )
     }
 
     /// Only in the response-headers callback.
-    pub fn is_so(&self) -> bool {
+    pub fn holds(&self) -> bool {
         self.0.is_some_and(|number| abi::foreign_length("expr_evaluate", &number) == Some(0))
     }
 }

@@ -9,10 +9,10 @@ use std::rc::Rc;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
-use super::dress::dress;
 use super::reply;
-use super::request::InFlight;
-use super::service::Router;
+use super::request::Request;
+use super::rewrite::rewrite;
+use super::service::Service;
 use super::worker::Worker;
 use crate::engine::Notes;
 use crate::host;
@@ -28,7 +28,7 @@ use crate::time::{Micros, Millis};
 /// One attempt.
 pub struct AttemptStream {
     worker: Rc<Worker>,
-    attempt: Option<(Rc<InFlight>, usize)>,
+    attempt: Option<(Rc<Request>, usize)>,
     answered: bool,
 }
 
@@ -39,58 +39,58 @@ impl AttemptStream {
     }
 
     fn begin(&mut self) -> Action {
-        let (id, request) = match self.at_hand() {
+        let (id, request) = match self.latest_request() {
             Some(found) => found,
             None => {
                 // Requests that no deployment took carry no number, and neither do mirrored ones.
-                let Some((id, home)) = host::flight() else { return Action::Continue };
-                let Some(request) = self.worker.in_flight(id) else { return self.stranger(&home) };
+                let Some((id, home)) = host::request_link() else { return Action::Continue };
+                let Some(request) = self.worker.in_flight(id) else { return self.begin_for_other_vm(&home) };
                 (id, request)
             }
         };
         let Some(deployment) = request.deployment() else { return Action::Continue };
         // The first attempt, as the router has made it, needs none: it began when the request was seen.
         let now = LazyCell::new(|| self.worker.clock.now());
-        let router = &request.router;
+        let service = &request.service;
         let mut judged = Vec::new();
         let mut notes = Notes::default();
         let Ok(mut flight) = request.flight.try_borrow_mut() else { return Action::Continue };
         let Some((version, to_stable)) = self.version_for(&request, deployment, &flight) else {
-            return self.nobodys();
+            return self.refuse_unknown_side();
         };
         // The first attempt goes with the key that the router has put in.
         let first = !flight.seen_by_keys();
         let mut carried = Carried { to_stable, ..Carried::default() };
         if to_stable != flight.served_by_stable() {
             // Envoy has gone over to the other version since the last attempt, or before the first.
-            if let Some(before) = &request.before {
-                before.restore();
-                dress(router, version, before.path(), &|_| true);
+            if let Some(original) = &request.original {
+                original.restore();
+                rewrite(service, version, original.path(), &|_| true);
             }
-            host::set_flight(id, version.cluster.as_bytes());
+            host::set_request_link(id, version.cluster.as_bytes());
         } else if !to_stable {
             carried = request.router_key.get();
         }
         let mut refused = None;
-        if let Some((n, pool)) = version.pool.and_then(|n| Some((n, router.plan.pools.get(n)?)))
+        if let Some((n, pool)) = version.pool.and_then(|n| Some((n, service.plan.pools.get(n)?)))
             && (carried.key.is_none() || (pool.inject == Inject::Attempt && !first))
         {
             let identity = request.assigned.choice.identity;
             let tried = flight.tried(n);
             let wish = Wish { tried: &tried, identity, random: self.worker.random(), now: now.mono };
-            match router.pick(n, wish, &mut notes) {
+            match service.pick(n, wish, &mut notes) {
                 Some(Pick::Key(key)) => {
-                    carried = router.put_in((n, key), to_stable);
+                    carried = service.inject_key((n, key), to_stable);
                 }
                 Some(Pick::Exhausted { .. }) | None => {
-                    refused = Some(first_return(router, deployment, version, now.mono))
+                    refused = Some(first_return(service, deployment, version, now.mono))
                 }
             }
         }
         if let Some(returns_in) = refused {
             // The pool has lost its last key since the router looked, to this very request perhaps. Nothing is attempted.
             drop(flight);
-            self.worker.tell(router, request.deployment, notes);
+            self.worker.publish_notes(service, request.deployment, notes);
             reply::refuse(returns_in);
             return Action::Pause;
         }
@@ -103,42 +103,42 @@ impl AttemptStream {
         let next_to_stable = deployment.failover.is_some_and(|after| flight.attempts_on_assigned() >= after);
         drop(flight);
         if first && to_stable {
-            self.worker.not_carried(&request, *now);
+            self.worker.router_key_unused(&request, *now);
         }
         self.attempt = Some((Rc::clone(&request), attempt));
         if next_to_stable
             && !to_stable
-            && request.before.is_some()
-            && router.route_keeps_header()
+            && request.original.is_some()
+            && service.route_keeps_header()
             && let Some(stable) = deployment.versions.get(deployment.stable)
         {
             // Read by the route only if this attempt fails and is retried.
-            host::set_request_header(&router.plan.cluster_header, stable.cluster.as_bytes());
+            host::set_request_header(&service.plan.cluster_header, stable.cluster.as_bytes());
         }
         if !judged.is_empty() {
             self.worker.record(&request, &judged, None, *now);
         }
-        self.worker.tell(router, request.deployment, notes);
+        self.worker.publish_notes(service, request.deployment, notes);
         Action::Continue
     }
 
     /// The request that the router has seen last, if this is its first attempt.
-    fn at_hand(&self) -> Option<(u64, Rc<InFlight>)> {
+    fn latest_request(&self) -> Option<(u64, Rc<Request>)> {
         let id = self.worker.take_latest()?;
         let request = self.worker.in_flight(id)?;
-        host::is_flight(id).then_some((id, request))
+        host::is_request(id).then_some((id, request))
     }
 
     /// The version whose provider this attempt goes to, and whether that is stable instead of the canary that the request was
     /// assigned to; `None` if that cannot be told. Envoy chooses, by the route or by the member of an aggregate cluster.
     fn version_for<'a>(
         &self,
-        request: &InFlight,
+        request: &Request,
         deployment: &'a Deployment,
         flight: &Flight,
     ) -> Option<(&'a Version, bool)> {
         let assigned = deployment.versions.get(request.version())?;
-        if request.before.is_none() {
+        if request.original.is_none() {
             return Some((assigned, false));
         }
         let stable = deployment.versions.get(deployment.stable)?;
@@ -161,14 +161,14 @@ impl AttemptStream {
 
     /// An attempt of a request that another VM knows: this one is new, the request is older. It goes as the former attempt went,
     /// or as the router has made it, but only to where that was meant to go, its home.
-    fn stranger(&self, home: &[u8]) -> Action {
+    fn begin_for_other_vm(&self, home: &[u8]) -> Action {
         let at_home =
             || host::attempt_label().or_else(host::attempt_cluster).is_none_or(|cluster| cluster == home);
-        if home.is_empty() || at_home() { Action::Continue } else { self.nobodys() }
+        if home.is_empty() || at_home() { Action::Continue } else { self.refuse_unknown_side() }
     }
 
     /// Nobody knows whose key this attempt may carry, so it is not made.
-    fn nobodys(&self) -> Action {
+    fn refuse_unknown_side(&self) -> Action {
         self.worker.metrics.dropped(Dropped::Attempt, 1);
         reply::refuse(None);
         Action::Pause
@@ -189,22 +189,22 @@ impl AttemptStream {
         if let Some(judged) = judged {
             self.worker.record(request, &[judged], wait, now);
             if judged.outcome.is_some() {
-                self.see_to_the_next(request, deployment, now.mono);
+                self.prepare_retry(request, deployment, now.mono);
             }
         }
     }
 
     /// This attempt has failed and Envoy may try again. Where the canary has no key left for that, perhaps because this very
     /// attempt was its last key's, stable serves without waiting for `failover.after`.
-    fn see_to_the_next(&self, request: &InFlight, deployment: &Deployment, now: Micros) {
+    fn prepare_retry(&self, request: &Request, deployment: &Deployment, now: Micros) {
         let (Some(version), Some(stable)) =
             (deployment.versions.get(request.version()), deployment.versions.get(deployment.stable))
         else {
             return;
         };
         let has_keys =
-            |version: &Version| version.pool.is_none_or(|n| request.router.outlook(n, now).is_ok());
-        let may_fail_over = deployment.failover.is_some() && request.before.is_some();
+            |version: &Version| version.pool.is_none_or(|n| request.service.outlook(n, now).is_ok());
+        let may_fail_over = deployment.failover.is_some() && request.original.is_some();
         if may_fail_over && !has_keys(version) && has_keys(stable) {
             request.out_of_keys.set(true);
             host::set_next_cluster(&stable.cluster);
@@ -212,7 +212,7 @@ impl AttemptStream {
     }
 
     /// Over without headers: its client has left, or it has failed.
-    fn give_up(&self, request: &InFlight, attempt: usize) {
+    fn end_without_answer(&self, request: &Request, attempt: usize) {
         let Some(deployment) = request.deployment() else { return };
         let now = self.worker.clock.now();
         let cancelled = host::response_flags() & flags::CANCELLED != 0;
@@ -224,22 +224,27 @@ impl AttemptStream {
         };
         if let Some(judged) = judged {
             self.worker.record(request, &[judged], None, now);
-            self.see_to_the_next(request, deployment, now.mono);
+            self.prepare_retry(request, deployment, now.mono);
         }
     }
 }
 
 /// When the first key comes back from a rate limit that this version or stable could use.
-fn first_return(router: &Router, deployment: &Deployment, version: &Version, now: Micros) -> Option<Millis> {
+fn first_return(
+    service: &Service,
+    deployment: &Deployment,
+    version: &Version,
+    now: Micros,
+) -> Option<Millis> {
     let stable = deployment.versions.get(deployment.stable).and_then(|stable| stable.pool);
     let pools = [version.pool, stable].into_iter().flatten();
-    pools.filter_map(|n| router.outlook(n, now).err().flatten()).min()
+    pools.filter_map(|n| service.outlook(n, now).err().flatten()).min()
 }
 
 impl Drop for AttemptStream {
     fn drop(&mut self) {
         if let (false, Some((request, attempt))) = (self.answered, self.attempt.take()) {
-            self.give_up(&request, attempt);
+            self.end_without_answer(&request, attempt);
         }
     }
 }

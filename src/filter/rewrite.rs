@@ -1,21 +1,21 @@
 //! Making a request what a version's upstream expects, and, for a failover, what it was before.
 
-use super::service::Router;
+use super::service::Service;
 use crate::headers::{CLIENT_CREDENTIALS, Headers};
 use crate::host;
 use crate::plan::Version;
 use crate::route;
 
 /// The client's headers, as they were where the version or stable changes them.
-pub struct Before(Vec<(String, Option<Vec<u8>>)>);
+pub struct OriginalHeaders(Vec<(String, Option<Vec<u8>>)>);
 
-impl Before {
+impl OriginalHeaders {
     /// Remembers what these versions will change.
-    pub fn new(router: &Router, versions: [&Version; 2], headers: &Headers) -> Before {
+    pub fn new(service: &Service, versions: [&Version; 2], headers: &Headers) -> OriginalHeaders {
         let mut names = vec![":authority", ":path"];
         names.extend(CLIENT_CREDENTIALS);
         for version in versions {
-            let pool = version.pool.and_then(|pool| router.plan.pools.get(pool));
+            let pool = version.pool.and_then(|pool| service.plan.pools.get(pool));
             let own = version.set_headers.iter().map(|(name, _)| name.as_str());
             for name in pool.map(|pool| pool.header.as_str()).into_iter().chain(own) {
                 if !names.contains(&name) {
@@ -24,7 +24,7 @@ impl Before {
             }
         }
         let held = |name: &str| (name.to_owned(), headers.get(name).map(|value| value.into_owned()));
-        Before(names.into_iter().map(held).collect())
+        OriginalHeaders(names.into_iter().map(held).collect())
     }
 
     /// Puts everything back.
@@ -45,7 +45,7 @@ impl Before {
 
 /// Sets host, path and headers for a version and removes the client's credentials if it has a pool, but puts no key in.
 /// `path`: the client's; `has`: whether a header is there and is not about to be replaced.
-pub fn dress(router: &Router, version: &Version, path: Option<&[u8]>, has: &dyn Fn(&str) -> bool) {
+pub fn rewrite(service: &Service, version: &Version, path: Option<&[u8]>, has: &dyn Fn(&str) -> bool) {
     if let Some(host) = &version.host {
         host::set_request_header(":authority", host.as_bytes());
     }
@@ -55,7 +55,7 @@ pub fn dress(router: &Router, version: &Version, path: Option<&[u8]>, has: &dyn 
     for (name, value) in &version.set_headers {
         host::set_request_header(name, value.as_bytes());
     }
-    if let Some(pool) = version.pool.and_then(|pool| router.plan.pools.get(pool)) {
+    if let Some(pool) = version.pool.and_then(|pool| service.plan.pools.get(pool)) {
         // A pool's own header may be another one; a client's value in it must not reach the upstream either.
         for name in CLIENT_CREDENTIALS.into_iter().chain([pool.header.as_str()]) {
             if has(name) {

@@ -5,15 +5,15 @@ use bellwether_abi as abi;
 use super::property;
 
 /// The property under which a request's number travels to its attempts; it never leaves the process.
-const FLIGHT: &str = "bw.req";
+const REQUEST: &str = "bw.req";
 
 /// Ties the request to its attempts. `home`: the cluster of the version that the request is dressed for; empty where no attempt
 /// can go to another one.
-pub fn set_flight(id: u64, home: &[u8]) {
+pub fn set_request_link(id: u64, home: &[u8]) {
     let id = id.to_le_bytes();
     match home {
-        [] => abi::set_property(FLIGHT.as_bytes(), &id),
-        home => abi::set_property(FLIGHT.as_bytes(), &[&id, home].concat()),
+        [] => abi::set_property(REQUEST.as_bytes(), &id),
+        home => abi::set_property(REQUEST.as_bytes(), &[&id, home].concat()),
     }
 }
 
@@ -29,19 +29,19 @@ fn mark(id: u64) -> [u8; 17] {
     [b'b', b'w', b'.', a, b, c, d, e, f, g, h, i, j, k, l, m, n]
 }
 
-/// Marks the request, for [`is_flight`].
-pub fn mark_flight(id: u64) {
+/// Marks the request, for [`is_request`].
+pub fn mark_request(id: u64) {
     abi::set_property(&mark(id), b"");
 }
 
 /// Whether this attempt belongs to the request of this number, which was marked.
-pub fn is_flight(id: u64) -> bool {
+pub fn is_request(id: u64) -> bool {
     abi::property(&mark(id)).is_some()
 }
 
 /// The number of the request that this attempt belongs to, and its home.
-pub fn flight() -> Option<(u64, Vec<u8>)> {
-    let bytes = property(FLIGHT)?;
+pub fn request_link() -> Option<(u64, Vec<u8>)> {
+    let bytes = property(REQUEST)?;
     let (id, home) = bytes.split_first_chunk()?;
     Some((u64::from_le_bytes(*id), home.to_vec()))
 }
