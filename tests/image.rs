@@ -1,5 +1,5 @@
-//! `make image` read as those who fetch it do: Istio's agent and Envoy Gateway take the last layer of the manifest, look at
-//! its media type, and unpack from it the file whose base name is `plugin.wasm`.
+//! The image of `make image`, read as its fetchers read it: Istio's agent and Envoy Gateway take the last layer of the
+//! manifest, look at its media type, and unpack the file with the base name `plugin.wasm` from it.
 
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
@@ -73,7 +73,7 @@ fn the_image_holds_the_built_module_where_fetchers_look_for_it() {
     assert_eq!(built.get(..8), Some(&b"\0asm\x01\0\0\0"[..]), "a WebAssembly module of version 1");
     assert!(modules == [built], "the only plugin.wasm is not the built module");
 
-    // What unpacks images as file systems checks this, and refuses an image where it is not so.
+    // Tools that unpack images as file systems check this, and refuse an image with another value.
     let config = &manifest["config"];
     assert_eq!(config["mediaType"], "application/vnd.oci.image.config.v1+json");
     let config = document(&content(&image, config));

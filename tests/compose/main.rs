@@ -31,7 +31,7 @@ use stack::{LIMIT, Stack};
 /// A client gives up after this: longer than Envoy takes to give up a connection attempt, twice.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-/// What was sent later than this after a rollback was seen is not assigned before it, also on a machine that is busy.
+/// A request sent later than this after a rollback was seen is assigned after the rollback, even on a busy machine.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// Chat completions at a constant rate, every second one streamed.
@@ -40,7 +40,7 @@ async fn load(client: &Client, per_second: f64, seconds: u64) -> Vec<Sample> {
     constant_rate(&client, per_second, Duration::from_secs(seconds), |n| Request::chat(n % 2 == 1)).await
 }
 
-/// The same until it is stopped: how long an engine takes for what it is asked depends on the machine.
+/// The same load until it is stopped, because the time that a container engine needs depends on the machine.
 struct Load {
     stopped: Arc<AtomicBool>,
     running: JoinHandle<Vec<Sample>>,
@@ -81,7 +81,7 @@ fn assert_served_since(samples: &[Sample], moment: Instant, what: &str) {
     assert_eq!(after.failed, 0, "{what}: {after:?}");
 }
 
-/// Says what happened, for whoever reads a log of a run.
+/// Prints a summary for readers of the test's output.
 fn tell(what: &str, samples: &[Sample]) {
     let summary = Summary::of(samples);
     let slowest = samples.iter().map(Sample::latency).max().unwrap_or_default();
@@ -194,7 +194,8 @@ async fn a_failed_attempt_is_served_by_stable_and_carries_nothing_of_the_canary(
     config["deployments"][0]["guard"]["mode"] = json!("observe");
     stack.reload(&config).await;
     for status in [503, 429, 401] {
-        // A reload with another release forgets nothing of a key: what a key has suffered does not spoil the next round.
+        // A reload with another release keeps the states of all keys. A key's earlier failures must not disturb the next
+        // round.
         for name in ["v1", "v2"] {
             stack.provider(name).clear().await;
         }
@@ -226,7 +227,7 @@ async fn lose_the_canary(what: &str, lose: impl FnOnce(&Stack), regain: impl FnO
     lose(&stack);
     stack.wait_rolled_back().await;
     let rolled_back = Instant::now();
-    // Longer than a client's patience: what hangs is over before the canary is back.
+    // Longer than a client's patience, so that hanging requests end before the canary is back.
     sleep(PATIENCE + 2 * GRACE).await;
     let samples = running.stop().await;
     println!("{what}: rolled back {:.1?} after it was begun", rolled_back - lost);

@@ -14,10 +14,10 @@ use bellwether_harness::provider::Behaviour;
 use bellwether_harness::workspace_root;
 use serde_json::{Value, json};
 
-/// What is awaited takes Envoy seconds at most; an engine on a busy machine, tens of them.
+/// Envoy needs seconds at most for each awaited step; a container engine on a busy machine needs tens of seconds.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
-/// Where `envoy/compose.yaml` publishes what.
+/// The variables of the ports that `envoy/compose.yaml` publishes.
 const PORTS: [&str; 6] =
     ["ENVOY_PORT", "ENVOY_ADMIN_PORT", "PAGE_PORT", "V1_PORT", "V2_PORT", "PROMETHEUS_PORT"];
 
@@ -88,7 +88,7 @@ impl Stack {
         Remote(Client::new(self.port(if name == "v1" { "V1_PORT" } else { "V2_PORT" })))
     }
 
-    /// Runs compose with these arguments and returns what it prints to standard output.
+    /// Runs compose with these arguments and returns its standard output.
     pub fn compose(&self, arguments: &[&str]) -> String {
         let mut command = Command::new(workspace_root().join("harness/scripts/compose"));
         command
@@ -104,7 +104,7 @@ impl Stack {
         self.compose(&["ps", "--quiet", service]).trim().to_owned()
     }
 
-    /// `docker network disconnect` of a provider from what Envoy reaches it by.
+    /// Disconnects a provider from the network on which Envoy reaches it.
     pub fn cut_off(&self, provider: &str) {
         let network = format!("{}_providers", self.project);
         docker(&["network", "disconnect", &network, &self.container(provider)]);
@@ -116,7 +116,7 @@ impl Stack {
         docker(&["network", "connect", "--alias", provider, &network, &self.container(provider)]);
     }
 
-    /// What Envoy has written to standard output and standard error so far.
+    /// Envoy's standard output and standard error so far.
     pub fn envoy_log(&self) -> String {
         let Output { stdout, stderr, .. } = docker(&["logs", &self.container("envoy")]);
         String::from_utf8_lossy(&[stderr, stdout].concat()).into_owned()

@@ -1,5 +1,5 @@
-//! The admin role on a real Envoy with two workers: what it tells is true on either worker, what it is told is done on both,
-//! and what nobody should ask it does not do.
+//! The admin role on a real Envoy with two workers. Each worker reports the counts of both, each order takes effect on
+//! both, and unauthorized requests are refused.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -102,7 +102,7 @@ fn assert_has(value: &Value, fields: &[&str]) {
     assert!(missing.is_empty(), "{missing:?} not in {value}");
 }
 
-// Who may ask what
+// Requests that are allowed and refused
 
 #[tokio::test]
 async fn paths_methods_and_hosts_are_answered_as_documented() {
@@ -218,7 +218,7 @@ async fn without_a_router_in_its_vm_the_error_names_vm_config() {
     assert_eq!((admin.get("/").await.status, admin.get("/events").await.status), (200, 200));
 }
 
-// What it tells
+// Status and events
 
 /// Test keys; no answer may have one of these in it.
 const KEYS: [&str; 5] = [
@@ -370,7 +370,7 @@ async fn the_status_has_every_field_and_its_numbers_are_those_of_the_providers()
         assert_eq!((&later["until"], &later["last_used"]), (&json!(null), &json!(null)));
     }
 
-    // What may ever be said, and what never.
+    // Texts that the answers must contain and texts that they must never contain.
     admins[0].order("test", "rollback", r#"{"reason": "looks wrong"}"#).await;
     for path in ["/status", "/events", "/", "/deployments/test/resume", "/nowhere"] {
         for answer in [admins[0].get(path).await, admins[1].post(path, "{").await] {
@@ -564,7 +564,7 @@ async fn two_listeners_with_plans_of_their_own_are_shown_together() {
         assert!(answers.iter().all(|answer| answer.version() == Some("v1")), "the other listener obeys");
         admin.order("other", "resume", "").await;
     }
-    // A reload replaces what it replaces.
+    // A reload replaces the plan of its own listener only.
     rig.reconfigure(&json!({"deployments": [{
         "name": "third", "stable": "v1", "versions": [{"id": "v1", "weight": 100, "cluster": "openai"}],
     }]}))
@@ -581,7 +581,7 @@ async fn two_listeners_with_plans_of_their_own_are_shown_together() {
     }
 }
 
-// What it is told
+// Orders
 
 /// An Envoy with a deployment of half canary, and load on both of its workers.
 struct Busy {
@@ -667,7 +667,7 @@ async fn a_rollback_by_hand_is_in_force_on_every_worker_at_once_and_a_resume_too
     lags.sort();
     took.sort();
     println!("POST answered in {took:?}; the last request at the canary after the answer: {lags:?}");
-    // What arrives later had been sent before; on a busy machine it may take its time.
+    // Requests that arrive later were sent before the rollback. On a busy machine they may take a while.
     assert!(lags[TRIES / 2] < Duration::from_millis(100), "{lags:?}");
     assert_eq!(busy.admin.events().await.len(), 2 * TRIES);
     assert_no_trap(&busy.envoy, "orders under load").await;

@@ -16,7 +16,7 @@ use crate::common::chaos::{Counts, Sabotage, Saboteur, all_ok, at_rest, burst, c
 /// Requests at once.
 const BURST: u64 = 60;
 
-/// An Envoy whose canary is not what it should be.
+/// An Envoy with a faulty canary.
 struct Stage {
     envoy: EnvoyProcess,
     lanes: Lanes,
@@ -181,7 +181,8 @@ async fn providers_are_killed_and_come_back_under_load() {
         "every attempt at stable has arrived, and none was counted twice"
     );
     assert_eq!(counted.attempts["v2 good"], by_v2 - bad);
-    // What was under way when a provider died has arrived and is bad; what found nobody is bad and has not arrived.
+    // An attempt that was running when a provider died has arrived and is bad. An attempt that found no provider is bad
+    // and has not arrived.
     assert!(counted.attempts["v2 good"] + counted.attempts["v2 bad"] >= at_v2 + v2.count());
     at_rest(&stage.envoy, 0, "killed providers").await;
 

@@ -1,7 +1,7 @@
-//! A wall clock that is set while Envoy runs: what is counted in spans of time does not notice, and what is a date does.
+//! A wall clock that is set while Envoy runs. Spans of time do not change; dates follow the clock.
 //!
-//! The clock is stepped for Envoy alone, by a library that is preloaded into it; the monotonic clock stays as it is, as on a
-//! machine whose clock somebody sets. Linux only, as is `LD_PRELOAD`.
+//! A preloaded library steps the clock for Envoy alone. The monotonic clock stays as it is, as on a machine on which an
+//! administrator sets the clock. Linux only, as is `LD_PRELOAD`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -193,7 +193,7 @@ async fn rollbacks_windows_and_cooldowns_ignore_a_clock_that_is_set_and_a_date_b
     all_ok(&load.stop().await, "a rollback and steps of the clock");
     let told = events(&envoy, "d");
     assert_eq!(told.len(), 1, "{told:#?}");
-    // Its time is what the clock said: three days before or after today.
+    // Its time is that of the stepped clock: three days before or after today.
     let today = &rfc3339(0)[..10];
     assert!(!told[0]["time"].as_str().unwrap().starts_with(today), "{}: it was not {today}", told[0]["time"]);
     nothing_in_flight(&envoy, "steps of the clock").await;

@@ -40,7 +40,7 @@ async fn a_canary_keeps_its_attempts_until_failover_after_unless_it_runs_out_of_
     if Route::here(&[Route::Matcher]).is_empty() {
         return;
     }
-    // Three attempts in all. What the canary answers; how often it is tried before stable serves.
+    // Three attempts in all. Each case: the canary's answer, and the number of its attempts before stable serves.
     for (status, after, values, tries) in [
         (503, 2, &["sk-one"][..], 2),
         (429, 2, &["sk-one"], 1),
@@ -96,7 +96,7 @@ async fn a_refusal_of_the_clients_own_key_by_stable_is_the_callers_fault_also_af
     let answer = rig.envoy.client().send(to_canary()).await.unwrap();
     assert_eq!(answer.status, 401);
     assert_eq!(arrived(&rig.v2), ["sk-canary"]);
-    // Envoy tries again what it is told to; always with the client's own credentials.
+    // Envoy retries the configured failures, always with the client's own credentials.
     assert_eq!(BTreeSet::from_iter(arrived(&rig.v1)), BTreeSet::from(["the-clients-own".to_owned()]));
     eventually("the counts", || async {
         let page = rig.envoy.prometheus().await.unwrap();
@@ -165,7 +165,8 @@ async fn no_worker_uses_a_limited_key_after_the_state_is_shared() {
         })
         .await;
         let told_at = Instant::now();
-        // 10 ms until every worker has read it again, and what was under way arrives; a busy machine is slower.
+        // Every worker reads the state again within 10 ms, and attempts that were running arrive. A busy machine is
+        // slower.
         tokio::time::sleep(Duration::from_millis(100)).await;
         rig.v1.clear();
         eventually("more traffic", || async { (used(&good) > 60).then_some(()) }).await;
@@ -256,7 +257,7 @@ async fn secrets_rotate_under_load_without_a_failed_request_and_the_old_one_is_n
         let current = |request: &bellwether_harness::provider::Received| {
             request.key.as_deref().is_some_and(|key| key.ends_with(&format!("-{n}")))
         };
-        // Accepted is what the main thread says; each worker follows by itself.
+        // The main thread reports that the update is accepted; each worker follows later.
         eventually("the new keys are in use", || async {
             let recent = rig.v1.requests().into_iter().rev().take(40).collect::<Vec<_>>();
             (recent.len() == 40 && recent.iter().all(current)).then_some(())
@@ -284,7 +285,7 @@ async fn a_reset_and_a_refused_connection_take_the_next_key_streaming_or_not() {
         let tried = arrived(&rig.v1);
         assert_eq!((tried.len(), BTreeSet::from_iter(tried).len()), (3, 3), "no key twice");
 
-        // Nobody listens any more: what was tried is known from the metrics only.
+        // Nothing listens on this port any more, so that only the metrics count the attempts.
         let Rig { envoy, v1, .. } = rig;
         v1.stop().await;
         assert_eq!(envoy.client().send(Request::chat(stream)).await.unwrap().status, 503);

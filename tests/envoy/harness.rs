@@ -1,5 +1,5 @@
-//! What the harness makes of the samples: other clusters, keys and configurations, and what it tells of an update. The other
-//! tests rely on it.
+//! The harness itself: its changes of the samples' clusters, keys and configurations, and its reports of an update. The
+//! other tests rely on it.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use bellwether_harness::load::until;
 use bellwether_harness::provider::Provider;
 use serde_json::{Value, json};
 
-/// What is awaited on loopback is there in milliseconds; on a machine that is busy, in seconds.
+/// On loopback each awaited event takes milliseconds; on a busy machine, seconds.
 const LIMIT: Duration = Duration::from_secs(20);
 
 async fn providers() -> (Provider, Provider) {

@@ -1,5 +1,5 @@
-//! What no well-meaning client or provider sends, on a real Envoy with two workers. Whatever it is answered with, it must
-//! not crash the filter, and the next request must be served on both workers.
+//! Hostile requests and answers on a real Envoy with two workers. They may get any answer, but they must not crash the
+//! filter, and the next request must be served on both workers.
 
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
@@ -91,7 +91,7 @@ impl Siege {
         Siege { rig, workers }
     }
 
-    /// Sends bytes on a few connections; returns an answer's status, 0 without one, and what arrived.
+    /// Sends bytes on a few connections; returns an answer's status, 0 without one, and the requests that arrived.
     async fn send(&self, bytes: &[u8]) -> (u16, Vec<Received>) {
         self.rig.take_received();
         let port = self.rig.envoy.port();
@@ -118,7 +118,7 @@ impl Siege {
     }
 }
 
-/// A name for what was sent, in a message.
+/// The sent bytes as a name in a message.
 fn told(bytes: &[u8]) -> String {
     bytes.escape_ascii().to_string().chars().take(200).collect()
 }
@@ -180,7 +180,7 @@ async fn after_any_http1_request_the_next_one_is_served() {
     let siege = Siege::lay(EnvoyOptions::default().router_config(inquisitive())).await;
     let mut rows: Vec<(Vec<u8>, Vec<u16>)> = Vec::new();
     let mut row = |head: &[&[u8]], statuses: &[u16]| rows.push((request(head), statuses.to_vec()));
-    // What must not be in a name or a value at all.
+    // Bytes that no name or value may contain.
     for byte in (0x00..0x20).chain([0x7f]).filter(|byte| ![b'\t', b'\n', b'\r'].contains(byte)) {
         row(&[LINE, HOST, &[b"x-user-id: a".as_slice(), &[byte], b"b"].concat()], &[]);
     }

@@ -145,7 +145,7 @@ async fn the_clients_credentials_go_if_and_only_if_the_version_has_a_pool() {
         ("x-goog-api-key", "sk-mine too"),
     ];
     let ours: [(&str, [&[&str]; 4]); 4] = [
-        // Envoy joins what it knows to be a list or takes to be one.
+        // Envoy joins the values of headers that are lists, or that it takes for lists.
         (
             "own",
             [&["Bearer sk-mine,Basic bWluZQ=="], &["sk-mine"], &["sk-mine"], &["sk-mine", "sk-mine too"]],
@@ -335,7 +335,7 @@ async fn each_attempt_of_a_request_carries_another_key() {
     let keys = ["sk-one", "sk-two", "sk-three"];
     let listed: Vec<Value> = keys.map(|key| json!({"id": key, "value": key})).to_vec();
     let config = pooled("pool", json!([{"name": "pool", "keys": listed}]));
-    // What Envoy retries by the sample's configuration, streaming or not.
+    // Each failure that Envoy retries by the sample's configuration, streamed or not.
     for (stream, statuses) in [(false, [429, 401, 403]), (true, [429, 401, 403]), (false, [503, 500, 429])] {
         let told = format!("stream: {stream}, {statuses:?}");
         let rig = Rig::configured(config.clone()).await;

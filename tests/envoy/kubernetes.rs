@@ -1,6 +1,6 @@
-//! The Kubernetes samples on a plain Envoy: the filter's document and the routes of each file, rendered as Istio and Envoy
-//! Gateway render them. What is shown is that a route chosen by a header match follows the filter's choice, which is what
-//! both samples rest on; the platforms themselves are not run.
+//! The Kubernetes samples on a plain Envoy: the filter's document and the routes of each file, rendered as Istio and
+//! Envoy Gateway render them. Both samples rely on a route that is chosen by a header match. These tests show that such a
+//! route follows the filter's choice; the platforms themselves are not run.
 
 use bellwether_harness::client::Request;
 use bellwether_harness::envoy::{EnvoyOptions, wasm_path};
@@ -91,7 +91,7 @@ fn chat() -> Request {
     Request::chat(true).header("host", "llm.example.com")
 }
 
-/// What a provider of a version has received: by its own name, with its own key, without the name of the cluster.
+/// Checks a request that a version's provider received: for its own host, with its own key, without the cluster's name.
 fn assert_dressed(received: &[Received], host: &str, key: &str, what: &str) {
     assert!(!received.is_empty(), "{what}: nothing arrived");
     for request in received {
@@ -128,7 +128,7 @@ async fn a_client_that_names_the_cluster_itself_chooses_nothing() {
             let (answer, _) = rig.ask(chat().header(CLUSTER_HEADER, "relay")).await;
             assert_eq!((answer.status, answer.version()), (200, Some("v1")), "{platform:?}");
         }
-        // What matches no deployment keeps its own key, and the header is gone all the same.
+        // A request that matches no deployment keeps its own key, and the cluster header is removed here too.
         let other = Request::get("/other").header("host", "llm.example.com");
         let other = other.header(CLUSTER_HEADER, "relay").header("authorization", "Bearer mine");
         let (answer, received) = rig.ask(other).await;

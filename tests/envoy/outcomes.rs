@@ -1,6 +1,6 @@
-//! What became of a request, on a real Envoy with two workers: each way in which a request can end, made to happen, and
-//! what the filter counts. All of it with the `keys` role, which sees every attempt, and with the router alone, which
-//! sees only the client's side.
+//! Outcomes of requests on a real Envoy with two workers: each way in which a request can end, and the filter's count of
+//! it. Each case runs with the `keys` role, which sees every attempt, and with the router alone, which sees only the
+//! client's side.
 //!
 //! Each case has a deployment of its own, so its counts are its own, and mostly a provider that does one thing only.
 
@@ -24,17 +24,17 @@ const BOTH: [bool; 2] = [true, false];
 /// A request header that takes one of the routes that [`with_routes`] adds.
 const ROUTE: &str = "x-route";
 
-/// What is done to one deployment, and what should be counted for it.
+/// One deployment, its provider's behaviour and the expected count.
 struct Case {
     /// Name of the deployment and of its cluster.
     name: &'static str,
-    /// What its provider does; without, the cluster is not one of the harness.
+    /// The provider's behaviour; without it, the cluster is not one of the harness.
     behaviour: Option<Behaviour>,
     /// The version has a pool, with a key of ours.
     pool: bool,
 }
 
-/// A case whose version has no pool.
+/// A case of a version without a pool.
 fn case(name: &'static str, behaviour: Behaviour) -> Case {
     Case { name, behaviour: Some(behaviour), pool: false }
 }
@@ -405,8 +405,8 @@ async fn latency_is_the_time_to_the_headers_of_each_answered_request() {
             let count = sum_metric(&page, "bellwether_latency_ms_count", &labels);
             assert_eq!(count, answered, "answered requests of {name}, {mode}");
         }
-        // What the filter measures lies within what the client measures: above the provider's 30 ms, and in no bucket
-        // above the client's time to the headers.
+        // The filter's latency lies within the client's: above the provider's 30 ms, and in no bucket above the client's
+        // time to the headers.
         let bound = BOUNDS.into_iter().find(|bound| *bound > answer.first_byte.as_millis()).unwrap();
         assert!(answer.latency > Duration::from_millis(bound as u64), "the stream lasted longer than that");
         for (le, expected) in [("29".to_owned(), 0.0), (bound.to_string(), 1.0)] {

@@ -140,12 +140,12 @@ async fn bad_prompts_and_an_outage_of_the_provider_take_no_key_out() {
     }
 }
 
-/// A pool of two keys, each for its own client: the header `x-user-id` says who it is.
+/// A pool of two keys, each for a client of its own, identified by the header `x-user-id`.
 struct Sticky {
     rig: Rig,
     /// Clients on worker 0 and on worker 1.
     on: [Client; 2],
-    /// Who gets the key `a`, and who `b`.
+    /// The identities that get the key `a`, and those that get `b`.
     who: [String; 2],
 }
 
@@ -207,7 +207,7 @@ async fn a_failing_key_cools_also_if_all_clients_of_the_other_key_are_on_another
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert_eq!((rig.status_of("a").await, rig.status_of("b").await), (2, 0));
-    // Five, and those of the quarter of a second in which the other worker keeps to itself what it has counted.
+    // Five, and the attempts of the quarter of a second in which the other worker has not yet merged its counts.
     let counts = Rig::keys(&rig.v1);
     assert!((5..=12).contains(&counts["sk-a"]), "{counts:?}");
 }

@@ -1,5 +1,5 @@
-//! Hot reloads of a real Envoy with two workers: nothing fails, nothing is lost, what is new is in effect at once, and what
-//! is wrong changes nothing.
+//! Hot reloads of a real Envoy with two workers: nothing fails, nothing is lost, a new configuration takes effect at
+//! once, and a wrong one changes nothing.
 
 use std::time::{Duration, Instant};
 
@@ -72,7 +72,7 @@ impl Rig {
     }
 }
 
-/// One deployment whose canary has this weight.
+/// One deployment with a canary of this weight.
 fn canary_at(weight: u64) -> Value {
     let mut flip = deployment("flip", json!({"max_error_rate": 50}));
     (flip["versions"][0]["weight"], flip["versions"][1]["weight"]) = (json!(100 - weight), json!(weight));
@@ -205,7 +205,7 @@ async fn a_rejected_update_names_each_problem_once_and_changes_nothing() {
     assert!(lines.iter().any(|line| line.contains("max_error_rate") && line.ends_with("got 101")), "{said}");
     rig.expect_updates(1, 1).await;
 
-    // What is not even JSON, and what is JSON in a role that it is not for.
+    // A text that is not JSON, and a document of another role.
     let update = rig.envoy.write_config(Role::Router, "{\"deployments\": [").await.unwrap();
     rig.envoy.wait_rejected(&update, SOON).await.unwrap();
     rig.expect_updates(1, 2).await;

@@ -1,4 +1,4 @@
-//! What comes back while something from before is not over: a configuration, a secret, a key on trial. On a real Envoy with two
+//! A configuration, a secret or a key on trial that returns before its last use is over, on a real Envoy with two
 //! workers.
 
 use std::time::Duration;
@@ -18,7 +18,7 @@ fn canary_at(release: &str, weight: u64) -> Value {
         "versions": [{"id": "v1", "weight": 100 - weight, "cluster": "v1"}, {"id": "v2", "weight": weight, "cluster": "v2"}]}]})
 }
 
-/// Streams of half a minute on both workers; they end when what is returned is dropped.
+/// Streams of half a minute on both workers; they end when the returned value is dropped.
 async fn long_streams(rig: &Rig) -> JoinSet<()> {
     let slow = Behaviour { chunks: 300, chunk_delay_ms: 100, ..Behaviour::default() };
     rig.v1.set(slow.clone());

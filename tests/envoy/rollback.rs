@@ -1,8 +1,8 @@
-//! Rollbacks on a real Envoy with two workers: that a canary in trouble loses its traffic everywhere and at once, that
-//! nothing else does, and what is said about it.
+//! Rollbacks on a real Envoy with two workers: a canary in trouble loses its traffic everywhere and at once, no other
+//! version does, and events and metrics report it.
 //!
-//! All but one run without retries, so that requests are attempts. A moment is compared only with what must come before or
-//! after it: a request that was sent 10 ms after the test has read of a rollback cannot have been assigned before it.
+//! All but one run without retries, so that requests are attempts. Moments are compared only where their order is
+//! certain: a request that was sent 10 ms after the test has read of a rollback cannot have been assigned before it.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -126,8 +126,8 @@ impl Rig {
         update
     }
 
-    /// Runs a load until a deployment is rolled back and for a while more, checks what every rollback of `v2` must have,
-    /// and returns the samples, the event and the requests that the canary got.
+    /// Runs a load until a deployment is rolled back and for a while more, checks the properties of every rollback of
+    /// `v2`, and returns the samples, the event and the requests that the canary got.
     async fn roll_back(
         &self,
         name: &'static str,
@@ -188,8 +188,8 @@ async fn a_canary_that_fails_loses_all_traffic_at_its_limit() {
             [("consecutive", "consecutive_errors", 5), ("rate", "error_rate", 40), ("count", "errors", 12)]
         {
             let (samples, event, canary) = rig.roll_back(name, reason, false).await;
-            // Each failure is merged at once and judged by whoever merged it; so when the verdict falls at the limit,
-            // every other worker can have merged one more.
+            // Each failure is merged at once, and the worker that merges it judges. So every other worker can have merged
+            // one more failure when the verdict falls at the limit.
             let errors = event["evidence"]["canary"]["errors"].as_u64().unwrap();
             assert!((limit..limit + WORKERS).contains(&errors), "{name}, {}: {event}", rig.mode);
             assert_eq!(event["evidence"]["canary"]["requests"], errors, "{name}, {}: all failed", rig.mode);
@@ -370,7 +370,7 @@ async fn a_canary_is_held_while_stable_is_in_trouble_too() {
         let counts = outcomes(&rig.envoy, "bellwether_requests_total", "held").await;
         counts.get("v1 bad").copied().unwrap_or(0)
     };
-    // Stable first, so that there can be no doubt whose trouble it is, and the same the other way round at the end.
+    // Stable fails first and recovers last, so that the canary alone is never in trouble.
     rig.v1.set(Behaviour::status(500));
     eventually("stable is in trouble", || async { (bad_of_stable().await >= 20).then_some(()) }).await;
     rig.v2.set(Behaviour::status(500));
@@ -529,7 +529,7 @@ async fn a_version_that_was_removed_returns_without_its_past() {
     eventually("the canary has traffic again", || async { (rig.v2.count() >= before + 20).then_some(()) })
         .await;
     rig.expect_gauges("away", (0, 0, [5_000, 5_000, 0])).await;
-    // And stays: no worker puts back what it knew.
+    // It stays so: no worker restores its former copy.
     tokio::time::sleep(Duration::from_secs(2)).await;
     rig.expect_gauges("away", (0, 0, [5_000, 5_000, 0])).await;
     load.stop().await;

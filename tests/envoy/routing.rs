@@ -1,5 +1,5 @@
-//! Where requests go, on a real Envoy with two workers: weights, rules, identities, matches, rewrites, and what a client
-//! may not say. That the split is exact is shown without Envoy; here it only has to arrive.
+//! Routing on a real Envoy with two workers: weights, rules, identities, matches, rewrites, and headers that a client may
+//! not set. Other tests show without Envoy that the split is exact; here it only has to arrive.
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -130,7 +130,7 @@ async fn version_from(envoy: &EnvoyProcess, address: Ipv4Addr, headers: &str) ->
 
 // Identities
 
-/// What identifies a client.
+/// The source of a client's identity.
 #[derive(Debug, Clone, Copy)]
 enum Kind {
     Header,
@@ -178,7 +178,7 @@ async fn an_identity_keeps_its_version_and_only_a_changed_weight_moves_it_and_on
     };
     let rig = Rig::configured(plan(20.0, "x-plan-0")).await;
     let workers = rig.workers().await;
-    // Who was on the canary at each weight.
+    // The identities on the canary at each weight.
     let mut canary: Vec<(f64, BTreeSet<String>)> = Vec::new();
     for (n, weight) in [20.0, 50.0, 100.0, 50.0, 10.0, 0.0, 20.0].into_iter().enumerate() {
         let name = format!("x-plan-{n}");
@@ -342,7 +342,7 @@ async fn a_client_chooses_neither_cluster_nor_version() {
                 .filter(|(name, _)| name.starts_with("x-bellwether") || name == cluster || name == version)
                 .map(|(name, value)| (name.as_str(), std::str::from_utf8(value).unwrap()))
                 .collect();
-            // What the matcher reads again at a retry has to stay, with the filter's own value.
+            // The matcher reads this header again at a retry, so it stays, with the filter's own value.
             let mut expected = vec![("x-bellwethers", "stays")];
             if route == Route::Matcher && answered_by.is_some() {
                 expected.push((cluster, "openai"));
@@ -364,7 +364,7 @@ async fn a_condition_on_host_reads_the_authority_of_the_request() {
     }
 }
 
-// What a version's upstream gets
+// Requests as a version's upstream gets them
 
 #[tokio::test(flavor = "multi_thread")]
 async fn host_prefix_and_headers_arrive_as_the_version_sets_them() {

@@ -1,4 +1,4 @@
-//! The configuration that we ship, on a real Envoy: it runs as its comments say, and does what it is written for.
+//! The shipped configuration on a real Envoy: it runs by the commands in its comments and serves its purpose.
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
@@ -13,7 +13,7 @@ use bellwether_harness::provider::{Behaviour, Latency, Provider};
 use bellwether_harness::workspace_root;
 use serde_json::{Value, json};
 
-/// What is awaited on loopback is there in milliseconds; on a machine that is busy, in seconds.
+/// On loopback each awaited event takes milliseconds; on a busy machine, seconds.
 const LIMIT: Duration = Duration::from_secs(20);
 
 async fn providers() -> (Provider, Provider) {
@@ -146,7 +146,7 @@ async fn the_samples_run_by_the_commands_in_their_comments() {
     }
 }
 
-// What they are written for
+// The purpose of each sample
 
 #[tokio::test]
 async fn all_samples_serve_both_versions_and_requests_of_no_deployment() {
@@ -224,7 +224,7 @@ async fn many_requests_are_retried_at_a_time() {
     let keys = [("sk-bad", 1), ("sk-good", 1)];
     let options = options(&openai, &relay).router_config(with_keys("openai", &keys));
     let envoy = EnvoyProcess::start(options).await.unwrap();
-    // Slow enough that far more than three retries run at a time, which is what Envoy allows by default.
+    // Slow enough for far more than three concurrent retries; three is Envoy's default limit.
     let slow = Behaviour::slow(Latency::Fixed { ms: 200.0 });
     openai.set(slow.key("sk-bad", 503, &[]));
     let samples =

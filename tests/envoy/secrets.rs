@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::common::pools::{Rig, pooled};
 
-/// A pool of one key, whose value a secrets document has under `name`.
+/// A pool of one key with the secret `name`.
 fn named(name: &str) -> Value {
     pooled(json!({"keys": [{"id": "k", "value": {"secret": name}}]}))
 }
@@ -78,7 +78,7 @@ async fn two_listeners_may_have_a_document_each() {
         used.into_iter().collect::<Vec<_>>(),
         [("sk-first".to_owned(), 60), ("sk-second".to_owned(), 60)]
     );
-    // What is gone from one of the documents is out of use, whatever the other one has.
+    // A secret that is gone from one of the documents is out of use, even if the other document still has secrets.
     let update = rig.envoy.write_keys_config(&json!({"secrets": {"other": "sk-other"}})).await.unwrap();
     rig.envoy.wait_config_accepted(&update, SOON).await.unwrap();
     assert_eq!(statuses(&rig).await, [503]);

@@ -90,8 +90,8 @@ async fn configuration_files_broken_and_swapped_in_a_storm_lose_no_request_and_t
     let load = Load::start(&lanes, 200.0, |n| Request::chat(n % 4 == 0));
     let mut sent = 0;
 
-    // Written in place, a piece at a time: Envoy does not look. The half of a file renamed into place: it looks, and keeps what
-    // it has. The whole file: it takes it.
+    // A file written in place, a piece at a time: Envoy does not read it. Half of a file renamed into place: Envoy reads
+    // it and keeps its former configuration. The whole file: Envoy takes it.
     let whole = files.resource(Role::Router, &weighing(100), "whole");
     for part in 1..10 {
         fs::write(files.path(Role::Router), &whole[..whole.len() * part / 10]).unwrap();
@@ -143,7 +143,7 @@ async fn configuration_files_broken_and_swapped_in_a_storm_lose_no_request_and_t
     for n in 0..10 {
         for role in [Role::Router, Role::Keys] {
             let before = rejected(role).await;
-            // Of no role, or of the other one.
+            // A document of no role, or of the other role.
             let document = match role {
                 _ if n % 2 == 0 => json!({"wrong": n}),
                 Role::Router => json!({"secrets": {"n": n.to_string()}}),

@@ -1,5 +1,5 @@
-//! A VM that traps, on a real Envoy with two workers: what the workers share survives it, no request leaves without its key,
-//! and nothing is counted that did not happen.
+//! A VM that traps, on a real Envoy with two workers: shared state survives, no request leaves without its key, and only
+//! real outcomes are counted.
 
 use std::fs;
 use std::time::Duration;
@@ -37,7 +37,7 @@ fn trapping_request() -> Request {
     (0..TRAP_HEADERS).fold(Request::chat(false), |request, n| request.header(&format!("x-{n}"), "x"))
 }
 
-/// A request whose answer has so many headers that it traps.
+/// A request for an answer with so many headers that the filter traps.
 fn trapping_answer() -> Request {
     Request::chat(false).header("x-to", "v3")
 }
@@ -128,7 +128,8 @@ async fn shared_state_survives_traps_and_only_real_outcomes_are_counted() {
     let logs = envoy.logs();
     assert!(logs.contains(MARK), "it was the trap door\n{}", envoy.log_tail());
 
-    // Honest accounts. Whoever fell with a VM has got a 503 of Envoy's, and is not counted, or had its answer already.
+    // The counts are right. A request that was lost with a VM either got a 503 of Envoy and is not counted, or had its
+    // answer already.
     let sent = (samples.len() + looked.len()) as u64 + trapped;
     let fell = eventually("the access log is written", || async {
         let fell =

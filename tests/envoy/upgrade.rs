@@ -1,5 +1,5 @@
-//! A new module, or a changed environment, is a new VM on every worker: what the old ones knew must not be lost with them, and
-//! no request may leave without its key meanwhile.
+//! A new module, or a changed environment, is a new VM on every worker. The state of the old VMs must survive, and no
+//! request may leave without its key meanwhile.
 
 use bellwether_harness::client::Request;
 use bellwether_harness::envoy::{EnvoyOptions, EnvoyProcess, Role, sum_metric};

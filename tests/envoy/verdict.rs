@@ -145,7 +145,7 @@ async fn occasional_failures_of_stable_do_not_protect_the_canary_from_its_limits
             ask("v1", 9).await;
         }
         ask("v2", good).await;
-        // What is known of stable is merged by now.
+        // Stable's counts are merged by now.
         sleep(Duration::from_millis(100)).await;
         rig.v2.set(Behaviour::status(500));
         ask("v2", limit - 1).await;

@@ -1,4 +1,4 @@
-//! The configuration contract: what is accepted and what it means, and the exact words of every refusal.
+//! The configuration contract: accepted documents and their meaning, and the exact words of every refusal.
 //!
 //! The table has one poke a case: a piece of the full document is replaced, and the complete list of problems is
 //! compared. So each case also shows that one mistake makes one message.
@@ -97,7 +97,7 @@ const FULL: &str = r#"{
   "alerts": {"cluster": "alerts", "host": "hooks.local:8080", "path": "/bellwether", "timeout": "2s"}
 }"#;
 
-/// Nothing but what is required.
+/// A document with the required fields only.
 const SMALL: &str = r#"{"deployments": [{"name": "d", "stable": "v", "versions": [{"id": "v", "weight": 100, "cluster": "c"}]}]}"#;
 
 fn env(name: &str) -> Option<String> {
@@ -366,7 +366,7 @@ fn weights_that_sum_to_100_only_in_decimal_are_accepted() {
     assert_eq!(compiled(&text).deployments[0].split.share_of(0), bps(3_334));
 }
 
-/// One poke each: what is replaced in [`FULL`], by what, and every problem that must be reported.
+/// One poke each: a piece of [`FULL`], its replacement, and every problem that must be reported.
 type Case = (&'static str, &'static str, &'static [&'static str]);
 
 #[rustfmt::skip]
@@ -857,7 +857,7 @@ fn the_admin_role_takes_an_empty_object_or_nothing_or_hosts() {
     }
 }
 
-/// What no problem may show; every value of a key in these tests has it.
+/// A text that no problem may show; every value of a key in these tests contains it.
 const MARK: &str = "SECRET";
 
 #[test]

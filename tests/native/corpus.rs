@@ -1,5 +1,5 @@
-//! What fuzzing has found worth keeping, replayed by the stable compiler on every run of the tests; and from each of these
-//! inputs a short walk of changes, the same on every machine. The long walk is `make fuzz`.
+//! The fuzzing corpora, replayed without libFuzzer on every run of the tests. Each input is also changed in a short walk,
+//! which is the same on every machine. The long walk is `make fuzz`.
 
 #[path = "../../harness/fuzz/src/lib.rs"]
 mod fuzz;

@@ -56,7 +56,7 @@ fn files(folder: &str, extensions: &[&str]) -> Vec<(PathBuf, String)> {
     found
 }
 
-/// The Rust files of the filter, without those that only tests have: `src/testing.rs` and files whose name ends with `tests`.
+/// The Rust files of the filter, without the files of its tests: `src/testing.rs` and all names that end with `tests`.
 fn sources() -> Vec<(PathBuf, String)> {
     let mut found = files("src", &["rs"]);
     found.retain(|(path, _)| {
@@ -283,7 +283,7 @@ fn upward_imports(rooms: &[String], path: &Path, text: &str) -> Vec<String> {
         .collect()
 }
 
-/// The files whose code, up to their tests, is too long.
+/// The violation of a file that is too long before its tests.
 fn long_file(path: &Path, text: &str) -> Option<String> {
     let lines = match path.extension() {
         Some(extension) if extension == "rs" => {

@@ -1,4 +1,5 @@
-//! SECURITY.md keeps its word: each claim has a test, and the tests are there. And what the samples promise about themselves.
+//! The claims of SECURITY.md: each names one test, and the test exists. The promises of the samples about themselves are
+//! here too.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -136,7 +137,7 @@ fn unsafe_code_is_forbidden_in_every_package_but_that_of_four_host_calls() {
             assert_eq!(lints["workspace"].as_bool(), Some(true), "{member}");
         }
     }
-    // The imports, a call of each, and the taking over of what the host has filled.
+    // The imports, a call of each, and the conversion of the buffer that the host has filled.
     let abi = read("src/host/abi/lib.rs");
     let code = abi.lines().filter(|line| !line.trim_start().starts_with("//"));
     assert_eq!(code.filter(|line| line.contains("unsafe ")).count(), 6, "in src/host/abi/lib.rs");

@@ -43,7 +43,7 @@ fn texts(value: &toml::Value) -> Vec<&str> {
     value.as_array().unwrap().iter().map(|text| text.as_str().unwrap()).collect()
 }
 
-/// What cargo prints.
+/// Runs cargo and returns its standard output.
 fn cargo(command: &[&str], more: &[&str]) -> Vec<u8> {
     let cargo = Command::new(env!("CARGO"))
         .args(command)
@@ -62,7 +62,7 @@ fn metadata(platform: &str) -> Value {
         .unwrap()
 }
 
-/// Name, version and source of what a lock file holds.
+/// Name, version and source of each package of a lock file.
 fn locked(path: &str) -> Vec<(String, String, Option<String>)> {
     let lock = toml(path);
     let text =

@@ -27,7 +27,7 @@ fn bounds(sample: &str) -> Vec<u64> {
 fn bounds_reach_from_a_millisecond_to_ten_minutes_without_a_gap() {
     let all = bounds(SAMPLES[0]);
     assert!(SAMPLES.into_iter().all(|sample| bounds(sample) == all), "all samples");
-    // What each bucket has is exactly what took less than this: the next cell of Envoy's begins there.
+    // Each bucket counts exactly the values below this bound, at which the next cell of Envoy's histogram begins.
     let ends: Vec<u64> = all.iter().map(|bound| bound + 1).collect();
     assert_eq!((ends.first(), ends.last()), (Some(&2), Some(&600_000)));
     for end in &ends {
@@ -78,8 +78,8 @@ impl Distribution {
         self.latencies[rank.saturating_sub(1)]
     }
 
-    /// Writes what Envoy 1.40 shows: the filter records whole milliseconds, and a bucket has every cell that begins at or
-    /// below its bound.
+    /// Writes a histogram as Envoy 1.40 shows it: the filter records whole milliseconds, and a bucket has every cell that
+    /// begins at or below its bound.
     fn write(&self, page: &mut String, bounds: &[u64]) {
         let count = self.latencies.len();
         for bound in bounds {
@@ -90,7 +90,7 @@ impl Distribution {
     }
 }
 
-/// Serves a page to whoever connects, until the runtime ends; returns the port.
+/// Serves a page on every connection until the runtime ends; returns the port.
 async fn serve(page: String) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();

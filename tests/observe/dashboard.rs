@@ -1,4 +1,4 @@
-//! The dashboard as a document; what its queries return is in `scenario`.
+//! The dashboard as a document; `scenario` tests the results of its queries.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,5 @@
-//! The rules for Istio's gateways, whose metrics have their labels in their names: Prometheus gives them back.
+//! The relabelling rules for Istio's gateways: their metrics have the labels in their names, and Prometheus restores
+//! them.
 
 use std::collections::BTreeSet;
 

@@ -12,7 +12,7 @@ use crate::shipped::{
     GUIDE, alerts, assert_known, guide_queries, list, metrics, path, selectors, string, text, yaml,
 };
 
-/// What promtool says, and whether it is content.
+/// Runs promtool; returns its output and whether it succeeded.
 fn promtool(directory: &Path, arguments: &[&str]) -> (bool, String) {
     let tool = prometheus_path("promtool").unwrap();
     let output = Command::new(tool).args(arguments).current_dir(directory).output().unwrap();

@@ -42,7 +42,7 @@ fn deployment(name: &str, clusters: [&str; 2], share: u32, guard: Value) -> Valu
     })
 }
 
-/// Each deployment is in another state; `healthy` is what nobody should be called for.
+/// Each deployment is in another state; `healthy` must raise no alert.
 fn config() -> Value {
     let mut healthy =
         deployment("healthy", ["h1", "h2"], SHARE, json!({"compare": false, "max_error_rate": 50}));
@@ -81,7 +81,7 @@ fn config() -> Value {
 /// Envoy, its providers and Prometheus.
 struct Watched {
     envoy: EnvoyProcess,
-    /// An Envoy whose first configuration was rejected.
+    /// An Envoy with a rejected first configuration.
     unconfigured: EnvoyProcess,
     prometheus: Prometheus,
     lanes: Lanes,
@@ -120,14 +120,14 @@ impl Watched {
         let (envoy, unconfigured) = (envoy.unwrap(), unconfigured.unwrap());
         let lanes = Lanes::open(&envoy).await;
 
-        // Before Prometheus is there, so that it sees the counters appear with what they have then: a rollback as 1.
+        // Before Prometheus starts, so that each counter appears with its present value: a rollback as 1.
         first_requests(&envoy).await;
         let (config, rules) = shipped_for([&envoy, &unconfigured]);
         let prometheus = Prometheus::start(&config, &[("rules.yml", rules)]).await.unwrap();
         Watched { envoy, unconfigured, prometheus, lanes, _providers: providers }
     }
 
-    /// What an expression returns, by the values of a label.
+    /// The values of an expression by the values of a label.
     async fn by(&self, label: &str, expression: &str) -> BTreeMap<String, f64> {
         let all = self.ask(expression).await;
         all.iter().map(|sample| (sample.label(label).to_owned(), sample.value)).collect()
@@ -137,7 +137,7 @@ impl Watched {
         self.prometheus.query(expression).await.unwrap_or_else(|error| panic!("{error:#}"))
     }
 
-    /// What a panel shows of one deployment, by version.
+    /// The values of a panel for one deployment, by version.
     async fn panel(&self, title: &str, deployment: &str) -> BTreeMap<String, f64> {
         let all = queries();
         let query =
@@ -208,7 +208,7 @@ fn quantile(mut values: Vec<f64>, q: f64) -> f64 {
 async fn every_panel_and_every_alert_is_correct_for_a_real_envoy() {
     let watched = Watched::start().await;
     let prometheus = &watched.prometheus;
-    // Envoy shows histograms every five seconds; what comes before their first scrape is in no rate.
+    // Envoy shows histograms every five seconds; values before their first scrape are in no rate.
     eventually("the first histograms are scraped", || async {
         let count = r#"count(bellwether_latency_ms_count{deployment="healthy"})"#;
         let count = prometheus.query(count).await.unwrap();
@@ -288,7 +288,7 @@ async fn everything_has_data(watched: &Watched) {
     }
 }
 
-/// What the panels show is what happened.
+/// The panels show the real events.
 async fn the_dashboard_is_right(watched: &Watched, sent: &[Sent], before: &[usize]) {
     let healthy: Vec<&Sent> = sent.iter().filter(|sent| deployment_of(sent.number) == "healthy").collect();
     let of_canary = healthy.iter().filter(|sent| sent.version.as_deref() == Some("v2")).count();
@@ -313,7 +313,7 @@ async fn the_dashboard_is_right(watched: &Watched, sent: &[Sent], before: &[usiz
     let attempts = watched.by("deployment", &expression("Attempts per request")).await;
     assert!((0.95..1.15).contains(&attempts["healthy"]) && attempts["outage"] > 2.5, "{attempts:?}");
 
-    // Of the rarest there are a few in one bucket; between its bounds lies a third.
+    // The rarest values are a few in one bucket, between bounds that differ by a third.
     for (title, q, most) in
         [("Latency P50", 0.5, 0.15), ("Latency P95", 0.95, 0.15), ("Latency P99", 0.99, 0.34)]
     {

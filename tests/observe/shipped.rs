@@ -1,4 +1,4 @@
-//! The files in `envoy/` that are about watching, and what their expressions refer to.
+//! The monitoring files in `envoy/`, and the metrics that their expressions use.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

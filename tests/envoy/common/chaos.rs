@@ -1,4 +1,4 @@
-//! Trouble for an Envoy with a stable version and a canary, and what must hold after it.
+//! Faults for an Envoy with a stable version and a canary, and the conditions that must hold afterwards.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -61,7 +61,7 @@ pub fn all_ok<'a>(samples: impl IntoIterator<Item = &'a Sample>, after: &str) {
     assert!(failed.is_empty(), "{after}: {} requests failed, among them {shown:#?}", failed.len());
 }
 
-/// What the filter has counted for the deployment, by `version outcome`.
+/// The filter's counts for the deployment, by `version outcome`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {
     pub requests: BTreeMap<String, u64>,
@@ -77,8 +77,8 @@ impl Counts {
         }
     }
 
-    /// Waits until as many requests are counted as have been answered in all, which happens just after their answers, and
-    /// returns what has come to the counts since `before`.
+    /// Waits until all answered requests are counted, which happens just after their answers, and returns the difference
+    /// from `before`.
     pub async fn since(before: &Counts, envoy: &EnvoyProcess, answered: u64) -> Counts {
         let all = before.requests.values().sum::<u64>() + answered;
         let now = eventually(format!("{all} requests are counted"), || async {
@@ -102,7 +102,7 @@ pub fn counts(of: &[(&str, u64)]) -> BTreeMap<String, u64> {
     of.iter().filter(|(_, n)| *n > 0).map(|(name, n)| ((*name).to_owned(), *n)).collect()
 }
 
-/// What must hold when nothing is going on any more: nothing in flight, every key in use, the phase as told, no trap.
+/// Fails unless an idle Envoy is in order: no request in flight, every key in use, this phase, no trap.
 pub async fn at_rest(envoy: &EnvoyProcess, phase: u64, after: &str) {
     assert_no_trap(envoy, after).await;
     nothing_in_flight(envoy, after).await;
@@ -117,7 +117,7 @@ pub async fn at_rest(envoy: &EnvoyProcess, phase: u64, after: &str) {
 
 /// Waits until no worker holds a request any more.
 pub async fn nothing_in_flight(envoy: &EnvoyProcess, after: &str) {
-    // What the gauge shows now may have been written before the trouble. A VM writes it twice a second.
+    // The gauge's present value may be older than the trouble, because a VM writes it twice a second.
     sleep(Duration::from_millis(600)).await;
     eventually(format!("nothing is in flight after {after}"), || async {
         (envoy.metric("bellwether_in_flight", &[]).await.unwrap() == 0.0).then_some(())
@@ -125,7 +125,7 @@ pub async fn nothing_in_flight(envoy: &EnvoyProcess, after: &str) {
     .await;
 }
 
-/// What a [`Saboteur`] does with a request.
+/// The reaction of a [`Saboteur`] to a request.
 #[derive(Debug, Clone)]
 pub enum Sabotage {
     /// These bytes, and the end of the connection.

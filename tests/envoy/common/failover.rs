@@ -73,7 +73,7 @@ pub fn config() -> Value {
         let keys: Vec<Value> = (0..KEYS)
             .map(|n| json!({"id": format!("{name}-{n}"), "value": format!("sk-{name}-{n}")}))
             .collect();
-        // What is wrong here is the provider's doing, and no key is to go out because of it.
+        // All faults here are the provider's; no key may go out of use because of them.
         json!({"name": name, "header": header, "prefix": "Key ", "keys": keys,
                "rejected": {"after": 1000}, "failing": {"after": 1000}})
     };
@@ -94,7 +94,7 @@ fn telling(received: &Received) -> Vec<(&str, &str)> {
     told.collect()
 }
 
-/// Fails unless this is what stable's provider may see, and nothing else. Returns the key.
+/// Fails unless this request holds all that stable's provider may see, and nothing else. Returns the key.
 pub fn assert_stables(received: &Received, told: &str) -> String {
     let key = received.header("x-stable-key").unwrap_or_default();
     assert!(key.starts_with("Key sk-stable-"), "{told}: {received:?}");
@@ -102,7 +102,7 @@ pub fn assert_stables(received: &Received, told: &str) -> String {
     let expected = [
         ("host", "stable.example.com"),
         ("x-stable-key", key),
-        // Of another pool's header the client's own is left.
+        // The header of another pool keeps the client's value.
         ("x-canary-key", "sk-of-the-client"),
         ("x-tier", "stable"),
         ("x-only-stable", "1"),

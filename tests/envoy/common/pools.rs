@@ -1,4 +1,4 @@
-//! An Envoy with two workers, two providers with pools of keys, and what arrived under which key.
+//! An Envoy with two workers, two providers with pools of keys, and counts of the requests that arrived with each key.
 
 use std::collections::BTreeMap;
 

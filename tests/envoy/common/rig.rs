@@ -1,4 +1,4 @@
-//! An Envoy and two providers, a client for each of its workers, and what a crash of the filter would leave behind.
+//! An Envoy and two providers, a client for each of its workers, and the traces that a crash of the filter leaves behind.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -13,7 +13,7 @@ use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-/// What is awaited on loopback is there in milliseconds; on a machine that is busy, in seconds.
+/// On loopback each awaited event takes milliseconds; on a busy machine, seconds.
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// A point in time after which a test has waited long enough.
@@ -26,7 +26,7 @@ impl Deadline {
         Deadline(Instant::now() + LIMIT)
     }
 
-    /// Fails with what `told` says when the time is up; else waits a moment for the next look.
+    /// Fails with the message of `context` when the time is up; otherwise waits a moment for the next look.
     pub async fn next(self, told: impl FnOnce() -> String) {
         assert!(Instant::now() < self.0, "not within {LIMIT:?}: {}", told());
         tokio::time::sleep(Duration::from_millis(2)).await;
@@ -41,7 +41,7 @@ pub struct Rig {
 }
 
 impl Rig {
-    /// Starts them; `openai` takes what matches no deployment.
+    /// Starts them; `openai` gets all requests that match no deployment.
     pub async fn start(options: EnvoyOptions) -> Rig {
         let openai = Provider::start("openai").await.unwrap();
         let relay = Provider::start("relay").await.unwrap();
@@ -54,7 +54,7 @@ impl Rig {
         Rig::start(EnvoyOptions::default().router_config(router)).await
     }
 
-    /// What the two received since the last time, first what `openai` did.
+    /// The requests that both received since the last call, those of `openai` first.
     pub fn take_received(&self) -> Vec<Received> {
         let mut all = self.openai.requests();
         all.extend(self.relay.requests());
@@ -63,7 +63,7 @@ impl Rig {
         all
     }
 
-    /// Sends one request and returns its answer and what arrived.
+    /// Sends one request and returns its answer and the requests that arrived.
     pub async fn ask(&self, request: Request) -> (Answer, Vec<Received>) {
         self.take_received();
         let answer = self.envoy.client().send(request).await.unwrap();
@@ -159,13 +159,13 @@ pub async fn ask_all(
     answers.into_iter().map(|(_, answer)| answer).collect()
 }
 
-/// Writes bytes from an address of this machine (any of 127.0.0.0/8) and returns what comes back until the peer closes.
+/// Writes bytes from an address of this machine (any of 127.0.0.0/8) and returns all bytes until the peer closes.
 pub async fn raw_from(address: Ipv4Addr, port: u16, bytes: &[u8]) -> Vec<u8> {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind((address, 0).into()).unwrap();
     let mut stream = socket.connect((Ipv4Addr::LOCALHOST, port).into()).await.unwrap();
     let mut received = Vec::new();
-    // A peer that resets has said what it had to say.
+    // A peer that resets has already sent its answer.
     let _ = stream.write_all(bytes).await;
     let _ = timeout(LIMIT, stream.read_to_end(&mut received)).await.unwrap();
     received
@@ -210,8 +210,8 @@ pub async fn assert_no_trap(envoy: &EnvoyProcess, after: &str) {
     }
 }
 
-/// Fails unless `count` of `n` is what a probability gives, within five standard deviations: one run in two millions
-/// fails without a reason.
+/// Fails unless `count` of `n` matches a probability within five standard deviations. One run in two millions fails
+/// without a reason.
 pub fn assert_share(count: usize, n: usize, probability: f64, of: &str) {
     let (count, n) = (count as f64, n as f64);
     let sigma = (n * probability * (1.0 - probability)).sqrt();

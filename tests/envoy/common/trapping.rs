@@ -1,7 +1,7 @@
 //! The filter with a trap door: the shipped module, in which a call with a great many headers ends in a trap.
 //!
-//! Made from the shipped bytes, not by another build: what runs is what ships, but for a wrapper around two exports that looks
-//! at the number of headers, which the host passes along.
+//! It is made from the shipped bytes, not by another build. It differs from them only by a wrapper around two exports,
+//! which reads the number of headers that the host passes along.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use walrus::{ExportItem, FunctionBuilder, FunctionId, Module, ValType};
 /// From so many headers on a call traps. Envoy passes up to a hundred; no other request of the tests has half as many.
 pub const TRAP_HEADERS: i32 = 60;
 
-/// What a module with the trap door has in it, and no other.
+/// The mark that only a module with the trap door contains.
 pub const MARK: &str = "bellwether_test_trap_door";
 
 /// The exports that get one: both are called with a context, a number of headers, and whether the stream ends with them.

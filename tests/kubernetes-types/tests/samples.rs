@@ -19,7 +19,7 @@ use serde_json::Value;
 /// Kinds that nobody has generated types of.
 const UNCHECKED: [&str; 4] = ["Backend", "BackendTrafficPolicy", "EnvoyExtensionPolicy", "EnvoyProxy"];
 
-/// What is wrong with a document of this type.
+/// The problems of a document of this type.
 fn problems<T: DeserializeOwned>(document: &Value) -> Vec<String> {
     let mut unknown = Vec::new();
     let mut note = |path: serde_ignored::Path<'_>| unknown.push(format!("{path}: no such field"));
