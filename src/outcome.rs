@@ -6,7 +6,7 @@
 //! three bad prompts.
 
 pub mod blame;
-pub mod flight;
+pub mod attempts;
 pub mod member;
 
 use crate::plan::guard::BadOutcomes;

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::rewrite::OriginalHeaders;
 use super::service::Service;
 use crate::engine::Assigned;
-use crate::outcome::flight::{Carried, Flight};
+use crate::outcome::attempts::{Carried, Flight};
 use crate::plan::Deployment;
 use crate::plan::guard::Guard;
 use crate::time::Millis;

@@ -16,7 +16,7 @@ use crate::engine::{Assigned, Notes};
 use crate::headers::{Headers, OWN_PREFIX};
 use crate::host::{self, SharedData};
 use crate::keys::pool::{Pick, Wish};
-use crate::outcome::flight::Flight;
+use crate::outcome::attempts::Flight;
 use crate::outcome::{self, Outcome};
 use crate::plan::{Deployment, matching};
 use crate::route::{self, RequestFacts};

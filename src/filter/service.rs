@@ -6,11 +6,11 @@ use std::rc::Rc;
 use super::metrics::{DeploymentMetrics, KeyMetrics};
 use crate::engine::{Binding, Notes};
 use crate::host::{self, SharedData, UpstreamOk};
-use crate::keys::Ring;
+use crate::keys::key_set::Ring;
 use crate::keys::pool::{Moved, Pick, PoolState, Said, Wish};
 use crate::keys::usage::Usage;
+use crate::outcome::attempts::Carried;
 use crate::outcome::blame::Fault;
-use crate::outcome::flight::Carried;
 use crate::plan::Plan;
 use crate::time::{Micros, Millis};
 

@@ -4,8 +4,8 @@ use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use crate::keys::Ring;
 use crate::keys::health::{Keyring, Memory, Status};
+use crate::keys::key_set::Ring;
 use crate::keys::usage::{Usage, Used};
 use crate::outcome::blame::Fault;
 use crate::plan::pool::KeyPool;
@@ -321,5 +321,4 @@ impl PoolState {
 }
 
 #[cfg(test)]
-#[path = "pool_tests.rs"]
 mod tests;

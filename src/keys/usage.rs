@@ -5,8 +5,8 @@
 //! work: whose clients they serve may all be on another worker.
 
 use crate::outcome::Outcome;
+use crate::outcome::attempts::Judgement;
 use crate::outcome::blame::Event;
-use crate::outcome::flight::Judgement;
 use crate::shared::codec::{Found, Reader, Writer};
 use crate::shared::dropped::{Dropped, Drops};
 use crate::shared::names;
@@ -174,7 +174,7 @@ impl Usage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outcome::flight::Carried;
+    use crate::outcome::attempts::Carried;
     use crate::testing::MemoryStore;
 
     /// Of an attempt that is over.

@@ -4,7 +4,7 @@ use arbitrary::{Result, Unstructured};
 use bellwether::config::secrets;
 use bellwether::engine::{Engine, Notes};
 use bellwether::headers::Headers;
-use bellwether::keys::Ring;
+use bellwether::keys::key_set::Ring;
 use bellwether::keys::pool::{Pick, Pools, Wish};
 use bellwether::outcome::blame::Event;
 use bellwether::outcome::{Outcome, classify, ending};

@@ -2,7 +2,7 @@
 
 use arbitrary::{Result, Unstructured};
 use bellwether::config::secrets;
-use bellwether::keys::Ring;
+use bellwether::keys::key_set::Ring;
 
 use super::samples::{MARK, limits};
 use super::wire::{self, Specifier};

@@ -11,7 +11,7 @@ use bellwether::engine::{Engine, Notes};
 use bellwether::headers::Headers;
 use bellwether::judge::limits::judge;
 use bellwether::judge::stats::{Delta, Stats};
-use bellwether::keys::Ring;
+use bellwether::keys::key_set::Ring;
 use bellwether::keys::pool::{Pools, Wish};
 use bellwether::outcome::Outcome;
 use bellwether::outcome::blame::Event;

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::outcome::Outcome;
+use crate::outcome::attempts::{Carried, Judgement};
 use crate::outcome::blame::Event;
-use crate::outcome::flight::{Carried, Judgement};
 use crate::testing::{MemoryStore, pool};
 use crate::time::UnixMillis;
 
