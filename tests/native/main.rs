@@ -8,6 +8,7 @@ mod corpus;
 mod house;
 mod kubernetes;
 mod properties;
+mod report;
 mod samples;
 mod security;
 mod supply_chain;
