@@ -75,18 +75,18 @@ fn sent_since(samples: &[Sample], moment: Instant) -> Vec<Sample> {
 }
 
 /// Fails unless a load went on after a moment and nothing of it failed.
-fn assert_served_since(samples: &[Sample], moment: Instant, what: &str) {
+fn assert_served_since(samples: &[Sample], moment: Instant, step: &str) {
     let after = Summary::of(&sent_since(samples, moment));
     assert!(after.count > 100, "the load ended too early to tell: {after:?}");
-    assert_eq!(after.failed, 0, "{what}: {after:?}");
+    assert_eq!(after.failed, 0, "{step}: {after:?}");
 }
 
 /// Prints a summary for readers of the test's output.
-fn tell(what: &str, samples: &[Sample]) {
+fn print_summary(step: &str, samples: &[Sample]) {
     let summary = Summary::of(samples);
     let slowest = samples.iter().map(Sample::latency).max().unwrap_or_default();
     println!(
-        "{what}: {} requests, {} failed {:?}, versions {:?}, slowest {slowest:.1?}",
+        "{step}: {} requests, {} failed {:?}, versions {:?}, slowest {slowest:.1?}",
         summary.count, summary.failed, summary.by_status, summary.by_version
     );
 }
@@ -97,7 +97,7 @@ async fn the_split_is_kept_and_each_provider_gets_its_own_key() {
     let stack = Stack::up(&[]).await;
     stack.reload(&Stack::config("1", 90, 10)).await;
     let samples = load(&stack.client(), 400.0, 5).await;
-    tell("split", &samples);
+    print_summary("split", &samples);
     let summary = Summary::of(&samples);
     assert_eq!(summary.failed, 0, "{summary:?}");
     // Five standard deviations: by chance once in a million runs.
@@ -122,7 +122,7 @@ async fn a_canary_that_breaks_is_rolled_back_unnoticed_by_clients_and_prometheus
     let before = stack.provider("v2").count().await;
     sleep(3 * GRACE).await;
     let samples = running.stop().await;
-    tell("rollback", &samples);
+    print_summary("rollback", &samples);
     assert_eq!(Summary::of(&samples).failed, 0, "stable serves what fails on the canary");
     assert_eq!(stack.provider("v2").count().await, before, "requests that the canary got after the rollback");
     let events = stack.events();
@@ -167,7 +167,7 @@ async fn a_file_renamed_on_the_host_is_in_force_in_the_container_without_a_dropp
     let since_rejected = Instant::now();
     sleep(2 * GRACE).await;
     let samples = running.stop().await;
-    tell("reload", &samples);
+    print_summary("reload", &samples);
     assert_eq!(Summary::of(&samples).failed, 0);
     let versions = |from: Instant, to: Instant| {
         // The workers follow a moment after the statistic.
@@ -201,7 +201,7 @@ async fn a_failed_attempt_is_served_by_stable_and_carries_nothing_of_the_canary(
         }
         stack.provider("v2").set(&Behaviour::status(status)).await;
         let samples = load(&stack.client(), 50.0, 2).await;
-        tell(&format!("failover from {status}"), &samples);
+        print_summary(&format!("failover from {status}"), &samples);
         let summary = Summary::of(&samples);
         assert_eq!((summary.failed, summary.version("v1")), (0, summary.count), "{status}: {summary:?}");
         assert_eq!(stack.provider("v1").keys().await, ["sk-openai-one"], "{status}");
@@ -218,7 +218,7 @@ async fn a_failed_attempt_is_served_by_stable_and_carries_nothing_of_the_canary(
 }
 
 /// The canary goes away in some way, is rolled back, comes back, and serves in a new release.
-async fn lose_the_canary(what: &str, lose: impl FnOnce(&Stack), regain: impl FnOnce(&Stack)) {
+async fn lose_the_canary(step: &str, lose: impl FnOnce(&Stack), regain: impl FnOnce(&Stack)) {
     let stack = Stack::up(&[]).await;
     stack.reload(&Stack::config("1", 50, 50)).await;
     let running = Load::start(stack.client(), 100.0);
@@ -230,18 +230,18 @@ async fn lose_the_canary(what: &str, lose: impl FnOnce(&Stack), regain: impl FnO
     // Longer than a client's patience, so that hanging requests end before the canary is back.
     sleep(PATIENCE + 2 * GRACE).await;
     let samples = running.stop().await;
-    println!("{what}: rolled back {:.1?} after it was begun", rolled_back - lost);
-    tell(what, &samples);
+    println!("{step}: rolled back {:.1?} after the loss", rolled_back - lost);
+    print_summary(step, &samples);
     let before: Vec<Sample> = samples.iter().filter(|s| s.finished_at < lost).cloned().collect();
     assert_eq!(Summary::of(&before).failed, 0);
-    assert_served_since(&samples, rolled_back + GRACE, what);
+    assert_served_since(&samples, rolled_back + GRACE, step);
 
     regain(&stack);
     // First a tester's request, as a person would: a release begun before the provider is found would not last.
     stack.wait_served_by("v2").await;
     stack.reload(&Stack::config("2", 50, 50)).await;
     let samples = load(&stack.client(), 100.0, 3).await;
-    tell(&format!("{what}, and back"), &samples);
+    print_summary(&format!("{step}, and back"), &samples);
     let summary = Summary::of(&samples);
     assert!(summary.failed == 0 && summary.version("v2") > 50, "{summary:?}");
 }
@@ -267,18 +267,18 @@ async fn a_stable_version_that_stops_moves_nothing_to_the_canary_and_rolls_nothi
     stack.reload(&Stack::config("1", 50, 50)).await;
     stack.compose(&["stop", "--timeout", "2", "v1"]);
     let samples = load(&stack.client(), 100.0, 8).await;
-    tell("stable stopped", &samples);
+    print_summary("stable stopped", &samples);
     let (n, canary) = (samples.len() as f64, Summary::of(&samples).version("v2") as f64);
     let ok = samples.iter().filter(|sample| sample.ok()).count() as f64;
     assert!(
         (ok - n / 2.0).abs() < 2.5 * n.sqrt(),
         "half of the requests are the canary's, {ok} of {n} served"
     );
-    assert!(canary >= ok, "what was served, {ok}, was served by the canary, {canary}");
+    assert!(canary >= ok, "{ok} requests were served, {canary} by the canary");
     assert_eq!(stack.metric("bellwether_rollbacks_total", &[]).await, 0.0);
     stack.compose(&["start", "v1"]);
     stack.wait_served_by("v1").await;
     let samples = load(&stack.client(), 100.0, 3).await;
-    tell("stable stopped, and back", &samples);
+    print_summary("stable stopped, and back", &samples);
     assert_eq!(Summary::of(&samples).failed, 0);
 }

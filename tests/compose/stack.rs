@@ -246,11 +246,11 @@ impl Remote {
         self.send("GET", "requests", String::new()).await
     }
 
-    async fn send(&self, method: &str, what: &str, body: String) -> Value {
-        let request = Request::post(&format!("/_mock/{what}"), body);
+    async fn send(&self, method: &str, resource: &str, body: String) -> Value {
+        let request = Request::post(&format!("/_mock/{resource}"), body);
         let request = Request { method: method.parse().unwrap(), ..request };
         let answer = self.0.send(request).await.unwrap();
-        assert_eq!(answer.status, 200, "{method} {what}: {}", answer.text());
+        assert_eq!(answer.status, 200, "{method} {resource}: {}", answer.text());
         serde_json::from_str(&answer.text()).unwrap()
     }
 }

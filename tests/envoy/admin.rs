@@ -134,27 +134,27 @@ async fn paths_methods_and_hosts_are_answered_as_documented() {
             request = request.header(name, value);
         }
         let answer = admin.0.send(request).await.unwrap();
-        let what = format!("{method} {path} {headers:?}: {}", answer.text());
-        assert_eq!((answer.status, answer.header("allow")), (status, allow), "{what}");
-        assert_eq!(answer.header("cache-control"), Some("no-store"), "{what}");
-        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{what}");
-        assert_eq!(answer.header("x-frame-options"), Some("DENY"), "{what}");
+        let context = format!("{method} {path} {headers:?}: {}", answer.text());
+        assert_eq!((answer.status, answer.header("allow")), (status, allow), "{context}");
+        assert_eq!(answer.header("cache-control"), Some("no-store"), "{context}");
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{context}");
+        assert_eq!(answer.header("x-frame-options"), Some("DENY"), "{context}");
         assert!(
             answer.header("content-security-policy").unwrap().starts_with("default-src 'none'; "),
-            "{what}"
+            "{context}"
         );
-        assert_eq!(answer.header("access-control-allow-origin"), None, "{what}");
+        assert_eq!(answer.header("access-control-allow-origin"), None, "{context}");
         let kind = answer.header("content-type").unwrap();
         if path == "/" && status == 200 {
-            assert_eq!(kind, "text/html; charset=utf-8", "{what}");
+            assert_eq!(kind, "text/html; charset=utf-8", "{context}");
         } else {
-            assert_eq!(kind, "application/json", "{what}");
-            assert!(method == "HEAD" || answer.json().is_object(), "{what}");
-            assert_eq!(answer.json()["error"].is_string(), status >= 400, "{what}");
+            assert_eq!(kind, "application/json", "{context}");
+            assert!(method == "HEAD" || answer.json().is_object(), "{context}");
+            assert_eq!(answer.json()["error"].is_string(), status >= 400, "{context}");
         }
     }
-    assert_eq!(admin.events().await.len(), 1, "of all these only the last did anything");
-    assert_no_trap(&rig.envoy, "all of these").await;
+    assert_eq!(admin.events().await.len(), 1, "only the last of these requests changed anything");
+    assert_no_trap(&rig.envoy, "requests of all kinds").await;
 }
 
 #[tokio::test]
@@ -167,7 +167,7 @@ async fn the_page_runs_its_own_script_and_no_other() {
         policy.split("'nonce-").nth(1).unwrap().split('\'').next().unwrap().to_owned()
     };
     assert_eq!(nonce(&first).len(), 32);
-    assert_ne!(nonce(&first), nonce(&second), "nobody can know the next one");
+    assert_ne!(nonce(&first), nonce(&second), "the next nonce is another one");
     let page = first.text();
     assert_eq!(page.matches("<script").count(), 1, "{page}");
     assert!(page.contains(&format!("<script nonce=\"{}\"", nonce(&first))), "{page}");
@@ -189,8 +189,8 @@ async fn configured_hosts_are_allowed_and_change_without_a_restart() {
     eventually("the other host", || async { (status("ops.example.org").await == 200).then_some(()) }).await;
     assert_eq!(status("ops.example.com").await, 403);
     let update = rig.envoy.write_admin_config(&json!({"host": "ops.example.com"})).await.unwrap();
-    let said = rig.envoy.wait_rejected(&update, SOON).await.unwrap();
-    assert!(said.contains("host: unknown field, expected hosts"), "{said}");
+    let log = rig.envoy.wait_rejected(&update, SOON).await.unwrap();
+    assert!(log.contains("host: unknown field, expected hosts"), "{log}");
     assert_eq!(status("ops.example.org").await, 200, "the former configuration is kept");
 }
 
@@ -267,7 +267,7 @@ async fn the_status_has_every_field_and_its_numbers_are_those_of_the_providers()
 
     let admins = Admin::on_both_workers(&rig.envoy).await;
     for (worker, admin) in admins.iter().enumerate() {
-        let counted = eventually(format!("everything is counted, says worker {worker}"), || async {
+        let counted = eventually(format!("worker {worker} reports all counts"), || async {
             let status = admin.json("/status").await;
             let seen = &status["deployments"][0];
             let keys = KEYS.len() as u64;
@@ -397,7 +397,7 @@ async fn a_worker_without_traffic_reports_the_counts_of_the_other() {
         assert_eq!(ingress.send(Request::chat(false)).await.unwrap().status, 200);
     }
     for (worker, admin) in Admin::on_both_workers(&rig.envoy).await.iter().enumerate() {
-        eventually(format!("forty requests, says worker {worker}"), || async {
+        eventually(format!("worker {worker} reports forty requests"), || async {
             let status = admin.json("/status").await;
             let versions =
                 ["v1", "v2"].map(|id| version(&status["deployments"][0], id)["requests"].as_u64().unwrap());
@@ -430,13 +430,10 @@ async fn events_come_newest_first_with_their_evidence_and_a_sentence() {
     let status = admin.status("test").await;
     assert_eq!(status["phase"], "rolled_back");
     // The verdict comes a moment before it is told.
-    let (since, told) = (status["since"].as_str().unwrap(), rolled_back["time"].as_str().unwrap());
-    assert!(since <= told && since.len() == told.len(), "{since}, told {told}");
+    let (since, context) = (status["since"].as_str().unwrap(), rolled_back["time"].as_str().unwrap());
+    assert!(since <= context && since.len() == context.len(), "{since}, told {context}");
     assert_eq!((&status["reason"], &status["evidence"]), (&rolled_back["why"], &json!(100)));
-    assert!(
-        version(&status, "v2")["errors"].as_u64().unwrap() >= 5,
-        "what led to it is still shown: {status}"
-    );
+    assert!(version(&status, "v2")["errors"].as_u64().unwrap() >= 5, "the evidence is still shown: {status}");
     assert_eq!(version(&status, "v2")["effective_weight"], 0.0);
 
     for n in 0..40 {
@@ -516,11 +513,11 @@ async fn a_rejected_configuration_is_among_the_events() {
     assert_eq!(events[0]["filter"], "bellwether-router");
     let problems = events[0]["problems"].as_array().unwrap();
     assert_eq!(problems[0], "deployments[0].name: must be a string, got 7", "{problems:?}");
-    let told = format!(
+    let context = format!(
         "configuration rejected, nothing was changed: {}; and one more",
         problems[0].as_str().unwrap()
     );
-    assert_eq!((problems.len(), &events[0]["text"]), (2, &json!(told)));
+    assert_eq!((problems.len(), &events[0]["text"]), (2, &json!(context)));
     let now = &admin.json("/status").await["now"];
     assert!(events[0]["time"].as_str().unwrap() <= now.as_str().unwrap(), "{}, now {now}", events[0]["time"]);
 }
@@ -561,7 +558,10 @@ async fn two_listeners_with_plans_of_their_own_are_shown_together() {
         assert_eq!(admin.status("test").await["phase"], "active");
         tokio::time::sleep(REFRESH).await;
         let answers = ask_all(&through_second, 40, |_| Request::chat(false)).await;
-        assert!(answers.iter().all(|answer| answer.version() == Some("v1")), "the other listener obeys");
+        assert!(
+            answers.iter().all(|answer| answer.version() == Some("v1")),
+            "the order holds on the other listener too"
+        );
         admin.order("other", "resume", "").await;
     }
     // A reload replaces the plan of its own listener only.
@@ -826,7 +826,7 @@ async fn an_order_that_was_already_carried_out_changes_nothing_and_logs_nothing(
         assert_eq!(
             (&of["effective_weight"], &of["phase"]),
             (&json!(0.0), &json!("rolled_back")),
-            "all canaries go"
+            "all canaries are rolled back"
         );
     }
     assert_eq!(version(&first, "v1")["effective_weight"], 100.0);
@@ -845,8 +845,8 @@ async fn an_order_that_was_already_carried_out_changes_nothing_and_logs_nothing(
     };
     both("resume").await;
     both("rollback").await;
-    let told = admins[1].events().await;
-    assert_eq!(told.len(), 6, "{told:#?}");
+    let context = admins[1].events().await;
+    assert_eq!(context.len(), 6, "{context:#?}");
     eventually("each event is posted once", || async {
         let hooks = rig.openai.requests().iter().filter(|r| r.path == "/hook").count();
         assert!(hooks <= 6, "{hooks}");
@@ -887,7 +887,7 @@ async fn hostile_names_bodies_and_reasons_do_no_harm() {
             let shown = String::from_utf8_lossy(&body[..body.len().min(40)]).into_owned();
             assert_eq!(answer.status, status, "{shown}: {}", answer.text());
         }
-        assert_eq!(admin.events().await, Vec::<Value>::new(), "none of these did anything");
+        assert_eq!(admin.events().await, Vec::<Value>::new(), "none of these requests changed anything");
         for (reason, why) in [
             ("\"; DROP\\ <script>alert(1)</script> ${x}", "\"; DROP\\ <script>alert(1)</script> ${x}"),
             ("two\nlines\u{1b}[31m\u{202e}gnorw", "two lines [31m gnorw"),
@@ -904,7 +904,10 @@ async fn hostile_names_bodies_and_reasons_do_no_harm() {
         admin.order("test", "rollback", &long).await;
         assert_eq!(admin.events().await[0]["why"], "ä".repeat(150));
         let logged = rig.envoy.logs();
-        assert!(!logged.contains('\u{1b}') && !logged.contains('\u{202e}'), "what turns a terminal round");
+        assert!(
+            !logged.contains('\u{1b}') && !logged.contains('\u{202e}'),
+            "no control character reaches a terminal"
+        );
         // A body that comes byte by byte, and in a chunk of nothing.
         for body in ["{\"reason\":\"slow\"}", ""] {
             let chunks: String = body.chars().map(|c| format!("1\r\n{c}\r\n")).collect();

@@ -66,7 +66,7 @@ fn failures() -> Vec<(&'static str, Sabotage)> {
         ("a header of 100 kB", say(&long)),
         ("five hundred headers", say(&many)),
         ("two lengths", say("HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab")),
-        ("a length that is none", say("HTTP/1.1 200 OK\r\ncontent-length: abc\r\n\r\n")),
+        ("an invalid length", say("HTTP/1.1 200 OK\r\ncontent-length: abc\r\n\r\n")),
     ]
 }
 
@@ -106,7 +106,7 @@ async fn only_the_answers_that_a_canary_breaks_count_against_it() {
         (format!("{ok}transfer-encoding: chunked\r\n\r\n").into_bytes(), Duration::from_millis(3));
     let ways = [
         ("less than its length", say(format!("{ok}content-length: 100\r\n\r\ndata")), false),
-        ("a chunk that is none", say(format!("{chunked}zz\r\n")), false),
+        ("an invalid chunk", say(format!("{chunked}zz\r\n")), false),
         ("no last chunk", say(chunked.clone()), false),
         // Envoy tries nobody else once there was an interim answer.
         ("two thousand early hints", say("HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n".repeat(2_000)), false),

@@ -191,11 +191,15 @@ async fn rollbacks_windows_and_cooldowns_ignore_a_clock_that_is_set_and_a_date_b
         assert_eq!(gauge(&envoy, "bellwether_phase", ("deployment", "d")).await, 3, "{days} days off");
     }
     all_ok(&load.stop().await, "a rollback and steps of the clock");
-    let told = events(&envoy, "d");
-    assert_eq!(told.len(), 1, "{told:#?}");
+    let context = events(&envoy, "d");
+    assert_eq!(context.len(), 1, "{context:#?}");
     // Its time is that of the stepped clock: three days before or after today.
     let today = &rfc3339(0)[..10];
-    assert!(!told[0]["time"].as_str().unwrap().starts_with(today), "{}: it was not {today}", told[0]["time"]);
+    assert!(
+        !context[0]["time"].as_str().unwrap().starts_with(today),
+        "{}: it was not {today}",
+        context[0]["time"]
+    );
     nothing_in_flight(&envoy, "steps of the clock").await;
     assert_no_trap(&envoy, "steps of the clock").await;
 }

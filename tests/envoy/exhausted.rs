@@ -49,15 +49,15 @@ async fn a_canary_keeps_its_attempts_until_failover_after_unless_it_runs_out_of_
         (429, 9, &["sk-one", "sk-two"], 2),
         (401, 9, &["sk-one", "sk-two"], 2),
     ] {
-        let told = format!("{status}, after {after}, {values:?}");
+        let context = format!("{status}, after {after}, {values:?}");
         let rig = Rig::start(Route::Matcher, forced_canary(after, Some("stable"), keys(values))).await;
         rig.v2.set(Behaviour::status(status));
         let answer = rig.envoy.client().send(to_canary()).await.unwrap();
-        assert_eq!((answer.status, answer.header("x-bellwether-version")), (200, Some("v1")), "{told}");
+        assert_eq!((answer.status, answer.header("x-bellwether-version")), (200, Some("v1")), "{context}");
         let tried = arrived(&rig.v2);
-        assert_eq!(tried.len(), tries, "{told}: {tried:?}");
-        assert!(tried.iter().all(|key| values.contains(&key.as_str())), "{told}: {tried:?}");
-        assert_eq!(arrived(&rig.v1), ["sk-stable"], "{told}");
+        assert_eq!(tried.len(), tries, "{context}: {tried:?}");
+        assert!(tried.iter().all(|key| values.contains(&key.as_str())), "{context}: {tried:?}");
+        assert_eq!(arrived(&rig.v1), ["sk-stable"], "{context}");
     }
 }
 
@@ -107,7 +107,7 @@ async fn a_refusal_of_the_clients_own_key_by_stable_is_the_callers_fault_also_af
         (attempts("v1", "caller_error") == rig.v1.count() as f64).then(|| assert_eq!(all, [1.0, 0.0]))
     })
     .await;
-    assert_eq!(rig.status_of("canary").await, 0, "the canary's key has nothing to do with it");
+    assert_eq!(rig.status_of("canary").await, 0, "the canary's key is not charged");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -132,7 +132,7 @@ async fn a_whole_pool_that_was_limited_returns_by_single_trials_within_a_second(
     let received = rig.v1.requests();
     let trial = received.iter().map(|request| request.at).min().unwrap();
     let deadline = limited_at + Duration::from_secs(3);
-    assert!(trial >= deadline, "not before the provider said");
+    assert!(trial >= deadline, "not before the provider's deadline");
     let first_good =
         samples.iter().filter(|sample| sample.ok()).map(|sample| sample.finished_at).min().unwrap();
     for key in all {
@@ -238,7 +238,7 @@ async fn an_identity_keeps_its_key_unless_the_key_is_out_of_use() {
         if keys.contains("sk-b") {
             assert!(!after[user].contains("sk-b") && after[user].len() == 1, "{user}: {:?}", after[user]);
         } else {
-            assert_eq!(keys, &after[user], "user {user} moved although its key is well");
+            assert_eq!(keys, &after[user], "user {user} moved although its key is in use");
         }
     }
 }

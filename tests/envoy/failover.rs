@@ -12,9 +12,9 @@ use crate::common::failover::{Rig, assert_canarys, assert_served, assert_stables
 use crate::common::rig::{another_vm, ask_all, rewrite_resource};
 
 /// Waits until these are the counts of the deployment's counter.
-async fn expect_outcomes(rig: &Rig, counter: &str, expected: &[(&str, u64)], told: &str) {
+async fn expect_outcomes(rig: &Rig, counter: &str, expected: &[(&str, u64)], context: &str) {
     let expected: BTreeMap<String, u64> = expected.iter().map(|(of, n)| ((*of).to_owned(), *n)).collect();
-    eventually(format!("{told}: {counter} {expected:?}"), || async {
+    eventually(format!("{context}: {counter} {expected:?}"), || async {
         (outcomes(&rig.envoy, counter, "d").await == expected).then_some(())
     })
     .await;
@@ -73,27 +73,27 @@ async fn stable_serves_each_failure_of_a_canary_with_its_own_key_and_the_canary_
         for fault in faults {
             rig.v2.set(Behaviour::failing(fault.clone()));
             for n in 0..EACH {
-                let (stream, told) = (n % 2 == 0, format!("{way:?}, {fault:?}"));
-                assert_served(&rig.ask(stream).await, "v1", stream, &told);
+                let (stream, context) = (n % 2 == 0, format!("{way:?}, {fault:?}"));
+                assert_served(&rig.ask(stream).await, "v1", stream, &context);
                 let (at_v1, at_v2) = rig.take();
-                assert_eq!((at_v1.len(), at_v2.len()), (1, 1), "{told}: one try each");
-                assert_stables(&at_v1[0], &told);
-                assert_canarys(&at_v2[0], &told);
+                assert_eq!((at_v1.len(), at_v2.len()), (1, 1), "{context}: one try each");
+                assert_stables(&at_v1[0], &context);
+                assert_canarys(&at_v2[0], &context);
             }
         }
-        let told = format!("{way:?}");
+        let context = format!("{way:?}");
         let Rig { envoy, v1, v2 } = rig;
         // Nobody listens there any more.
         drop(v2);
         for n in 0..EACH {
             let stream = n % 2 == 0;
             let answer = envoy.client().send(Rig::request(stream)).await.unwrap();
-            assert_served(&answer, "v1", stream, &told);
+            assert_served(&answer, "v1", stream, &context);
         }
         v1.requests().iter().for_each(|received| {
-            assert_stables(received, &told);
+            assert_stables(received, &context);
         });
-        assert_eq!(v1.count(), EACH, "{told}");
+        assert_eq!(v1.count(), EACH, "{context}");
 
         let rig = Rig { envoy, v1, v2: Provider::start("v2").await.unwrap() };
         let attempts = [
@@ -102,35 +102,35 @@ async fn stable_serves_each_failure_of_a_canary_with_its_own_key_and_the_canary_
             ("v2 key_rejected", EACH),
             ("v2 rate_limited", EACH),
         ];
-        expect_outcomes(&rig, "bellwether_attempts_total", &attempts, &told).await;
-        expect_outcomes(&rig, "bellwether_requests_total", &[("v1 good", 6 * EACH)], &told).await;
+        expect_outcomes(&rig, "bellwether_attempts_total", &attempts, &context).await;
+        expect_outcomes(&rig, "bellwether_requests_total", &[("v1 good", 6 * EACH)], &context).await;
         let page = rig.envoy.prometheus().await.unwrap();
         let by_key = |pool: &str, outcome: &str| {
             sum_metric(&page, "bellwether_key_requests_total", &[("pool", pool), ("outcome", outcome)]) as u64
         };
-        assert_eq!(by_key("stable", "good"), 6 * EACH, "{told}");
+        assert_eq!(by_key("stable", "good"), 6 * EACH, "{context}");
         let of_canary = ["good", "bad", "key_rejected", "rate_limited"].map(|of| by_key("canary", of));
-        assert_eq!(of_canary, [0, 4 * EACH, EACH, EACH], "{told}");
+        assert_eq!(of_canary, [0, 4 * EACH, EACH, EACH], "{context}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_canary_that_serves_keeps_its_requests() {
     for way in Route::here(&Route::WITH_FAILOVER) {
-        let (rig, told) = (Rig::start(way, config()).await, format!("{way:?}"));
+        let (rig, context) = (Rig::start(way, config()).await, format!("{way:?}"));
         for n in 0..20 {
-            assert_served(&rig.ask(n % 2 == 0).await, "v2", n % 2 == 0, &told);
+            assert_served(&rig.ask(n % 2 == 0).await, "v2", n % 2 == 0, &context);
         }
         let (at_v1, at_v2) = rig.take();
-        assert_eq!((at_v1.len(), at_v2.len()), (0, 20), "{told}");
+        assert_eq!((at_v1.len(), at_v2.len()), (0, 20), "{context}");
         at_v2.iter().for_each(|received| {
-            assert_canarys(received, &told);
+            assert_canarys(received, &context);
         });
         // A caller's mistake is no reason to try elsewhere.
         rig.v2.set(Behaviour::status(400));
         let answer = rig.ask(false).await;
-        assert_eq!((answer.status, answer.version()), (400, Some("v2")), "{told}");
-        assert_eq!(rig.take().0.len(), 0, "{told}");
+        assert_eq!((answer.status, answer.version()), (400, Some("v2")), "{context}");
+        assert_eq!(rig.take().0.len(), 0, "{context}");
     }
 }
 
@@ -168,20 +168,20 @@ async fn envoys_choice_of_the_member_decides_and_not_the_failover_setting() {
         config["deployments"][0]["failover"] = failover.clone();
         // Two tries on each member before the next.
         for frequency in [1, 2] {
-            let told = format!("failover {failover}, update_frequency {frequency}");
+            let context = format!("failover {failover}, update_frequency {frequency}");
             let options = with_retries(move |policy| {
                 policy["retry_priority"]["typed_config"]["update_frequency"] = json!(frequency);
             });
             let rig = Rig::with(options, config.clone()).await;
             rig.v2.set(Behaviour::status(503));
             for n in 0..4 {
-                assert_served(&rig.ask(n % 2 == 0).await, "v1", n % 2 == 0, &told);
+                assert_served(&rig.ask(n % 2 == 0).await, "v1", n % 2 == 0, &context);
                 let (at_v1, at_v2) = rig.take();
-                assert_eq!((at_v1.len(), at_v2.len()), (1, frequency), "{told}");
-                assert_stables(&at_v1[0], &told);
+                assert_eq!((at_v1.len(), at_v2.len()), (1, frequency), "{context}");
+                assert_stables(&at_v1[0], &context);
                 let keys: BTreeSet<String> =
-                    at_v2.iter().map(|received| assert_canarys(received, &told)).collect();
-                assert_eq!(keys.len(), frequency, "{told}: a key for each try: {keys:?}");
+                    at_v2.iter().map(|received| assert_canarys(received, &context)).collect();
+                assert_eq!(keys.len(), frequency, "{context}: a key for each try: {keys:?}");
             }
         }
     }
@@ -199,9 +199,9 @@ async fn a_canary_without_endpoints_is_passed_over_and_blamed() {
     at_v1.iter().for_each(|received| {
         assert_stables(received, "no endpoints");
     });
-    let told = "no endpoints";
-    expect_outcomes(&rig, "bellwether_attempts_total", &[("v1 good", 6), ("v2 bad", 6)], told).await;
-    expect_outcomes(&rig, "bellwether_requests_total", &[("v1 good", 6)], told).await;
+    let context = "no endpoints";
+    expect_outcomes(&rig, "bellwether_attempts_total", &[("v1 good", 6), ("v2 bad", 6)], context).await;
+    expect_outcomes(&rig, "bellwether_requests_total", &[("v1 good", 6)], context).await;
     let page = rig.envoy.prometheus().await.unwrap();
     assert_eq!(sum_metric(&page, "bellwether_key_requests_total", &[("pool", "canary")]), 0.0);
 }
@@ -214,27 +214,29 @@ async fn an_endpoint_of_an_unknown_cluster_receives_nothing() {
     let foreign = |endpoints: &mut Value| {
         endpoints[0]["lb_endpoints"][0]["metadata"]["filter_metadata"]["bellwether"]["cluster"] = json!("v3");
     };
-    for (told, options) in
+    for (context, options) in
         [("no label", with_endpoint("v1", unlabelled)), ("another's", with_endpoint("v1", foreign))]
     {
         let rig = Rig::with(options, config()).await;
         rig.v2.set(Behaviour::status(503));
         for n in 0..4 {
             let answer = rig.ask(n % 2 == 0).await;
-            assert_eq!(answer.status, 503, "{told}");
-            assert_eq!(answer.json()["error"]["code"], json!("keys_unavailable"), "{told}");
+            assert_eq!(answer.status, 503, "{context}");
+            assert_eq!(answer.json()["error"]["code"], json!("keys_unavailable"), "{context}");
             let (at_v1, at_v2) = rig.take();
-            assert_eq!((at_v1.len(), at_v2.len()), (0, 1), "{told}: the canary's key stays at home");
+            assert_eq!((at_v1.len(), at_v2.len()), (0, 1), "{context}: the canary's key stays at home");
         }
         let refused = async || {
             rig.envoy.metric("bellwether_dropped_total", &[("what", "attempt")]).await.unwrap() == 4.0
         };
-        eventually(format!("{told}: four refusals are counted"), || async { refused().await.then_some(()) })
-            .await;
+        eventually(format!("{context}: four refusals are counted"), || async {
+            refused().await.then_some(())
+        })
+        .await;
         // The canary itself works.
         rig.v2.set(Behaviour::default());
-        assert_served(&rig.ask(false).await, "v2", false, told);
-        assert_canarys(&rig.take().1[0], told);
+        assert_served(&rig.ask(false).await, "v2", false, context);
+        assert_canarys(&rig.take().1[0], context);
     }
 
     // Metadata of another kind is no label.

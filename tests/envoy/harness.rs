@@ -64,8 +64,8 @@ async fn a_configuration_is_taken_or_rejected_and_the_last_good_one_serves() {
     let mut bad = all_to("relay");
     bad["deployments"][0]["name"] = json!("No Name");
     let update = envoy.write_router_config(&bad).await.unwrap();
-    let said = envoy.wait_rejected(&update, LIMIT).await.unwrap();
-    assert!(said.contains("deployments[0].name: "), "{said}");
+    let log = envoy.wait_rejected(&update, LIMIT).await.unwrap();
+    assert!(log.contains("deployments[0].name: "), "{log}");
     assert!(envoy.wait_config_accepted(&update, Duration::ZERO).await.is_err());
     assert!(serves("hello from v1").await);
 

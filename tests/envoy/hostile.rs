@@ -119,7 +119,7 @@ impl Siege {
 }
 
 /// The sent bytes as a name in a message.
-fn told(bytes: &[u8]) -> String {
+fn context(bytes: &[u8]) -> String {
     bytes.escape_ascii().to_string().chars().take(200).collect()
 }
 
@@ -155,12 +155,12 @@ async fn header_values_may_be_any_bytes() {
         for value in VALUES.into_iter().chain([all.as_slice()]) {
             let line = [name.as_bytes(), b": ", begin.as_bytes(), value].concat();
             let (status, received) = siege.send(&request(&[LINE, HOST, &line])).await;
-            assert_eq!((status, received.len()), (200, 3), "{}", told(&line));
+            assert_eq!((status, received.len()), (200, 3), "{}", context(&line));
             if name == "x-user-id" {
                 let (_, arrived) = received[0].headers.iter().find(|(n, _)| n == name).unwrap();
                 assert_eq!(arrived, value, "as it was sent");
             }
-            siege.assert_well(&told(&line)).await;
+            siege.assert_well(&context(&line)).await;
         }
     }
     // One identity is one version, bytes or not.
@@ -315,13 +315,13 @@ async fn after_any_http1_request_the_next_one_is_served() {
 
     for (bytes, statuses) in rows {
         let (status, _) = siege.send(&bytes).await;
-        let told = told(&bytes);
+        let context = context(&bytes);
         assert!(
             statuses.is_empty() || statuses.contains(&status),
-            "{told}: {status}, not one of {statuses:?}"
+            "{context}: {status}, not one of {statuses:?}"
         );
-        assert!(status < 500 || status == 501, "{told}: {status}");
-        siege.assert_well(&told).await;
+        assert!(status < 500 || status == 501, "{context}: {status}");
+        siege.assert_well(&context).await;
     }
 }
 
@@ -344,8 +344,8 @@ async fn headers_as_large_and_as_many_as_an_operator_allows_reach_the_filter_and
         {
             let line = [begin.as_bytes(), value].concat();
             let (status, received) = siege.send(&request(&[LINE, HOST, &line])).await;
-            assert_eq!((status, received.len()), (200, 3), "{}", told(&line));
-            siege.assert_well(&told(&line)).await;
+            assert_eq!((status, received.len()), (200, 3), "{}", context(&line));
+            siege.assert_well(&context(&line)).await;
         }
     }
     let target = [b"GET /v1/", long.as_slice(), b" HTTP/1.1"].concat();
@@ -353,8 +353,8 @@ async fn headers_as_large_and_as_many_as_an_operator_allows_reach_the_filter_and
     for head in [vec![target.as_slice(), HOST], vec![LINE, HOST, &name]] {
         let bytes = request(&head);
         let (status, _) = siege.send(&bytes).await;
-        assert!([200, 400, 414, 431].contains(&status), "{}: {status}", told(&bytes));
-        siege.assert_well(&told(&bytes)).await;
+        assert!([200, 400, 414, 431].contains(&status), "{}: {status}", context(&bytes));
+        siege.assert_well(&context(&bytes)).await;
     }
 
     // More headers than the host hands a filter at once, if it counts; the mock provider takes a hundred.
@@ -392,8 +392,8 @@ async fn headers_as_large_and_as_many_as_an_operator_allows_reach_the_filter_and
     ] {
         let bytes = request(head);
         let (status, _) = siege.send(&bytes).await;
-        assert!([200, 400].contains(&status), "{}: {status}", told(&bytes));
-        siege.assert_well(&told(&bytes)).await;
+        assert!([200, 400].contains(&status), "{}: {status}", context(&bytes));
+        siege.assert_well(&context(&bytes)).await;
     }
 }
 
@@ -492,9 +492,9 @@ async fn names_and_values_of_http2_may_be_any_bytes() {
         for value in VALUES.into_iter().chain([all.as_slice()]) {
             let fields = [pseudo.as_slice(), &literal(name.as_bytes(), value)].concat();
             let ending = http2(port, 1, &headers(&fields)).await;
-            let told = format!("{name}: {}", told(value));
-            assert_eq!((ending, siege.rig.take_received().len()), (Ending::Answered, 1), "{told}");
-            siege.assert_well(&told).await;
+            let context = format!("{name}: {}", context(value));
+            assert_eq!((ending, siege.rig.take_received().len()), (Ending::Answered, 1), "{context}");
+            siege.assert_well(&context).await;
         }
     }
     // A filter that got these could be made to panic by the SDK: names are strings to it.
@@ -515,8 +515,8 @@ async fn names_and_values_of_http2_may_be_any_bytes() {
         let fields = [pseudo.as_slice(), &literal(name, b"value")].concat();
         let ending = http2(port, 1, &headers(&fields)).await;
         let arrived = siege.rig.take_received().len();
-        assert_eq!((ending, arrived), (Ending::Refused, 0), "the name {}", told(name));
-        siege.assert_well(&told(name)).await;
+        assert_eq!((ending, arrived), (Ending::Refused, 0), "the name {}", context(name));
+        siege.assert_well(&context(name)).await;
     }
     // Without the one, with the other twice, and bytes in them.
     let fields = [(":method", "GET"), (":scheme", "http"), (":path", "/v1/x"), (":authority", "api.example")];
@@ -535,7 +535,7 @@ async fn names_and_values_of_http2_may_be_any_bytes() {
         for fields in variants {
             http2(port, 1, &headers(&fields)).await;
             siege.rig.take_received();
-            siege.assert_well(&told(&fields)).await;
+            siege.assert_well(&context(&fields)).await;
         }
     }
     // Streams that are reset as soon as they are open, some of them answered by then; and one that stays.
@@ -739,7 +739,7 @@ async fn after_any_answer_of_a_provider_the_next_request_is_served() {
     for bytes in rows {
         *impostor.answer.lock().unwrap() = bytes.clone();
         siege.send(&attack).await;
-        let told = told(&bytes);
-        siege.assert_well(&told).await;
+        let context = context(&bytes);
+        siege.assert_well(&context).await;
     }
 }

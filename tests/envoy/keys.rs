@@ -74,7 +74,7 @@ async fn every_request_carries_a_key_of_the_pool_from_the_first_one_on_and_by_we
     let request = |_| Request::chat(false).header("authorization", "Bearer sk-of-the-client");
     for keys_role in [true, false] {
         for (first, second) in [("attempt", "request"), ("request", "attempt")] {
-            let told = format!("keys role: {keys_role}, {first}");
+            let context = format!("keys role: {keys_role}, {first}");
             let options = EnvoyOptions { keys_role, ..EnvoyOptions::default() };
             let options = options.env("KEY_B", "sk-env-b").env("KEY_D", "sk-env-d");
             let rig = Rig::start(options.router_config(config(first))).await;
@@ -87,18 +87,18 @@ async fn every_request_carries_a_key_of_the_pool_from_the_first_one_on_and_by_we
                 rig.set_secrets(&json!({"another": "sk-another"})).await;
             }
             let answers = load.await.unwrap();
-            assert!(answers.iter().all(|answer| answer.status == 200), "{told}");
+            assert!(answers.iter().all(|answer| answer.status == 200), "{context}");
             ask_all(&rig.envoy.client(), 100, request).await;
 
             let received = rig.take_received();
             let counts = by_key(&received);
-            assert_eq!(received.len(), 2 * REQUESTS + 100, "{told}");
-            assert_eq!(counts.len(), weights.len(), "{told}: no other key, and none without: {counts:?}");
+            assert_eq!(received.len(), 2 * REQUESTS + 100, "{context}");
+            assert_eq!(counts.len(), weights.len(), "{context}: no other key, and none without: {counts:?}");
             for (key, weight) in weights {
                 let count = counts.get(key).copied().unwrap_or(0);
-                assert_share(count, received.len(), weight / 10.0, &format!("{told}: {key}"));
+                assert_share(count, received.len(), weight / 10.0, &format!("{context}: {key}"));
             }
-            assert!(received.iter().all(|r| values(r, "authorization").len() == 1), "{told}: exactly one");
+            assert!(received.iter().all(|r| values(r, "authorization").len() == 1), "{context}: exactly one");
         }
     }
 }
@@ -168,13 +168,13 @@ async fn the_clients_credentials_go_if_and_only_if_the_version_has_a_pool() {
                         client.send(request).await.unwrap();
                         let received = rig.take_received();
                         let received = only(&received);
-                        let told = format!("keys role: {keys_role}, {inject}, {version}");
+                        let context = format!("keys role: {keys_role}, {inject}, {version}");
                         let names = ["authorization", "x-api-key", "api-key", "x-goog-api-key"];
                         for (name, expected) in names.into_iter().zip(expected) {
                             if version == "bearer" && name == "authorization" {
                                 bearers.insert(values(received, name).join(", "));
                             } else {
-                                assert_eq!(values(received, name), expected, "{told}: {name}");
+                                assert_eq!(values(received, name), expected, "{context}: {name}");
                             }
                         }
                     }
@@ -256,25 +256,25 @@ async fn without_a_usable_key_stable_serves_and_without_any_the_client_gets_503(
         ]})
     };
     for (keys_role, inject) in [(true, "attempt"), (true, "request"), (false, "attempt")] {
-        let told = format!("keys role: {keys_role}, {inject}");
+        let context = format!("keys role: {keys_role}, {inject}");
         config["key_pools"] = json!([pool("stable", inject), pool("canary", inject)]);
         let options = EnvoyOptions { keys_role, ..EnvoyOptions::default() };
         let rig = Rig::start(options.router_config(config.clone())).await;
         for client in rig.workers().await {
             for stream in [false, true] {
                 let answer = client.send(Request::chat(stream)).await.unwrap();
-                assert_eq!(answer.status, 503, "{told}");
-                assert_eq!(answer.header("content-type"), Some("application/json"), "{told}");
+                assert_eq!(answer.status, 503, "{context}");
+                assert_eq!(answer.header("content-type"), Some("application/json"), "{context}");
                 let error = &answer.json()["error"];
-                assert!(error["message"].as_str().is_some_and(|message| !message.is_empty()), "{told}");
+                assert!(error["message"].as_str().is_some_and(|message| !message.is_empty()), "{context}");
                 assert_eq!(
                     (&error["type"], &error["param"], &error["code"]),
                     (&json!("server_error"), &Value::Null, &json!("keys_unavailable")),
-                    "{told}: as an OpenAI client reads it"
+                    "{context}: as an OpenAI client reads it"
                 );
             }
         }
-        assert_eq!(rig.take_received().len(), 0, "{told}: nothing is sent without a key");
+        assert_eq!(rig.take_received().len(), 0, "{context}: nothing is sent without a key");
         if !keys_role {
             // Nobody to give it a secret.
             continue;
@@ -285,14 +285,14 @@ async fn without_a_usable_key_stable_serves_and_without_any_the_client_gets_503(
             for client in rig.workers().await {
                 let deadline = Deadline::soon();
                 while client.send(Request::chat(false)).await.unwrap().version() != Some(version) {
-                    deadline.next(|| format!("{told}: {version} does not serve")).await;
+                    deadline.next(|| format!("{context}: {version} does not serve")).await;
                 }
                 rig.take_received();
                 for _ in 0..20 {
                     let answer = client.send(Request::chat(false)).await.unwrap();
-                    assert_eq!((answer.status, answer.version()), (200, Some(version)), "{told}");
+                    assert_eq!((answer.status, answer.version()), (200, Some(version)), "{context}");
                 }
-                assert_eq!(by_key(&rig.take_received()), BTreeMap::from([(key.to_owned(), 20)]), "{told}");
+                assert_eq!(by_key(&rig.take_received()), BTreeMap::from([(key.to_owned(), 20)]), "{context}");
             }
         };
         serves(json!({"stable": "sk-stable"}), "v1", "sk-stable").await;
@@ -309,10 +309,10 @@ async fn a_missing_environment_variable_rejects_the_configuration_and_is_named()
         pooled("pool", json!([{"name": "pool", "keys": keys}]))
     };
     let rig = Rig::configured(config(["OPENAI_KEY_1", "RELAY_KEY_1"])).await;
-    let said = rig.reconfigure_in_vain(&config(["OPENAI_KEY_1", "NOT_THERE"])).await;
+    let log = rig.reconfigure_in_vain(&config(["OPENAI_KEY_1", "NOT_THERE"])).await;
     let named = |line: &str| line.contains("[error]") && line.contains("NOT_THERE");
-    assert!(said.lines().any(named), "{said}");
-    assert!(said.contains("key_pools[0].keys[1].value"), "with its path: {said}");
+    assert!(log.lines().any(named), "{log}");
+    assert!(log.contains("key_pools[0].keys[1].value"), "with its path: {log}");
     for client in rig.workers().await {
         let answer = client.send(Request::chat(false)).await.unwrap();
         assert_eq!(answer.status, 200, "the last good configuration stays in force");
@@ -337,7 +337,7 @@ async fn each_attempt_of_a_request_carries_another_key() {
     let config = pooled("pool", json!([{"name": "pool", "keys": listed}]));
     // Each failure that Envoy retries by the sample's configuration, streamed or not.
     for (stream, statuses) in [(false, [429, 401, 403]), (true, [429, 401, 403]), (false, [503, 500, 429])] {
-        let told = format!("stream: {stream}, {statuses:?}");
+        let context = format!("stream: {stream}, {statuses:?}");
         let rig = Rig::configured(config.clone()).await;
         // The first: every key fails.
         let mut behaviour = Behaviour::default();
@@ -347,10 +347,14 @@ async fn each_attempt_of_a_request_carries_another_key() {
         rig.openai.set(behaviour.clone());
         let (answer, received) = rig.ask(Request::chat(stream)).await;
         let tried: Vec<&str> = received.iter().filter_map(|r| r.key.as_deref()).collect();
-        assert_eq!(tried.len(), 3, "{told}: {tried:?}");
-        assert_eq!(BTreeSet::from_iter(tried.iter().copied()), BTreeSet::from(keys), "{told}: no key twice");
+        assert_eq!(tried.len(), 3, "{context}: {tried:?}");
+        assert_eq!(
+            BTreeSet::from_iter(tried.iter().copied()),
+            BTreeSet::from(keys),
+            "{context}: no key twice"
+        );
         let last = keys.iter().position(|key| *key == tried[2]).unwrap();
-        assert_eq!(answer.status, statuses[last], "{told}: the client gets the last answer");
+        assert_eq!(answer.status, statuses[last], "{context}: the client gets the last answer");
 
         // On an Envoy that knows nothing of that, with a third key that serves: every request finds it.
         behaviour.keys.remove("sk-three");
@@ -363,24 +367,24 @@ async fn each_attempt_of_a_request_carries_another_key() {
                 let answer = client.send(Request::chat(stream)).await.unwrap();
                 let received = rig.take_received();
                 let tried: Vec<&str> = received.iter().filter_map(|r| r.key.as_deref()).collect();
-                assert_eq!(tried.last(), Some(&"sk-three"), "{told}: {tried:?}");
+                assert_eq!(tried.last(), Some(&"sk-three"), "{context}: {tried:?}");
                 let distinct = BTreeSet::from_iter(tried.iter().copied());
                 assert_eq!(
                     (distinct.len(), tried.len()),
                     (received.len(), received.len()),
-                    "{told}: {tried:?}"
+                    "{context}: {tried:?}"
                 );
-                assert_eq!((answer.status, &answer.broken), (200, &None), "{told}");
-                assert!(answer.text().contains("hello from openai"), "{told}: {}", answer.text());
-                assert_eq!(answer.text().contains("[DONE]"), stream, "{told}");
+                assert_eq!((answer.status, &answer.broken), (200, &None), "{context}");
+                assert!(answer.text().contains("hello from openai"), "{context}: {}", answer.text());
+                assert_eq!(answer.text().contains("[DONE]"), stream, "{context}");
                 retried += usize::from(tried.len() > 1);
                 let bodies = BTreeSet::from_iter(received.iter().map(|r| r.body_len));
-                assert_eq!(bodies.len(), 1, "{told}: every attempt has the whole body");
+                assert_eq!(bodies.len(), 1, "{context}: every attempt has the whole body");
             }
         }
         // Keys that were rate limited or rejected may be spared; of 503 it takes more than one.
-        assert!(retried > 0 || statuses[0] != 503, "{told}: nothing was retried");
-        assert_no_trap(&rig.envoy, &told).await;
+        assert!(retried > 0 || statuses[0] != 503, "{context}: nothing was retried");
+        assert_no_trap(&rig.envoy, &context).await;
     }
 }
 
@@ -468,8 +472,8 @@ async fn no_key_is_seen_anywhere_but_at_the_provider() {
     for (role, documents) in [(Role::Router, &bad_routers[..]), (Role::Keys, &bad_keys[..])] {
         for document in documents {
             let update = rig.envoy.write_config(role, document).await.unwrap();
-            let said = rig.envoy.wait_rejected(&update, std::time::Duration::from_secs(20)).await.unwrap();
-            assert!(said.contains("configuration rejected"), "{said}");
+            let log = rig.envoy.wait_rejected(&update, std::time::Duration::from_secs(20)).await.unwrap();
+            assert!(log.contains("configuration rejected"), "{log}");
         }
     }
     rig.set_secrets(&json!({})).await;
@@ -510,11 +514,11 @@ async fn no_key_is_seen_anywhere_but_at_the_provider() {
         let answer = Client::new(rig.envoy.admin_role_port()).get(path, &[]).await.unwrap();
         pages.push((path.to_owned(), answer.text().to_owned()));
     }
-    assert!(pages[pages.len() - 1].1.contains("configuration_rejected"), "what was rejected is told");
+    assert!(pages[pages.len() - 1].1.contains("configuration_rejected"), "the rejection is logged");
     for answer in answers {
         pages.push(("an answer".to_owned(), format!("{:?} {}", answer.headers, answer.text())));
     }
-    assert!(pages[0].1.contains("[trace][wasm]"), "the log is as talkative as it can be");
+    assert!(pages[0].1.contains("[trace][wasm]"), "the log is at trace level");
     assert!(pages[2].1.contains("OPENAI_KEY_1"), "the dump has the plugins");
     for (name, page) in pages {
         let seen = page.lines().find(|line| line.contains(MARK));

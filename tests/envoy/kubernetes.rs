@@ -92,11 +92,11 @@ fn chat() -> Request {
 }
 
 /// Checks a request that a version's provider received: for its own host, with its own key, without the cluster's name.
-fn assert_dressed(received: &[Received], host: &str, key: &str, what: &str) {
-    assert!(!received.is_empty(), "{what}: nothing arrived");
+fn assert_adapted(received: &[Received], host: &str, key: &str, context: &str) {
+    assert!(!received.is_empty(), "{context}: nothing arrived");
     for request in received {
-        assert_eq!((request.header("host"), request.key.as_deref()), (Some(host), Some(key)), "{what}");
-        assert_eq!(request.header(CLUSTER_HEADER), None, "{what}");
+        assert_eq!((request.header("host"), request.key.as_deref()), (Some(host), Some(key)), "{context}");
+        assert_eq!(request.header(CLUSTER_HEADER), None, "{context}");
     }
 }
 
@@ -111,8 +111,8 @@ async fn the_samples_split_by_their_weights_and_adapt_each_request_to_its_provid
         let summary = Summary::of(&samples);
         assert_eq!(summary.failed, 0, "{platform:?}: {summary:?}\n{}", rig.envoy.log_tail());
         assert_share(summary.version("v2"), summary.count, 0.1, "the canary");
-        assert_dressed(&rig.openai.requests(), "api.openai.com", "sk-openai-one", "v1");
-        assert_dressed(&rig.relay.requests(), "relay.example.net", "sk-relay-one", "v2");
+        assert_adapted(&rig.openai.requests(), "api.openai.com", "sk-openai-one", "v1");
+        assert_adapted(&rig.relay.requests(), "relay.example.net", "sk-relay-one", "v2");
         assert_eq!(rig.relay.count(), summary.version("v2") as u64, "{platform:?}");
     }
 }
@@ -133,7 +133,7 @@ async fn a_client_that_names_the_cluster_itself_chooses_nothing() {
         let other = other.header(CLUSTER_HEADER, "relay").header("authorization", "Bearer mine");
         let (answer, received) = rig.ask(other).await;
         assert_eq!((answer.status, answer.version()), (200, None), "{platform:?}");
-        assert_dressed(&received, "api.openai.com", "mine", "what matches no deployment");
+        assert_adapted(&received, "api.openai.com", "mine", "a request that matches no deployment");
         assert_eq!(rig.relay.count(), 0, "{platform:?}");
     }
 }

@@ -460,6 +460,10 @@ async fn every_matched_request_is_counted_once_and_no_other() {
         let good = sent.iter().filter(|sample| sample.ok() && sample.version.is_some()).count();
         let page = stage.envoy.prometheus().await.unwrap();
         let counted = sum_metric(&page, "bellwether_requests_total", &[("outcome", "good")]);
-        assert_eq!(counted, good as f64, "good is what the client calls good, {}", stage.mode);
+        assert_eq!(
+            counted, good as f64,
+            "the filter and the client count the same good answers, {}",
+            stage.mode
+        );
     }
 }

@@ -115,7 +115,7 @@ async fn a_bad_prompt_returns_no_refused_key_to_use() {
     rig.v1.clear();
     ask(4).await;
     // Another worker may be 10 ms behind.
-    assert!(Rig::keys(&rig.v1)["sk-a"] > 1, "each was a trial that has shown nothing");
+    assert!(Rig::keys(&rig.v1)["sk-a"] > 1, "each trial was inconclusive");
     assert_eq!(rig.status_of("a").await, 3);
     rig.v1.set(Behaviour::default());
     eventually("the key", || async {
@@ -146,7 +146,7 @@ struct Sticky {
     /// Clients on worker 0 and on worker 1.
     on: [Client; 2],
     /// The identities that get the key `a`, and those that get `b`.
-    who: [String; 2],
+    users: [String; 2],
 }
 
 impl Sticky {
@@ -162,20 +162,20 @@ impl Sticky {
             let lane = (0..rig.lanes.count()).find(|n| rig.lanes.worker(*n) == worker).unwrap();
             rig.lanes.client(lane).clone()
         });
-        let mut who = [String::new(), String::new()];
+        let mut users = [String::new(), String::new()];
         for n in 0..40 {
             rig.v1.clear();
             on[0].send(Request::chat(false).header("x-user-id", &n.to_string())).await.unwrap();
             let key = rig.v1.requests()[0].key.clone().unwrap();
-            who[usize::from(key == "sk-b")] = n.to_string();
+            users[usize::from(key == "sk-b")] = n.to_string();
         }
         rig.v1.clear();
-        Sticky { rig, on, who }
+        Sticky { rig, on, users }
     }
 
     /// A stream with the key `a` (0) or `b` (1), while that is active, on a worker.
     async fn ask(&self, key: usize, worker: usize) -> u16 {
-        let request = Request::chat(true).header("x-user-id", &self.who[key]);
+        let request = Request::chat(true).header("x-user-id", &self.users[key]);
         self.on[worker].send(request).await.unwrap().status
     }
 }
@@ -186,7 +186,7 @@ async fn a_key_whose_streams_break_cools_while_another_works() {
     let rig = &sticky.rig;
     for n in 0..12 {
         rig.v1.set(Behaviour::failing(Fault::ResetAfter { chunks: 2 }));
-        assert_eq!(sticky.ask(0, n % 2).await, 200, "it begins well");
+        assert_eq!(sticky.ask(0, n % 2).await, 200, "each stream begins with status 200");
         rig.v1.set(Behaviour::default());
         sticky.ask(1, n % 2).await;
         tokio::time::sleep(Duration::from_millis(150)).await;
@@ -301,7 +301,7 @@ async fn a_request_that_fails_on_a_canary_is_served_by_stable_and_carries_nothin
     assert_eq!(
         sum_metric(&page, "bellwether_requests_total", &[("outcome", "bad")]),
         0.0,
-        "no client has seen any of it"
+        "no client request failed"
     );
 }
 

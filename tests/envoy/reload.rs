@@ -79,9 +79,13 @@ fn canary_at(weight: u64) -> Value {
     json!({"deployments": [flip]})
 }
 
-fn all_ok(samples: &[Sample], what: &str) {
+fn all_ok(samples: &[Sample], context: &str) {
     let failed: Vec<&Sample> = samples.iter().filter(|sample| !sample.ok()).take(3).collect();
-    assert!(failed.is_empty(), "{what}: of {} requests these failed, and more: {failed:#?}", samples.len());
+    assert!(
+        failed.is_empty(),
+        "{context}: of {} requests these failed, and more: {failed:#?}",
+        samples.len()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -194,15 +198,15 @@ async fn a_rejected_update_names_each_problem_once_and_changes_nothing() {
         "deployments[0].guard.windw: unknown field",
     ];
     let update = rig.envoy.write_router_config(&wrong).await.unwrap();
-    let said = rig.envoy.wait_rejected(&update, SOON).await.unwrap();
-    let lines: Vec<&str> = said.lines().filter(|line| line.contains("configuration rejected")).collect();
-    assert_eq!(lines.len(), problems.len(), "{said}");
+    let log = rig.envoy.wait_rejected(&update, SOON).await.unwrap();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("configuration rejected")).collect();
+    assert_eq!(lines.len(), problems.len(), "{log}");
     for problem in problems {
         let named = lines.iter().filter(|line| line.contains(problem)).count();
-        assert_eq!(named, 1, "{problem}\n{said}");
+        assert_eq!(named, 1, "{problem}\n{log}");
     }
-    assert!(lines.iter().all(|line| line.contains("[error][wasm]")), "{said}");
-    assert!(lines.iter().any(|line| line.contains("max_error_rate") && line.ends_with("got 101")), "{said}");
+    assert!(lines.iter().all(|line| line.contains("[error][wasm]")), "{log}");
+    assert!(lines.iter().any(|line| line.contains("max_error_rate") && line.ends_with("got 101")), "{log}");
     rig.expect_updates(1, 1).await;
 
     // A text that is not JSON, and a document of another role.
@@ -278,8 +282,8 @@ async fn an_envoy_without_trouble_logs_nothing() {
     // A hundred ticks on each thread, a window and a look at an idle deployment.
     sleep(Duration::from_millis(2_200)).await;
     let logs = rig.envoy.logs();
-    let said: Vec<&str> = logs.lines().filter(|line| line.contains("[wasm]")).collect();
-    assert_eq!(said, Vec::<&str>::new());
+    let log: Vec<&str> = logs.lines().filter(|line| line.contains("[wasm]")).collect();
+    assert_eq!(log, Vec::<&str>::new());
     let page = rig.envoy.prometheus().await.unwrap();
     assert_eq!(sum_metric(&page, "bellwether_dropped_total", &[("what", "undecodable")]), 0.0);
     assert_eq!(sum_metric(&page, "bellwether_dropped_total", &[("what", "refused")]), 0.0);

@@ -70,7 +70,7 @@ async fn a_configuration_that_returns_during_long_streams_is_shown_and_can_be_ro
     let answer = admin.post("/deployments/d/rollback", &[("x-requested-with", "me")], "").await.unwrap();
     assert_eq!((answer.status, &answer.json()["release"]), (200, &json!("a")));
     sleep(Duration::from_millis(20)).await;
-    assert_eq!(on_v2(lane).await, 0, "what was answered is in force");
+    assert_eq!(on_v2(lane).await, 0, "the rollback is in force");
     drop((first, second));
 }
 

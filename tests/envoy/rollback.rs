@@ -154,7 +154,7 @@ impl Rig {
             "{name}, {mode}: sent {REFRESH:?} after the rollback, served by the canary: {late:?}"
         );
         let after = samples.iter().filter(|sample| sample.sent_at > seen_at + REFRESH).count();
-        assert!(after >= 40, "{name}, {mode}: only {after} requests tell");
+        assert!(after >= 40, "{name}, {mode}: only {after} requests afterwards");
 
         let text = |field: &str| event[field].as_str().unwrap_or("none").to_owned();
         assert_eq!(text("bellwether"), "transition", "{name}, {mode}: {event}");
@@ -394,7 +394,7 @@ async fn a_canary_is_held_while_stable_is_in_trouble_too() {
 
     rig.v2.set(Behaviour::default());
     let good_canary = rig.v2.count();
-    eventually("the canary is well again", || async { (rig.v2.count() >= good_canary + 60).then_some(()) })
+    eventually("the canary works again", || async { (rig.v2.count() >= good_canary + 60).then_some(()) })
         .await;
     rig.v1.set(Behaviour::default());
     rig.expect_gauges("held", (0, 0, [5_000, 5_000, 0])).await;

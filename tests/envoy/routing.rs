@@ -40,7 +40,11 @@ async fn weights_are_split_as_configured_on_all_samples() {
         assert!(answers.iter().all(|answer| answer.status == 200), "{route:?}: some failed");
         for ((id, weight), provider) in weights.iter().zip(&providers) {
             let named = answers.iter().filter(|answer| answer.version() == Some(id)).count();
-            assert_eq!(named as u64, provider.count(), "{route:?}: {id} is named by who served");
+            assert_eq!(
+                named as u64,
+                provider.count(),
+                "{route:?}: {id} is named by the provider that served"
+            );
             assert_share(named, REQUESTS, weight / 100.0, &format!("{route:?}: {id}"));
         }
     }
@@ -140,22 +144,22 @@ enum Kind {
 
 /// The version that an identity is given by this plan, which is known by the header it names the version in: a worker
 /// follows an update in its own time.
-async fn version_by(plan: &str, kind: Kind, who: u8, client: &Client, envoy: &EnvoyProcess) -> String {
+async fn version_by(plan: &str, kind: Kind, number: u8, client: &Client, envoy: &EnvoyProcess) -> String {
     let deadline = Deadline::soon();
     loop {
         let version = match kind {
             Kind::Header => {
-                let user = format!("user-{who}");
+                let user = format!("user-{number}");
                 // The cookie is there as well: the first identity of the list counts.
                 let headers = [("x-user-id", user.as_str()), ("cookie", "uid=somebody-else")];
                 client.get("/x", &headers).await.unwrap().header(plan).map(str::to_owned)
             }
             Kind::Cookie => {
-                let cookie = format!("theme=dark; uid=cookie-{who}; lang=en");
+                let cookie = format!("theme=dark; uid=cookie-{number}; lang=en");
                 client.get("/x", &[("cookie", &cookie)]).await.unwrap().header(plan).map(str::to_owned)
             }
             Kind::Address => {
-                let (by, version) = version_from(envoy, Ipv4Addr::new(127, 8, 0, who), "").await;
+                let (by, version) = version_from(envoy, Ipv4Addr::new(127, 8, 0, number), "").await;
                 (by == plan).then_some(version)
             }
         };
@@ -188,14 +192,14 @@ async fn an_identity_keeps_its_version_and_only_a_changed_weight_moves_it_and_on
         let mut on_canary = BTreeSet::new();
         for (kind, count) in kinds {
             let before = on_canary.len();
-            for who in 0..count {
+            for number in 0..count {
                 let mut versions = BTreeSet::new();
                 for client in workers.iter().chain(&workers) {
-                    versions.insert(version_by(&name, kind, who, client, &rig.envoy).await);
+                    versions.insert(version_by(&name, kind, number, client, &rig.envoy).await);
                 }
-                assert_eq!(versions.len(), 1, "{kind:?} {who} is moved about at {weight} %");
+                assert_eq!(versions.len(), 1, "{kind:?} {number} has more than one version at {weight} %");
                 if versions.contains("v2") {
-                    on_canary.insert(format!("{kind:?} {who}"));
+                    on_canary.insert(format!("{kind:?} {number}"));
                 }
             }
             let share = on_canary.len() - before;
@@ -332,9 +336,9 @@ async fn a_client_chooses_neither_cluster_nor_version() {
                 .header("x-bellwether-", "yes")
                 .header("x-bellwethers", "stays");
             let (answer, received) = rig.ask(spoofed).await;
-            let told = format!("{route:?}, {cluster}, {path}");
-            assert_eq!((answer.status, answer.header(version)), (200, answered_by), "{told}");
-            assert_eq!(rig.relay.count(), 0, "{told}");
+            let context = format!("{route:?}, {cluster}, {path}");
+            assert_eq!((answer.status, answer.header(version)), (200, answered_by), "{context}");
+            assert_eq!(rig.relay.count(), 0, "{context}");
             let received = only(&received);
             let left: Vec<(&str, &str)> = received
                 .headers
@@ -347,7 +351,7 @@ async fn a_client_chooses_neither_cluster_nor_version() {
             if route == Route::Matcher && answered_by.is_some() {
                 expected.push((cluster, "openai"));
             }
-            assert_eq!(left, expected, "{told}");
+            assert_eq!(left, expected, "{context}");
         }
     }
 }
@@ -406,7 +410,7 @@ async fn host_prefix_and_headers_arrive_as_the_version_sets_them() {
         assert_eq!(
             (received.path.as_str(), received.header("host")),
             (path, Some("client.example")),
-            "the other version's upstream gets what the client sent"
+            "the other version's upstream gets the client's headers"
         );
         assert_eq!(received.header("x-tier"), Some("of the client"));
     }
@@ -536,7 +540,10 @@ async fn wrappings_are_understood(wanted: &[&str]) {
 
     let dumped = async || {
         let dump = rig.envoy.admin("/config_dump?include_eds").await.unwrap();
-        assert!(dump.contains("bellwether-router") && dump.contains("bellwether-keys"), "it dumps the roles");
+        assert!(
+            dump.contains("bellwether-router") && dump.contains("bellwether-keys"),
+            "the dump has the roles"
+        );
         (dump.contains(ROUTER_KEY), dump.contains(SECRET_KEY))
     };
     both_keys_serve("first").await;

@@ -100,7 +100,7 @@ async fn configuration_files_broken_and_swapped_in_a_storm_lose_no_request_and_t
     all_to(&v1, &v2, &lanes).await;
     let failures = envoy.stat(&Role::Router.stat("update_failure")).await.unwrap().unwrap_or(0);
     files.swap(Role::Router, &whole[..whole.len() / 2]);
-    eventually("the half of a file is noticed", || async {
+    eventually("Envoy reads half of a file", || async {
         let now = envoy.stat(&Role::Router.stat("update_failure")).await.unwrap().unwrap_or(0);
         (now > failures).then_some(())
     })
@@ -222,10 +222,7 @@ async fn a_killed_envoy_restarts_with_its_files_and_decides_anew() {
     };
     let unexplained: Vec<_> = lost.iter().filter(|sample| !in_vain(sample)).collect();
     assert!(unexplained.is_empty(), "lost while Envoy was up: {unexplained:#?}");
-    assert!(
-        lost.iter().all(|sample| sample.result.is_err()),
-        "what was answered was answered well: {lost:#?}"
-    );
+    assert!(lost.iter().all(|sample| sample.result.is_err()), "each of these got no answer: {lost:#?}");
     println!("{} requests, {} lost in two crashes", samples.len(), lost.len());
 
     nothing_in_flight(&envoy, "two crashes").await;

@@ -106,11 +106,11 @@ async fn shared_state_survives_traps_and_only_real_outcomes_are_counted() {
     let (mut trapped, mut looked) = (0, Vec::<u16>::new());
     // The time counts from the making of the first VMs, too.
     sleep(BACKOFF).await;
-    for (make, what) in [(trapping_request as fn() -> Request, "request"), (trapping_answer, "answer")] {
+    for (make, place) in [(trapping_request as fn() -> Request, "request"), (trapping_answer, "answer")] {
         for worker in [0, 1] {
             let rebuilt = reloads(&envoy).await;
             let answer = envoy_answer(&lanes, lane(worker), make()).await;
-            assert_eq!(answer, 503, "a trap in the {what}");
+            assert_eq!(answer, 503, "a trap in the {place}");
             trapped += 1;
             // By the next request on that worker. A refused lane may have gone over to the other one, a new connection goes to either.
             let looks = std::cell::RefCell::new(Vec::new());
@@ -126,7 +126,7 @@ async fn shared_state_survives_traps_and_only_real_outcomes_are_counted() {
     }
     let samples = load.stop().await;
     let logs = envoy.logs();
-    assert!(logs.contains(MARK), "it was the trap door\n{}", envoy.log_tail());
+    assert!(logs.contains(MARK), "the trap door caused the trap\n{}", envoy.log_tail());
 
     // The counts are right. A request that was lost with a VM either got a 503 of Envoy and is not counted, or had its
     // answer already.
@@ -139,7 +139,7 @@ async fn shared_state_survives_traps_and_only_real_outcomes_are_counted() {
     .await;
     let refused = looked.iter().filter(|status| **status != 200).count();
     let failed = (samples.iter().filter(|sample| !sample.ok()).count() + refused) as u64;
-    assert_eq!(failed + trapped, fell, "nobody else has lost anything");
+    assert_eq!(failed + trapped, fell, "no other request is lost");
     // At a hundred requests a second a trap finds the one or the other under way, on its worker.
     assert!(failed <= trapped * 16, "{failed} requests fell with {trapped} traps");
     let counted = eventually("the rest is counted", || async {

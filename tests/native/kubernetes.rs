@@ -50,7 +50,7 @@ fn every_version_has_one_rule_for_its_cluster_and_the_last_rule_takes_all_other_
             let [rule] = its[..] else { panic!("{cluster}: {rules:#?}") };
             assert_eq!(rule.backend, rule.authority, "a provider is called by its own name");
             assert!(BACKENDS.contains(&(rule.backend.as_str(), cluster.as_str())), "{rule:?}");
-            assert_eq!(rule.removed, [CLUSTER_HEADER], "the header is nothing to a provider");
+            assert_eq!(rule.removed, [CLUSTER_HEADER], "no provider gets the header");
         }
         let (last, others) = rules.split_last().unwrap();
         assert!(last.cluster.is_none(), "{last:?}");

@@ -123,7 +123,7 @@ fn unsafe_code_is_forbidden_in_every_package_but_that_of_four_host_calls() {
     let workspace: toml::Table = read("Cargo.toml").parse().unwrap();
     let forbidden = |lints: &toml::Value| lints["rust"]["unsafe_code"].as_str() == Some("forbid");
     assert!(forbidden(&workspace["lints"]), "the filter");
-    assert!(forbidden(&workspace["workspace"]["lints"]), "what inherits");
+    assert!(forbidden(&workspace["workspace"]["lints"]), "the packages that inherit it");
     for member in workspace["workspace"]["members"].as_array().unwrap() {
         let member = member.as_str().unwrap();
         let manifest: toml::Table = read(format!("{member}/Cargo.toml")).parse().unwrap();

@@ -85,7 +85,7 @@ fn variables_are_declared_and_used() {
     assert_eq!(names, ["datasource", "deployment", "pool"]);
     let all: String = queries().into_iter().map(|query| query.expression).collect();
     for name in ["$deployment", "$pool", "$__rate_interval"] {
-        assert!(all.contains(name), "nothing asks for {name}");
+        assert!(all.contains(name), "no query uses {name}");
     }
     for query in queries() {
         // Fails with an unknown variable.

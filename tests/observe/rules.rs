@@ -16,16 +16,16 @@ use crate::shipped::{
 fn promtool(directory: &Path, arguments: &[&str]) -> (bool, String) {
     let tool = prometheus_path("promtool").unwrap();
     let output = Command::new(tool).args(arguments).current_dir(directory).output().unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&text).into_owned())
 }
 
 #[test]
 fn promtool_accepts_the_configuration_and_the_rules_pass_their_tests() {
     let here = path("envoy/prometheus");
     for arguments in [&["check", "config", "prometheus.yml"][..], &["test", "rules", "tests.yml"][..]] {
-        let (content, said) = promtool(&here, arguments);
-        assert!(content, "{arguments:?}\n{said}");
+        let (passed, output) = promtool(&here, arguments);
+        assert!(passed, "{arguments:?}\n{output}");
     }
 }
 
@@ -46,12 +46,12 @@ fn an_alert_that_waits_longer_or_never_fires_or_always_fires_fails_its_tests() {
         changed["groups"][0]["rules"].as_array_mut().unwrap().iter_mut().for_each(change);
         // JSON is YAML.
         write("rules.yml", &changed.to_string());
-        let (content, said) = promtool(directory.path(), &["test", "rules", "tests.yml"]);
-        assert!(!content, "{said}");
+        let (passed, output) = promtool(directory.path(), &["test", "rules", "tests.yml"]);
+        assert!(!passed, "{output}");
         for alert in alerts() {
             let name = string(&alert["alert"]);
-            let noticed = said.contains(&format!("alertname: {name},"));
-            assert!(noticed, "the tests of {name} do not notice that it fires {when}\n{said}");
+            let noticed = output.contains(&format!("alertname: {name},"));
+            assert!(noticed, "the tests of {name} do not notice that it fires {when}\n{output}");
         }
     }
 }

@@ -378,13 +378,13 @@ async fn the_right_alerts_fire(watched: &Watched) {
     .into();
     let firing = || async {
         let all = watched.ask(r#"ALERTS{alertstate="firing"}"#).await;
-        let told = |sample: &Sample| {
+        let describe = |sample: &Sample| {
             let where_it_is = ["instance", "deployment", "version", "pool", "key", "result", "what"];
             let labels =
                 where_it_is.map(|label| sample.label(label)).into_iter().filter(|value| !value.is_empty());
             [sample.label("alertname")].into_iter().chain(labels).collect::<Vec<&str>>().join(" ")
         };
-        all.iter().map(told).collect::<BTreeSet<String>>()
+        all.iter().map(describe).collect::<BTreeSet<String>>()
     };
     let mut last = BTreeSet::new();
     // Alerts are posted four times before they count as lost.

@@ -184,7 +184,7 @@ pub fn assert_known(selector: &Selector, of: &str) {
             ];
             // The last three are the adapter's.
             let adapter = ["event", "alert", "attempt"];
-            engine.iter().map(|what| what.label()).chain(adapter).map(str::to_owned).collect()
+            engine.iter().map(|dropped| dropped.label()).chain(adapter).map(str::to_owned).collect()
         }),
         ("result", words(&["accepted", "rejected"])),
         ("job", words(&["bellwether"])),

@@ -109,9 +109,9 @@ pub async fn at_rest(envoy: &EnvoyProcess, phase: u64, after: &str) {
     let page = envoy.prometheus().await.unwrap();
     assert_eq!(sum_metric(&page, "bellwether_phase", &[("deployment", "d")]) as u64, phase, "after {after}");
     assert_eq!(sum_metric(&page, "bellwether_key_status", &[]), 0.0, "a key is out after {after}");
-    for what in ["undecodable", "refused", "event", "alert"] {
-        let dropped = sum_metric(&page, "bellwether_dropped_total", &[("what", what)]);
-        assert_eq!(dropped, 0.0, "{what} after {after}");
+    for kind in ["undecodable", "refused", "event", "alert"] {
+        let dropped = sum_metric(&page, "bellwether_dropped_total", &[("what", kind)]);
+        assert_eq!(dropped, 0.0, "{kind} after {after}");
     }
 }
 

@@ -90,15 +90,14 @@ pub fn config() -> Value {
 }
 
 fn telling(received: &Received) -> Vec<(&str, &str)> {
-    let told = TELLING.into_iter().filter_map(|name| Some((name, received.header(name)?)));
-    told.collect()
+    TELLING.into_iter().filter_map(|name| Some((name, received.header(name)?))).collect()
 }
 
 /// Fails unless this request holds all that stable's provider may see, and nothing else. Returns the key.
-pub fn assert_stables(received: &Received, told: &str) -> String {
+pub fn assert_stables(received: &Received, context: &str) -> String {
     let key = received.header("x-stable-key").unwrap_or_default();
-    assert!(key.starts_with("Key sk-stable-"), "{told}: {received:?}");
-    assert_eq!(received.path, "/stable/chat/completions", "{told}");
+    assert!(key.starts_with("Key sk-stable-"), "{context}: {received:?}");
+    assert_eq!(received.path, "/stable/chat/completions", "{context}");
     let expected = [
         ("host", "stable.example.com"),
         ("x-stable-key", key),
@@ -107,16 +106,16 @@ pub fn assert_stables(received: &Received, told: &str) -> String {
         ("x-tier", "stable"),
         ("x-only-stable", "1"),
     ];
-    assert_eq!(telling(received), expected, "{told}");
-    assert!(!mentions(received, "canary"), "{told}: {received:?}");
+    assert_eq!(telling(received), expected, "{context}");
+    assert!(!mentions(received, "canary"), "{context}: {received:?}");
     key.to_owned()
 }
 
 /// As [`assert_stables`], of the canary's.
-pub fn assert_canarys(received: &Received, told: &str) -> String {
+pub fn assert_canarys(received: &Received, context: &str) -> String {
     let key = received.header("x-canary-key").unwrap_or_default();
-    assert!(key.starts_with("Key sk-canary-"), "{told}: {received:?}");
-    assert_eq!(received.path, "/canary/chat/completions", "{told}");
+    assert!(key.starts_with("Key sk-canary-"), "{context}: {received:?}");
+    assert_eq!(received.path, "/canary/chat/completions", "{context}");
     let expected = [
         ("host", "canary.example.com"),
         ("x-stable-key", "sk-of-the-client"),
@@ -124,8 +123,8 @@ pub fn assert_canarys(received: &Received, told: &str) -> String {
         ("x-tier", "canary"),
         ("x-only-canary", "1"),
     ];
-    assert_eq!(telling(received), expected, "{told}");
-    assert!(!mentions(received, "stable"), "{told}: {received:?}");
+    assert_eq!(telling(received), expected, "{context}");
+    assert!(!mentions(received, "stable"), "{context}: {received:?}");
     key.to_owned()
 }
 
@@ -140,8 +139,8 @@ pub fn mentions(received: &Received, word: &str) -> bool {
 }
 
 /// Fails unless the client was served, whole, by this version.
-pub fn assert_served(answer: &Answer, version: &str, stream: bool, told: &str) {
-    assert_eq!((answer.status, answer.version()), (200, Some(version)), "{told}: {}", answer.text());
-    assert_eq!(answer.broken, None, "{told}");
-    assert_eq!(answer.text().contains("data: [DONE]"), stream, "{told}: {}", answer.text());
+pub fn assert_served(answer: &Answer, version: &str, stream: bool, context: &str) {
+    assert_eq!((answer.status, answer.version()), (200, Some(version)), "{context}: {}", answer.text());
+    assert_eq!(answer.broken, None, "{context}");
+    assert_eq!(answer.text().contains("data: [DONE]"), stream, "{context}: {}", answer.text());
 }

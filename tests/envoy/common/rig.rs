@@ -27,8 +27,8 @@ impl Deadline {
     }
 
     /// Fails with the message of `context` when the time is up; otherwise waits a moment for the next look.
-    pub async fn next(self, told: impl FnOnce() -> String) {
-        assert!(Instant::now() < self.0, "not within {LIMIT:?}: {}", told());
+    pub async fn next(self, context: impl FnOnce() -> String) {
+        assert!(Instant::now() < self.0, "not within {LIMIT:?}: {}", context());
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
