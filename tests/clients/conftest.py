@@ -19,7 +19,7 @@ CLIENT_KEY = "sk-the-clients-own"
 
 
 class Provider:
-    """A mock provider, told what to do over HTTP."""
+    """A mock provider, controlled over HTTP."""
 
     def __init__(self, port: int) -> None:
         self._url = f"http://127.0.0.1:{port}/_mock"
@@ -34,16 +34,16 @@ class Provider:
         self.behave(fault={"kind": "status", "status": status, "headers": named})
 
     def requests(self) -> list[dict[str, Any]]:
-        """What it has received."""
+        """The requests that it has received."""
         return self._ask("GET", "requests")["requests"]
 
     def keys(self) -> list[str]:
         """The keys that it was asked with."""
         return [request["key"] for request in self.requests()]
 
-    def _ask(self, method: str, what: str, body: Any = None) -> Any:
+    def _ask(self, method: str, resource: str, body: Any = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self._url}/{what}", data=data, method=method)
+        request = urllib.request.Request(f"{self._url}/{resource}", data=data, method=method)
         with urllib.request.urlopen(request, timeout=10) as answer:
             return json.load(answer)
 

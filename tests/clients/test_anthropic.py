@@ -1,4 +1,4 @@
-"""What an application that uses the official Anthropic client sees: a provider whose key is not in `authorization`."""
+"""The gateway as the official Anthropic client sees it: the key of this provider is not in `authorization`."""
 
 import json
 from collections.abc import Iterator

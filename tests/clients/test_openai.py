@@ -1,4 +1,4 @@
-"""What an application that uses the official OpenAI client sees of the gateway."""
+"""The gateway as the official OpenAI client sees it."""
 
 import json
 import time

@@ -38,7 +38,7 @@ def admin() -> Iterator[Admin]:
 def open_page(browser: Browser) -> Iterator[Open]:
     """Opens pages. Afterwards none of them may have reported an error or asked another origin.
 
-    `lossy` is for a page that loses its connection, which browsers report whatever a page does; `clock` for one whose time
+    `lossy` is for a page that loses its connection, which browsers always report; `clock` for one whose time
     the test decides.
     """
     opened: list[tuple[Any, str, list[str], list[str]]] = []
@@ -58,7 +58,8 @@ def open_page(browser: Browser) -> Iterator[Open]:
         page.on("request", lambda request: asked.append(request.url))
 
         def console(message: Any) -> None:
-            # Somebody has started or ended a container, say: the browser gives up what is under way. The page asks again.
+            # When a network interface comes or goes (a container starts, for example), the browser aborts running requests. The
+            # page asks again.
             network_changed = "ERR_NETWORK_CHANGED" in message.text
             if not network_changed and not (lossy and message.text.startswith("Failed to load resource")):
                 errors.append(f"{message.type}: {message.text}")

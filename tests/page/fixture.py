@@ -10,7 +10,7 @@ from typing import Any
 
 PAGE = pathlib.Path(__file__).parents[2] / "src/page"
 
-# At least as strict as what the filter sends. With trusted types, a single innerHTML anywhere would throw.
+# At least as strict as the filter's policy. With trusted types, a single innerHTML anywhere would throw.
 POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'nonce-only'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
@@ -93,13 +93,13 @@ def status(deployments: list[Any], pools: list[Any] | None = None) -> dict[str, 
 
 
 class Admin:
-    """The server. What it answers may be changed at any time; `posts` is what it was told to do."""
+    """The server. Its answers may be changed at any time; `posts` holds the orders it has received."""
 
     def __init__(self) -> None:
         self.deployments: list[Any] = [deployment()]
         self.pools: list[Any] | None = None
         self.events: list[Any] = []
-        # Whole answers in place of the above, for what is no status at all: (HTTP status, body).
+        # Whole answers in place of the above, for bodies that are no status: (HTTP status, body).
         self.instead: tuple[int, str] | None = None
         self.refuse_posts: tuple[int, str] | None = None
         # Connections are closed without an answer.
@@ -146,7 +146,7 @@ class Admin:
             answer_json(request, 404, {"error": {"message": f"no such path: {request.path}"}})
 
     def post(self, request: BaseHTTPRequestHandler) -> None:
-        """Does what the page asks for, as the filter would."""
+        """Carries out an order of the page, as the filter would."""
         body = request.rfile.read(int(request.headers.get("content-length", 0)))
         self.posts.append({"path": request.path, "body": body.decode(), "header": request.headers.get("x-requested-with")})
         if self.down:

@@ -1,4 +1,4 @@
-"""The live page against canned answers: what it shows, whatever the answers are, and how it is used."""
+"""The live page against canned answers of all kinds: its contents and its use."""
 
 import json
 import re
@@ -49,14 +49,14 @@ def test_the_page_is_one_small_document() -> None:
     html, css, js = ((PAGE / f"page.{kind}").read_text() for kind in ("html", "css", "js"))
     assert len(document()) < 40_000, "the filter carries it"
     assert html.count("/*css*/") == html.count("/*js*/") == html.count("<script") == 1
-    # What would end an element early, or be taken for a marker.
+    # Texts that would end an element early, or be taken for a marker.
     assert not re.search(r"</script|<!--|/\*css\*/|/\*js\*/", js, re.I) and "</" not in css
     outside = re.sub(r"http://www\.w3\.org/(2000/svg|1999/xhtml|\$\{space\})", "", html + css + js)
     assert not re.search(r"https?:|url\(|@import", outside), "nothing is loaded from anywhere"
     assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\b|new Function", js)
 
 
-# ---- what it shows
+# ---- contents
 
 
 def test_a_healthy_deployment_is_shown_with_its_figures_and_without_alarm(admin: Admin, open_page: Open) -> None:
@@ -105,18 +105,18 @@ def test_only_a_change_of_phase_is_announced(admin: Admin, open_page: Open) -> N
     page = open_page(admin.url)
     title(page, WELL)
     page.evaluate("""() => {
-        window.told = [];
+        window.announced = [];
         for (const node of document.querySelectorAll('[aria-live], [role=status], [role=alert]'))
-            new MutationObserver(() => window.told.push(node.textContent)).observe(node, {childList: true, subtree: true});
+            new MutationObserver(() => window.announced.push(node.textContent)).observe(node, {childList: true, subtree: true});
     }""")
     for evidence in (10, 20, 80):
         admin.deployments = [deployment(evidence=evidence)]
         next_tick(page, admin)
-    assert page.evaluate("window.told") == []
+    assert page.evaluate("window.announced") == []
     admin.deployments = [rolled_back()]
     title(page, "Rolled back")
     next_tick(page, admin)
-    assert page.evaluate("window.told") == [f"\u2068gpt4-upgrade\u2069 is rolled back: {WHY}."]
+    assert page.evaluate("window.announced") == [f"\u2068gpt4-upgrade\u2069 is rolled back: {WHY}."]
 
 
 def test_evidence_half_way_to_a_rollback_is_a_warning(admin: Admin, open_page: Open) -> None:
@@ -294,7 +294,7 @@ def test_a_lost_connection_is_shown_retried_with_backoff_and_restored(admin: Adm
     admin.down = True
     title(page, "Connection lost")
     expect(page.locator("#verdict")).to_contain_text(re.compile(r"Last seen \d\d:\d\d:\d\d, .* ago.*from then: rolled back"))
-    expect(page.locator("article")).to_have_count(1), "what was known is still there"
+    expect(page.locator("article")).to_have_count(1), "the last known state is still there"
     asked = admin.asked.count("/status")
     page.wait_for_timeout(5000)
     # Every second would be five; with pauses of two and four seconds it is one or two.
@@ -343,7 +343,7 @@ def test_it_can_be_operated_with_the_keyboard_alone(admin: Admin, open_page: Ope
     page.keyboard.press("Enter")
     expect(page.get_by_role("dialog", name="Roll back")).to_be_visible()
     expect(page.get_by_label("Reason")).to_be_focused()
-    # The focus cannot leave the dialog for what is behind it.
+    # The focus cannot leave the dialog for the page behind it.
     for _ in range(5):
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement === document.body || !!document.activeElement.closest('dialog')")
@@ -387,7 +387,7 @@ def test_a_refused_order_is_reported_and_changes_nothing(admin: Admin, open_page
     admin.down = False
     page.get_by_role("button", name="Roll back now").click()
     title(page, "Rolled back")
-    # A browser may send a request again whose connection was closed.
+    # A browser may repeat a request after its connection was closed.
     assert {post["body"] for post in admin.posts} == {"{}"}, "no reason is none"
 
 
@@ -418,7 +418,7 @@ def test_a_thousand_deployments_are_as_usable_as_one(admin: Admin, open_page: Op
     assert few < 100, "not all are drawn at once"
     page.locator("#more").scroll_into_view_if_needed()
     until(page, f"document.querySelectorAll('article').length > {few}")
-    # Reading something further down: neither the place nor what was unfolded changes by itself.
+    # Reading something further down: neither the position nor an unfolded part changes by itself.
     page.get_by_role("button", name="service-030", exact=True).click()
     place = page.evaluate("scrollY")
     assert place > 0
@@ -445,8 +445,8 @@ def test_axe_finds_no_violation_in_any_state(admin: Admin, open_page: Open, widt
 
     def check(state: str) -> None:
         found = Axe().run(page).response["violations"]
-        told = [(v["id"], [node["html"][:150] for node in v["nodes"]]) for v in found]
-        assert told == [], f"{state} {width} {scheme}"
+        violations = [(v["id"], [node["html"][:150] for node in v["nodes"]]) for v in found]
+        assert violations == [], f"{state} {width} {scheme}"
         assert page.evaluate("document.documentElement.scrollWidth") <= width, "nothing sticks out"
         assert page.evaluate("document.getAnimations().length") == 0, "motion was not wanted"
 

@@ -1,4 +1,4 @@
-"""The live page as Envoy serves it: a canary that breaks is seen to be rolled back, and the buttons do what they say."""
+"""The live page as Envoy serves it: it shows the rollback of a canary, and its buttons work."""
 
 import json
 import os
