@@ -16,10 +16,10 @@ use super::service::Service;
 use super::worker::Worker;
 use crate::engine::Notes;
 use crate::host;
-use crate::keys::pool::{Pick, Wish};
-use crate::outcome::attempts::{Carried, Flight};
+use crate::keys::pool::{KeyQuery, Pick};
+use crate::outcome::attempts::{Attempts, Carried};
 use crate::outcome::flags;
-use crate::outcome::member::{Side, Ways};
+use crate::outcome::member::{Clusters, Side};
 use crate::plan::pool::Inject;
 use crate::plan::{Deployment, Version};
 use crate::shared::dropped::Dropped;
@@ -54,14 +54,14 @@ impl AttemptStream {
         let service = &request.service;
         let mut judged = Vec::new();
         let mut notes = Notes::default();
-        let Ok(mut flight) = request.flight.try_borrow_mut() else { return Action::Continue };
-        let Some((version, to_stable)) = self.version_for(&request, deployment, &flight) else {
+        let Ok(mut attempts) = request.attempts.try_borrow_mut() else { return Action::Continue };
+        let Some((version, to_stable)) = self.version_for(&request, deployment, &attempts) else {
             return self.refuse_unknown_side();
         };
         // The first attempt goes with the key that the router has put in.
-        let first = !flight.seen_by_keys();
+        let first = !attempts.seen_by_keys();
         let mut carried = Carried { to_stable, ..Carried::default() };
-        if to_stable != flight.served_by_stable() {
+        if to_stable != attempts.served_by_stable() {
             // Envoy has gone over to the other version since the last attempt, or before the first.
             if let Some(original) = &request.original {
                 original.restore();
@@ -76,9 +76,9 @@ impl AttemptStream {
             && (carried.key.is_none() || (pool.inject == Inject::Attempt && !first))
         {
             let identity = request.assigned.choice.identity;
-            let tried = flight.tried(n);
-            let wish = Wish { tried: &tried, identity, random: self.worker.random(), now: now.mono };
-            match service.pick(n, wish, &mut notes) {
+            let tried = attempts.tried_keys(n);
+            let query = KeyQuery { tried: &tried, identity, random: self.worker.random(), now: now.mono };
+            match service.pick(n, query, &mut notes) {
                 Some(Pick::Key(key)) => {
                     carried = service.inject_key((n, key), to_stable);
                 }
@@ -89,19 +89,19 @@ impl AttemptStream {
         }
         if let Some(returns_in) = refused {
             // The pool has lost its last key since the router looked, to this very request perhaps. Nothing is attempted.
-            drop(flight);
+            drop(attempts);
             self.worker.publish_notes(service, request.deployment, notes);
             reply::refuse(returns_in);
             return Action::Pause;
         }
         let errors = &request.guard(deployment).errors;
         if first && to_stable {
-            flight.passed_over(now.mono, errors, &mut judged);
+            attempts.record_skipped(now.mono, errors, &mut judged);
         }
-        let began = if first && !to_stable { flight.seen() } else { now.mono };
-        let attempt = flight.begin(began, carried, errors, &mut judged);
-        let next_to_stable = deployment.failover.is_some_and(|after| flight.attempts_on_assigned() >= after);
-        drop(flight);
+        let began = if first && !to_stable { attempts.seen() } else { now.mono };
+        let attempt = attempts.begin(began, carried, errors, &mut judged);
+        let next_to_stable = deployment.failover.is_some_and(|after| attempts.count_on_assigned() >= after);
+        drop(attempts);
         if first && to_stable {
             self.worker.router_key_unused(&request, *now);
         }
@@ -135,7 +135,7 @@ impl AttemptStream {
         &self,
         request: &Request,
         deployment: &'a Deployment,
-        flight: &Flight,
+        attempts: &Attempts,
     ) -> Option<(&'a Version, bool)> {
         let assigned = deployment.versions.get(request.version())?;
         if request.original.is_none() {
@@ -143,15 +143,15 @@ impl AttemptStream {
         }
         let stable = deployment.versions.get(deployment.stable)?;
         let label = host::attempt_label();
-        let ways = Ways {
+        let clusters = Clusters {
             assigned: &assigned.cluster,
             stable: &stable.cluster,
             due: request.out_of_keys.get()
-                || deployment.failover.is_some_and(|after| flight.attempts_on_assigned() >= after),
+                || deployment.failover.is_some_and(|after| attempts.count_on_assigned() >= after),
             labelled: request.labelled.get(),
         };
-        let side = ways.side(label.as_deref(), &host::attempt_cluster);
-        request.labelled.set(ways.labelled || label.is_some());
+        let side = clusters.side(label.as_deref(), &host::attempt_cluster);
+        request.labelled.set(clusters.labelled || label.is_some());
         match side {
             Side::Assigned => Some((assigned, false)),
             Side::Stable => Some((stable, true)),
@@ -182,8 +182,10 @@ impl AttemptStream {
         self.answered = true;
         let now = self.worker.clock.now();
         let wait = reply::rate_limit_wait(status, now.wall);
-        let judged = match request.flight.try_borrow_mut() {
-            Ok(mut flight) => flight.answered(*attempt, status, now.mono, &request.guard(deployment).errors),
+        let judged = match request.attempts.try_borrow_mut() {
+            Ok(mut attempts) => {
+                attempts.record_headers(*attempt, status, now.mono, &request.guard(deployment).errors)
+            }
             Err(_) => None,
         };
         if let Some(judged) = judged {
@@ -217,9 +219,9 @@ impl AttemptStream {
         let now = self.worker.clock.now();
         let cancelled = host::response_flags() & flags::CANCELLED != 0;
         let errors = &request.guard(deployment).errors;
-        let judged = match request.flight.try_borrow_mut() {
-            Ok(mut flight) if cancelled => flight.abandoned(attempt, now.mono, errors),
-            Ok(mut flight) => flight.failed(attempt, now.mono, errors),
+        let judged = match request.attempts.try_borrow_mut() {
+            Ok(mut attempts) if cancelled => attempts.settle_abandoned(attempt, now.mono, errors),
+            Ok(mut attempts) => attempts.settle_failed(attempt, now.mono, errors),
             Err(_) => None,
         };
         if let Some(judged) = judged {

@@ -7,7 +7,7 @@ use super::service::Service;
 use super::worker::Worker;
 use crate::engine::Notes;
 use crate::host::SharedData;
-use crate::keys::usage::Usage;
+use crate::keys::usage::WorkerUsage;
 use crate::plan::Plan;
 use crate::report::events::{self, EventLog};
 use crate::report::status::KeyView;
@@ -19,13 +19,13 @@ use crate::time::Micros;
 
 impl Worker {
     /// Use of the keys of each pool of a plan; what no plan uses any more is dropped.
-    pub fn usages_of(&self, plan: &Plan) -> Vec<Rc<RefCell<Usage>>> {
+    pub fn usages_of(&self, plan: &Plan) -> Vec<Rc<RefCell<WorkerUsage>>> {
         let Ok(mut held) = self.usages.try_borrow_mut() else { return Vec::new() };
         held.retain(|name, usage| {
             Rc::strong_count(usage) > 1 || plan.pools.iter().any(|pool| pool.name == *name)
         });
         let of = |name: &String| {
-            let new = || Rc::new(RefCell::new(Usage::new(name)));
+            let new = || Rc::new(RefCell::new(WorkerUsage::new(name)));
             Rc::clone(held.entry(name.clone()).or_insert_with(new))
         };
         plan.pools.iter().map(|pool| &pool.name).map(of).collect()
@@ -63,25 +63,25 @@ impl Service {
 
     /// What there is to show of the keys of a pool, in the plan's order.
     pub fn key_views(&self, n: usize, now: Micros, notes: &mut Notes) -> Vec<KeyView> {
-        let (Some(pool), Ok(rings)) = (self.plan.pools.get(n), self.rings.try_borrow()) else {
+        let (Some(pool), Ok(key_sets)) = (self.plan.pools.get(n), self.key_sets.try_borrow()) else {
             return Vec::new();
         };
-        let (Some(ring), Some(Ok(mut state))) =
-            (rings.get(n), self.pools.get(n).map(|state| state.try_borrow_mut()))
+        let (Some(keys), Some(Ok(mut state))) =
+            (key_sets.get(n), self.pools.get(n).map(|state| state.try_borrow_mut()))
         else {
             return Vec::new();
         };
-        state.refresh(ring, &SharedData, now, &mut notes.dropped);
+        state.refresh(keys, &SharedData, now, &mut notes.dropped);
         let used = self.usages.get(n).and_then(|usage| usage.try_borrow().ok()?.read(&SharedData));
         if used.is_none() {
             notes.dropped.one(Dropped::Undecodable);
         }
         let view = |key: usize| KeyView {
-            mask: ring.mask(key, &pool.prefix),
-            same_as: ring.same_as(key),
-            memory: state.memory(ring, key),
+            mask: keys.mask(key, &pool.prefix),
+            same_as: keys.same_as(key),
+            memory: state.health(keys, key),
             used: used.as_ref().map(|used| {
-                let counted = ring.fingerprint(key).filter(|_| ring.same_as(key).is_none());
+                let counted = keys.fingerprint(key).filter(|_| keys.same_as(key).is_none());
                 counted.map(|fingerprint| used.get(fingerprint)).unwrap_or_default()
             }),
         };

@@ -8,7 +8,7 @@ use crate::host::{self, SharedData};
 use crate::keys::health::Status;
 use crate::outcome::Outcome;
 use crate::outcome::attempts::Judgement;
-use crate::outcome::blame::Fault;
+use crate::outcome::blame::KeyOutcome;
 use crate::problems::Problems;
 use crate::report::events::{self, EventLog};
 use crate::shared::codec::Found;
@@ -60,9 +60,9 @@ impl Worker {
     /// The key that the router role has put in was carried by no attempt: if it was a trial, another may follow.
     pub fn router_key_unused(&self, request: &Request, now: Now) {
         let carried = request.router_key.get();
-        let began = request.flight.try_borrow().map_or(now.mono, |flight| flight.seen());
+        let began = request.attempts.try_borrow().map_or(now.mono, |attempts| attempts.seen());
         let mut notes = Notes::default();
-        request.service.report(carried, Fault::Nothing, (began, now.mono), &mut notes);
+        request.service.report(carried, KeyOutcome::Inconclusive, (began, now.mono), &mut notes);
         self.count_dropped(notes.dropped);
     }
 
@@ -85,7 +85,9 @@ impl Worker {
         {
             usage.count(fingerprint, judgement, now.wall);
         }
-        let (Some(fault), Some(pool)) = (judgement.fault(wait), service.plan.pools.get(n)) else { return };
+        let (Some(fault), Some(pool)) = (judgement.key_outcome(wait), service.plan.pools.get(n)) else {
+            return;
+        };
         let times = (judgement.began, now.mono);
         let moved = service.report(judgement.carried, fault, times, notes).unwrap_or_default();
         for moved in &moved {

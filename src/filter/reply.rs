@@ -50,5 +50,5 @@ pub fn rate_limit_wait(status: u16, now: UnixMillis) -> Option<Millis> {
     }
     let headers = host::response_headers()?;
     let named = headers.iter().map(|(name, value)| (std::str::from_utf8(name).unwrap_or_default(), value));
-    reset::wait(named, now)
+    reset::requested_wait(named, now)
 }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::rewrite::OriginalHeaders;
 use super::service::Service;
 use crate::engine::Assigned;
-use crate::outcome::attempts::{Carried, Flight};
+use crate::outcome::attempts::{Attempts, Carried};
 use crate::plan::Deployment;
 use crate::plan::guard::Guard;
 use crate::time::Millis;
@@ -29,7 +29,7 @@ pub struct Request {
     /// The canary it was assigned to has no key left for another attempt: the next one goes to stable, if the route can.
     pub out_of_keys: Cell<bool>,
     /// Its attempts.
-    pub flight: RefCell<Flight>,
+    pub attempts: RefCell<Attempts>,
     /// The requests in flight on this worker, of which it is one for as long as anybody holds it; see [`Worker::board`].
     pub in_flight: Rc<Cell<u64>>,
 }
@@ -58,7 +58,7 @@ impl Request {
 
     /// Index of the version that the last attempt went to.
     pub fn served_by(&self) -> usize {
-        let by_stable = self.flight.try_borrow().is_ok_and(|flight| flight.served_by_stable());
+        let by_stable = self.attempts.try_borrow().is_ok_and(|attempts| attempts.served_by_stable());
         match self.deployment() {
             Some(deployment) if by_stable => deployment.stable,
             _ => self.version(),

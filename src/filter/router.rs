@@ -15,8 +15,8 @@ use super::worker::Worker;
 use crate::engine::{Assigned, Notes};
 use crate::headers::{Headers, OWN_PREFIX};
 use crate::host::{self, SharedData};
-use crate::keys::pool::{Pick, Wish};
-use crate::outcome::attempts::Flight;
+use crate::keys::pool::{KeyQuery, Pick};
+use crate::outcome::attempts::Attempts;
 use crate::outcome::{self, Outcome};
 use crate::plan::{Deployment, matching};
 use crate::route::{self, RequestFacts};
@@ -125,8 +125,8 @@ impl RouterStream {
         let version = deployment.versions.get(assigned.choice.version)?;
         let Some(pool) = version.pool else { return Some(None) };
         let identity = assigned.choice.identity;
-        let wish = Wish { tried: &[], identity, random: self.worker.random(), now };
-        match self.service.pick(pool, wish, notes)? {
+        let query = KeyQuery { tried: &[], identity, random: self.worker.random(), now };
+        match self.service.pick(pool, query, notes)? {
             Pick::Key(key) => Some(Some((pool, key))),
             Pick::Exhausted { returns_in } => {
                 waits.extend(returns_in);
@@ -171,7 +171,7 @@ impl RouterStream {
             original,
             labelled: Cell::new(false),
             out_of_keys: Cell::new(false),
-            flight: RefCell::new(Flight::new(seen, impatient_after)),
+            attempts: RefCell::new(Attempts::new(seen, impatient_after)),
             in_flight: self.worker.board(),
         });
         let id = self.worker.has_keys_role().then(|| self.worker.launch(&request));
@@ -193,29 +193,29 @@ impl RouterStream {
         {
             host::set_response_header(name, &version.id);
         }
-        let Ok(mut flight) = request.flight.try_borrow_mut() else { return };
+        let Ok(mut attempts) = request.attempts.try_borrow_mut() else { return };
         let mut judged = None;
-        if !flight.last_status_seen()
+        if !attempts.has_last_headers()
             && let Some((status, reached)) = self.status()
         {
             let now = self.worker.clock.now();
             self.wait.set(reply::rate_limit_wait(status, now.wall));
             let carried = request.router_key.get();
             let errors = &request.guard(deployment).errors;
-            judged = flight
-                .router_answer((status, reached), carried, now.mono, errors)
+            judged = attempts
+                .record_router_answer((status, reached), carried, now.mono, errors)
                 .map(|judgement| (judgement, now));
         }
-        if flight.reached() {
-            let heard = flight.good_since().unwrap_or_else(|| self.worker.clock.mono());
-            let millis = heard.since(flight.seen()).checked_div(1000).unwrap_or(0);
+        if attempts.reached() {
+            let heard = attempts.good_headers_at().unwrap_or_else(|| self.worker.clock.mono());
+            let millis = heard.since(attempts.seen()).checked_div(1000).unwrap_or(0);
             let metrics = self.service.metrics.get(request.deployment);
-            let served_by = if flight.served_by_stable() { deployment.stable } else { request.version() };
+            let served_by = if attempts.served_by_stable() { deployment.stable } else { request.version() };
             if let Some(version) = metrics.and_then(|m| m.versions.get(served_by)) {
                 version.latency(millis);
             }
         }
-        drop(flight);
+        drop(attempts);
         if let Some((judgement, now)) = judged {
             self.worker.record(request, &[judgement], None, now);
         }
@@ -236,10 +236,10 @@ impl RouterStream {
         let flags = host::response_flags();
         let mut judged = Vec::new();
         let outcome = {
-            let Ok(mut flight) = request.flight.try_borrow_mut() else { return };
-            let ending = outcome::ending(flags, flight.reached());
+            let Ok(mut attempts) = request.attempts.try_borrow_mut() else { return };
+            let ending = outcome::ending(flags, attempts.reached());
             let carried = request.router_key.get();
-            flight.finish(ending, carried, now.mono, &request.guard(deployment).errors, &mut judged)
+            attempts.finish(ending, carried, now.mono, &request.guard(deployment).errors, &mut judged)
         };
         self.worker.record(request, &judged, self.wait.get(), now);
         if outcome == Outcome::Local {

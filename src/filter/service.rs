@@ -6,11 +6,11 @@ use std::rc::Rc;
 use super::metrics::{DeploymentMetrics, KeyMetrics};
 use crate::engine::{Binding, Notes};
 use crate::host::{self, SharedData, UpstreamOk};
-use crate::keys::key_set::Ring;
-use crate::keys::pool::{Moved, Pick, PoolState, Said, Wish};
-use crate::keys::usage::Usage;
+use crate::keys::key_set::KeySet;
+use crate::keys::pool::{KeyQuery, KeyReport, KeyTransition, Pick, PoolState};
+use crate::keys::usage::WorkerUsage;
 use crate::outcome::attempts::Carried;
-use crate::outcome::blame::Fault;
+use crate::outcome::blame::KeyOutcome;
 use crate::plan::Plan;
 use crate::time::{Micros, Millis};
 
@@ -25,11 +25,11 @@ pub struct Service {
     /// Per pool.
     pub pool_metrics: Vec<Vec<KeyMetrics>>,
     /// Per pool; made anew when secrets come.
-    pub rings: RefCell<Vec<Ring>>,
+    pub key_sets: RefCell<Vec<KeySet>>,
     /// Per pool: its keys' states.
     pub pools: Vec<Rc<RefCell<PoolState>>>,
     /// Per pool: how much its keys are used.
-    pub usages: Vec<Rc<RefCell<Usage>>>,
+    pub usages: Vec<Rc<RefCell<WorkerUsage>>>,
     /// Name of the filter that it was configured for.
     pub plugin: Vec<u8>,
     /// Its context has ended; only streams still under way keep it.
@@ -61,12 +61,12 @@ impl Service {
 
     /// Reads the states of the keys, if that is due, and writes their gauges.
     pub fn write_key_gauges(&self, now: Micros, notes: &mut Notes) {
-        let Ok(rings) = self.rings.try_borrow() else { return };
-        for ((ring, metrics), state) in rings.iter().zip(&self.pool_metrics).zip(&self.pools) {
+        let Ok(key_sets) = self.key_sets.try_borrow() else { return };
+        for ((keys, metrics), state) in key_sets.iter().zip(&self.pool_metrics).zip(&self.pools) {
             let Ok(mut state) = state.try_borrow_mut() else { continue };
-            state.refresh(ring, &SharedData, now, &mut notes.dropped);
+            state.refresh(keys, &SharedData, now, &mut notes.dropped);
             for (n, key) in metrics.iter().enumerate() {
-                key.status(state.memory(ring, n).status.gauge());
+                key.status(state.health(keys, n).status.gauge());
             }
         }
     }
@@ -81,19 +81,19 @@ impl Service {
     }
 
     /// A key of a pool for an attempt.
-    pub fn pick(&self, n: usize, wish: Wish<'_>, notes: &mut Notes) -> Option<Pick> {
+    pub fn pick(&self, n: usize, query: KeyQuery<'_>, notes: &mut Notes) -> Option<Pick> {
         let pool = self.plan.pools.get(n)?;
-        let rings = self.rings.try_borrow().ok()?;
+        let key_sets = self.key_sets.try_borrow().ok()?;
         let mut state = self.pools.get(n)?.try_borrow_mut().ok()?;
-        Some(state.pick(pool, rings.get(n)?, wish, &SharedData, &mut notes.dropped))
+        Some(state.pick(pool, key_sets.get(n)?, query, &SharedData, &mut notes.dropped))
     }
 
     /// Whether a request could have a key of this pool now, and else when the first one comes back by itself, if one does.
     pub fn outlook(&self, n: usize, now: Micros) -> Result<(), Option<Millis>> {
-        let rings = self.rings.try_borrow().map_err(|_| None)?;
-        let (ring, state) = (rings.get(n).ok_or(None)?, self.pools.get(n).ok_or(None)?);
+        let key_sets = self.key_sets.try_borrow().map_err(|_| None)?;
+        let (keys, state) = (key_sets.get(n).ok_or(None)?, self.pools.get(n).ok_or(None)?);
         let state = state.try_borrow().map_err(|_| None)?;
-        if state.usable(ring, now) { Ok(()) } else { Err(state.returns_in(ring, now)) }
+        if state.has_usable_key(keys, now) { Ok(()) } else { Err(state.returns_in(keys, now)) }
     }
 
     /// Reports to a pool what an attempt says about the key that it carried; `None` if there is nothing to report on. The times
@@ -101,19 +101,26 @@ impl Service {
     pub fn report(
         &self,
         carried: Carried,
-        fault: Fault,
+        outcome: KeyOutcome,
         (began, now): (Micros, Micros),
         notes: &mut Notes,
-    ) -> Option<Vec<Moved>> {
+    ) -> Option<Vec<KeyTransition>> {
         let (n, key) = carried.key?;
-        let rings = self.rings.try_borrow().ok()?;
-        let (pool, ring) = (self.plan.pools.get(n)?, rings.get(n)?);
+        let key_sets = self.key_sets.try_borrow().ok()?;
+        let (pool, keys) = (self.plan.pools.get(n)?, key_sets.get(n)?);
         let mut state = self.pools.get(n)?.try_borrow_mut().ok()?;
         let usage = self.usages.get(n)?.try_borrow().ok()?;
         // The secret may have been rotated meanwhile: what the old one did is not the new one's fault.
-        let same = ring.fingerprint(key) == carried.fingerprint;
+        let same = keys.fingerprint(key) == carried.fingerprint;
         same.then(|| {
-            state.report(pool, ring, Said { key, fault, began, now }, &usage, &SharedData, &mut notes.dropped)
+            state.report(
+                pool,
+                keys,
+                KeyReport { key, outcome, began, now },
+                &usage,
+                &SharedData,
+                &mut notes.dropped,
+            )
         })
     }
 
@@ -121,14 +128,14 @@ impl Service {
     pub fn inject_key(&self, (n, key): (usize, usize), to_stable: bool) -> Carried {
         let carried = Carried { to_stable, ..Carried::default() };
         let Some(pool) = self.plan.pools.get(n) else { return carried };
-        let rings = self.rings.try_borrow().ok();
-        let ring = rings.as_ref().and_then(|rings| rings.get(n));
-        let Some((ring, value)) = ring.and_then(|ring| Some((ring, ring.value(key)?))) else {
+        let key_sets = self.key_sets.try_borrow().ok();
+        let keys = key_sets.as_ref().and_then(|key_sets| key_sets.get(n));
+        let Some((keys, value)) = keys.and_then(|keys| Some((keys, keys.value(key)?))) else {
             // Nothing to put in, but what the client sent is not for this upstream.
             host::remove_request_header(&pool.header);
             return carried;
         };
         host::set_request_header(&pool.header, value.expose().as_bytes());
-        Carried { key: Some((n, key)), fingerprint: ring.fingerprint(key), to_stable }
+        Carried { key: Some((n, key)), fingerprint: keys.fingerprint(key), to_stable }
     }
 }

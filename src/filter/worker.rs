@@ -13,9 +13,9 @@ use crate::engine::{Engine, Notes};
 use crate::hash::Spread;
 use crate::host::{self, Clock, SharedData, UpstreamOk};
 use crate::keys::documents::Documents;
-use crate::keys::key_set::Ring;
+use crate::keys::key_set::KeySet;
 use crate::keys::pool::Pools;
-use crate::keys::usage::Usage;
+use crate::keys::usage::WorkerUsage;
 use crate::plan::Plan;
 use crate::plan::pool::Secret;
 use crate::shared::census::{self, Census, Holding};
@@ -54,7 +54,7 @@ pub struct Worker {
     keys_roles: Cell<u32>,
     pools: RefCell<Pools>,
     /// Use of keys by the pool's name: it outlives reloads.
-    pub usages: RefCell<BTreeMap<String, Rc<RefCell<Usage>>>>,
+    pub usages: RefCell<BTreeMap<String, Rc<RefCell<WorkerUsage>>>>,
     /// Alerts to be posted.
     pub outbox: RefCell<Outbox>,
 }
@@ -102,7 +102,7 @@ impl Worker {
             bindings,
             metrics: plan.deployments.iter().map(DeploymentMetrics::new).collect(),
             pool_metrics: plan.pools.iter().map(KeyMetrics::of).collect(),
-            rings: RefCell::default(),
+            key_sets: RefCell::default(),
             pools: self
                 .pools
                 .try_borrow_mut()
@@ -116,7 +116,7 @@ impl Worker {
             upstream_ok: UpstreamOk::new(),
             plan,
         });
-        self.fill_rings(&service);
+        self.fill_key_sets(&service);
         let now = self.clock.mono();
         service.bindings.iter().for_each(|binding| binding.prime(&SharedData, now, &mut Notes::default()));
         if let Ok(mut services) = self.services.try_borrow_mut() {
@@ -160,25 +160,25 @@ impl Worker {
 
     /// Whether this very copy of a secrets document is in force.
     pub fn has_document(&self, document: &Rc<[u8]>) -> bool {
-        self.documents.try_borrow().is_ok_and(|held| held.has(document))
+        self.documents.try_borrow().is_ok_and(|held| held.is_in_force(document))
     }
 
     /// Puts a secrets document in force, in place of the filter's former one.
     pub fn take_document(&self, filter: &str, document: &Rc<[u8]>, secrets: BTreeMap<String, Secret>) {
         if let Ok(mut held) = self.documents.try_borrow_mut() {
-            held.take(filter, document, secrets);
+            held.insert(filter, document, secrets);
         }
-        self.fill_all_rings();
+        self.fill_all_key_sets();
     }
 
     /// The role that had this document has ended.
     pub fn drop_document(&self, document: &Rc<[u8]>) {
-        if self.documents.try_borrow_mut().is_ok_and(|mut held| held.drop(document)) {
-            self.fill_all_rings();
+        if self.documents.try_borrow_mut().is_ok_and(|mut held| held.remove(document)) {
+            self.fill_all_key_sets();
         }
     }
 
-    fn fill_all_rings(&self) {
+    fn fill_all_key_sets(&self) {
         let services: Vec<Rc<Service>> = self
             .services
             .try_borrow()
@@ -188,7 +188,7 @@ impl Worker {
         for service in services {
             let usable = |n: &usize| service.outlook(*n, now.mono).is_ok();
             let before: Vec<usize> = (0..).take(service.plan.pools.len()).filter(usable).collect();
-            self.fill_rings(&service);
+            self.fill_key_sets(&service);
             let lost = before.iter().filter(|n| service.served.get() && !usable(n));
             for pool in lost.filter_map(|n| service.plan.pools.get(*n)) {
                 self.publish_exhausted(&service, &pool.name, now);
@@ -196,11 +196,12 @@ impl Worker {
         }
     }
 
-    fn fill_rings(&self, service: &Service) {
-        if let (Ok(documents), Ok(mut rings)) = (self.documents.try_borrow(), service.rings.try_borrow_mut())
+    fn fill_key_sets(&self, service: &Service) {
+        if let (Ok(documents), Ok(mut key_sets)) =
+            (self.documents.try_borrow(), service.key_sets.try_borrow_mut())
         {
             let secrets = documents.secrets();
-            *rings = service.plan.pools.iter().map(|pool| Ring::new(pool, &secrets)).collect();
+            *key_sets = service.plan.pools.iter().map(|pool| KeySet::new(pool, &secrets)).collect();
         }
     }
 

@@ -26,7 +26,7 @@ struct Document {
     bytes: Rc<[u8]>,
     secrets: BTreeMap<String, Secret>,
     /// No role has it: it was read back.
-    kept: bool,
+    restored: bool,
 }
 
 /// All documents of a worker, the newest last. Holds secrets: no `Debug`.
@@ -35,7 +35,7 @@ pub struct Documents(Vec<Document>);
 
 impl Documents {
     /// Whether this very copy of a document is in force.
-    pub fn has(&self, bytes: &Rc<[u8]>) -> bool {
+    pub fn is_in_force(&self, bytes: &Rc<[u8]>) -> bool {
         self.in_force().any(|held| Rc::ptr_eq(&held.bytes, bytes))
     }
 
@@ -48,14 +48,19 @@ impl Documents {
     }
 
     /// Puts a document in force.
-    pub fn take(&mut self, filter: &str, bytes: &Rc<[u8]>, secrets: BTreeMap<String, Secret>) {
-        self.0.retain(|held| !(Rc::ptr_eq(&held.bytes, bytes) || held.kept && held.filter == filter));
-        self.0.push(Document { filter: filter.to_owned(), bytes: Rc::clone(bytes), secrets, kept: false });
+    pub fn insert(&mut self, filter: &str, bytes: &Rc<[u8]>, secrets: BTreeMap<String, Secret>) {
+        self.0.retain(|held| !(Rc::ptr_eq(&held.bytes, bytes) || held.restored && held.filter == filter));
+        self.0.push(Document {
+            filter: filter.to_owned(),
+            bytes: Rc::clone(bytes),
+            secrets,
+            restored: false,
+        });
     }
 
     /// Drops this very copy of a document; whether that changes what is in force.
-    pub fn drop(&mut self, bytes: &Rc<[u8]>) -> bool {
-        let changes = self.has(bytes);
+    pub fn remove(&mut self, bytes: &Rc<[u8]>) -> bool {
+        let changes = self.is_in_force(bytes);
         self.0.retain(|held| !Rc::ptr_eq(&held.bytes, bytes));
         changes
     }
@@ -99,7 +104,12 @@ fn read(bytes: &[u8]) -> Option<Documents> {
     for _ in 0..r.count(DOCUMENTS)? {
         let (filter, document) = (r.text(NAME_BYTES)?, r.text(BYTES)?);
         if let Ok(secrets) = config::secrets(document.as_bytes()) {
-            documents.0.push(Document { filter, bytes: document.into_bytes().into(), secrets, kept: true });
+            documents.0.push(Document {
+                filter,
+                bytes: document.into_bytes().into(),
+                secrets,
+                restored: true,
+            });
         }
     }
     r.end()?;
@@ -112,7 +122,7 @@ mod tests {
 
     fn taken(documents: &mut Documents, filter: &str, text: &str) -> Rc<[u8]> {
         let bytes: Rc<[u8]> = text.as_bytes().into();
-        documents.take(filter, &bytes, config::secrets(&bytes).unwrap());
+        documents.insert(filter, &bytes, config::secrets(&bytes).unwrap());
         bytes
     }
 
@@ -137,9 +147,9 @@ mod tests {
         );
         let second = taken(&mut documents, "one", r#"{"secrets": {"b": "sk-5"}}"#);
         assert_eq!(known(&documents), pairs(&[("b", "sk-5"), ("c", "sk-4")]), "what is gone is out of use");
-        assert!(documents.has(&second) && !documents.has(&first));
-        assert!(!documents.drop(&first), "the former role ends later, and takes nothing with it");
-        assert!(documents.drop(&second) && !documents.has(&second));
+        assert!(documents.is_in_force(&second) && !documents.is_in_force(&first));
+        assert!(!documents.remove(&first), "the former role ends later, and takes nothing with it");
+        assert!(documents.remove(&second) && !documents.is_in_force(&second));
         assert_eq!(known(&documents), pairs(&[("b", "sk-3"), ("c", "sk-4")]));
     }
 
@@ -148,11 +158,11 @@ mod tests {
         let mut documents = Documents::default();
         let first = taken(&mut documents, "one", r#"{"secrets": {"a": "sk-1"}}"#);
         let second = taken(&mut documents, "one", r#"{"secrets": {"a": "sk-2"}}"#);
-        assert!(documents.drop(&second) && documents.has(&first));
+        assert!(documents.remove(&second) && documents.is_in_force(&first));
         assert_eq!(known(&documents), pairs(&[("a", "sk-1")]));
         let third = taken(&mut documents, "one", r#"{"secrets": {"a": "sk-3"}}"#);
-        documents.take("one", &first, config::secrets(&first).unwrap());
-        assert!(documents.has(&first) && !documents.has(&third), "it has come back");
+        documents.insert("one", &first, config::secrets(&first).unwrap());
+        assert!(documents.is_in_force(&first) && !documents.is_in_force(&third), "it has come back");
         assert_eq!(known(&documents), pairs(&[("a", "sk-1")]));
     }
 
@@ -168,7 +178,7 @@ mod tests {
         assert_eq!(known(&back), known(&documents));
         let bytes = taken(&mut back, "one", r#"{"secrets": {"b": "sk-2"}}"#);
         assert_eq!(known(&back), pairs(&[("b", "sk-2"), ("two", "sk")]));
-        back.drop(&bytes);
+        back.remove(&bytes);
         assert_eq!(known(&back), pairs(&[("two", "sk")]));
     }
 

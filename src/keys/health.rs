@@ -1,7 +1,7 @@
 //! The keys of one pool: which of them may be used, and what puts them out of use and back.
 //!
-//! A key is taken out by what is its own fault only: a 429 ([`Fault::Limited`]), a refusal ([`Fault::Rejected`]), or a run of bad
-//! outcomes while other keys of the pool do well ([`Fault::Failing`]; when all of them fail it is the provider, and
+//! A key is taken out by what is its own fault only: a 429 ([`KeyOutcome::Limited`]), a refusal ([`KeyOutcome::Rejected`]), or a run of bad
+//! outcomes while other keys of the pool do well ([`KeyOutcome::Failed`]; when all of them fail it is the provider, and
 //! burning the pool would make it worse). Every state ends by itself: at its deadline one request, the *trial*, is let
 //! through; a good answer makes the key active as soon as it begins, for its stream may take minutes; its failure extends. A later deadline always wins; only a success brings a key
 //! back earlier, and only the success of an attempt that began after the key went out: an answer that was under way when the
@@ -22,7 +22,7 @@
 //! and an entry that nobody has confirmed for three seconds is dropped by whoever looks next. A key that is away for a moment,
 //! because its secret is being rotated, finds its state where it was.
 
-use crate::outcome::blame::Fault;
+use crate::outcome::blame::KeyOutcome;
 use crate::plan::pool::KeyPool;
 use crate::shared::codec::{Found, Reader, Writer};
 use crate::time::{Micros, Millis};
@@ -33,10 +33,10 @@ const KEYS: usize = 512;
 const TRIAL: Millis = Millis(60_000);
 /// A worker may go on using a key for so long after it went out: its copy of the record is up to 10 ms old, and the record is
 /// written a moment after the time that stands in it.
-const UNAWARE: Millis = Millis(20);
+const STALE_COPY: Millis = Millis(20);
 /// What those who ask meanwhile are told to wait for a trial under way. It mostly brings the key back with its headers, within a
 /// second or two, and who comes too early is told the same again; its end may be a minute away.
-const TRIAL_ANSWERS: Millis = Millis(2_000);
+const TRIAL_RETRY_AFTER: Millis = Millis(2_000);
 /// An entry is confirmed when it was not for this long, in microseconds.
 const CONFIRM_AFTER: u64 = 500_000;
 /// An entry that was not confirmed for this long, in microseconds, is of a key that nobody has: six times over, so that workers that
@@ -83,25 +83,25 @@ impl Status {
 
 /// Failures in a row.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Run {
+struct Streak {
     /// How many.
     count: u32,
     /// When the first was noticed, or when the key came back with them.
     since: Micros,
 }
 
-impl Run {
-    const NONE: Run = Run { count: 0, since: Micros(0) };
+impl Streak {
+    const NONE: Streak = Streak { count: 0, since: Micros(0) };
 
-    fn longer(self, now: Micros) -> Run {
+    fn extended(self, now: Micros) -> Streak {
         let since = if self.count == 0 { now } else { self.since };
-        Run { count: self.count.saturating_add(1), since }
+        Streak { count: self.count.saturating_add(1), since }
     }
 }
 
 /// What is remembered of a key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Memory {
+pub struct Health {
     /// Its status.
     pub status: Status,
     /// When it was last put out of use. It may have come back since, if its last run of broken streams has not ended.
@@ -113,23 +113,23 @@ pub struct Memory {
     /// Refusals in a row.
     rejected: u32,
     /// Bad answers in a row.
-    failed: Run,
+    failed: Streak,
     /// Broken streams in a row.
-    broken: Run,
+    broken: Streak,
     /// When the trial under way is given up.
     trial_until: Micros,
 }
 
-impl Memory {
+impl Health {
     /// Of a key whose secret is not there: nobody tries it.
-    pub const WITHOUT_VALUE: Memory = Memory {
+    pub const WITHOUT_VALUE: Health = Health {
         status: Status::Disabled,
         since: Micros(0),
         until: Micros(u64::MAX),
         doubled: 0,
         rejected: 0,
-        failed: Run::NONE,
-        broken: Run::NONE,
+        failed: Streak::NONE,
+        broken: Streak::NONE,
         trial_until: Micros(0),
     };
 
@@ -140,35 +140,35 @@ impl Memory {
 
     /// When it is worth asking for the key again, as far as is known.
     pub fn returns_at(&self, now: Micros) -> Micros {
-        self.until.max(self.trial_until.min(now.plus(TRIAL_ANSWERS)))
+        self.until.max(self.trial_until.min(now.plus(TRIAL_RETRY_AFTER)))
     }
 
     /// When the run began that this failure makes long enough to take an active key out, if others work.
-    pub fn run_over(&self, fault: Fault, now: Micros, pool: &KeyPool) -> Option<Micros> {
-        let run = match fault {
-            Fault::Failing => self.failed.longer(now),
-            Fault::Broke => self.broken.longer(now),
+    pub fn streak_at_limit(&self, outcome: KeyOutcome, now: Micros, pool: &KeyPool) -> Option<Micros> {
+        let run = match outcome {
+            KeyOutcome::Failed => self.failed.extended(now),
+            KeyOutcome::Broke => self.broken.extended(now),
             _ => return None,
         };
         (run.count >= pool.failing.0).then_some(run.since)
     }
 
     /// The same, with the run that this failure is of ended: a success came between that another worker has seen.
-    pub fn without_run(self, fault: Fault) -> Memory {
-        match fault {
-            Fault::Failing => Memory { failed: Run::NONE, ..self },
-            Fault::Broke => Memory { broken: Run::NONE, ..self },
+    pub fn without_streak(self, outcome: KeyOutcome) -> Health {
+        match outcome {
+            KeyOutcome::Failed => Health { failed: Streak::NONE, ..self },
+            KeyOutcome::Broke => Health { broken: Streak::NONE, ..self },
             _ => self,
         }
     }
 
     /// Whether there may be anything to change after this: what the usual answer says of a healthy key is not worth a read.
-    pub fn is_changed_by(&self, fault: Fault) -> bool {
-        match fault {
-            Fault::None => *self != Memory::default(),
-            Fault::Accepted => !self.is_active() || self.rejected > 0 || self.failed.count > 0,
-            Fault::Nothing => !self.is_active(),
-            Fault::Limited(_) | Fault::Rejected | Fault::Failing | Fault::Broke => true,
+    pub fn is_changed_by(&self, outcome: KeyOutcome) -> bool {
+        match outcome {
+            KeyOutcome::Completed => *self != Health::default(),
+            KeyOutcome::Accepted => !self.is_active() || self.rejected > 0 || self.failed.count > 0,
+            KeyOutcome::Inconclusive => !self.is_active(),
+            KeyOutcome::Limited(_) | KeyOutcome::Rejected | KeyOutcome::Failed | KeyOutcome::Broke => true,
         }
     }
 
@@ -178,32 +178,32 @@ impl Memory {
     }
 
     /// After an attempt that began at `began`. `others_work`: some other key of the pool, itself in use, has done well what this
-    /// one has failed at, in an attempt that began after this one's run (see [`Memory::run_over`]).
-    pub fn after(
+    /// one has failed at, in an attempt that began after this one's run (see [`Health::streak_at_limit`]).
+    pub fn apply(
         self,
-        fault: Fault,
+        outcome: KeyOutcome,
         began: Micros,
         now: Micros,
         others_work: bool,
         pool: &KeyPool,
-    ) -> Memory {
+    ) -> Health {
         // No trial, but begun before its worker could know that the key was out: it tells nothing new about the state, except that
         // a limit may be longer. Nor does it, should the key be back by now, say how it does since.
-        let old = began < self.since.plus(UNAWARE).min(self.until);
+        let old = began < self.since.plus(STALE_COPY).min(self.until);
         let stale = !self.is_active() && old;
-        match fault {
-            Fault::None | Fault::Accepted | Fault::Nothing if old => self,
-            Fault::Failing | Fault::Broke if old && self.is_active() => self,
-            Fault::Nothing => Memory { trial_until: Micros(0), ..self },
-            Fault::None => Memory::default(),
-            Fault::Accepted if self.broken.count == 0 => Memory::default(),
-            Fault::Accepted => {
+        match outcome {
+            KeyOutcome::Completed | KeyOutcome::Accepted | KeyOutcome::Inconclusive if old => self,
+            KeyOutcome::Failed | KeyOutcome::Broke if old && self.is_active() => self,
+            KeyOutcome::Inconclusive => Health { trial_until: Micros(0), ..self },
+            KeyOutcome::Completed => Health::default(),
+            KeyOutcome::Accepted if self.broken.count == 0 => Health::default(),
+            KeyOutcome::Accepted => {
                 // That others worked before it came back shows nothing of what it does from now on.
                 let since = if self.is_active() { self.broken.since } else { now };
-                let broken = Run { since, ..self.broken };
-                Memory { since: self.since, until: self.until.min(now), broken, ..Memory::default() }
+                let broken = Streak { since, ..self.broken };
+                Health { since: self.since, until: self.until.min(now), broken, ..Health::default() }
             }
-            Fault::Limited(wait) => {
+            KeyOutcome::Limited(wait) => {
                 let (cooldown, max) = pool.rate_limited;
                 let doubled = if stale || self.status != Status::RateLimited {
                     self.doubled
@@ -213,84 +213,88 @@ impl Memory {
                 let shift = 1u64.checked_shl(doubled.min(40)).unwrap_or(u64::MAX);
                 let own = Millis(cooldown.0.saturating_mul(shift).min(max.0));
                 let wait = wait.map_or(own, |wait| Millis(wait.0.clamp(SHORTEST.0.min(max.0), max.0)));
-                let ended = Memory { rejected: 0, failed: Run::NONE, broken: Run::NONE, ..self };
-                Memory { doubled, ..ended.out(Status::RateLimited, wait, stale, now) }
+                let ended = Health { rejected: 0, failed: Streak::NONE, broken: Streak::NONE, ..self };
+                Health { doubled, ..ended.take_out(Status::RateLimited, wait, stale, now) }
             }
-            Fault::Rejected => {
+            KeyOutcome::Rejected => {
                 let (after, span) = pool.rejected;
                 let rejected = self.rejected.saturating_add(1);
-                let counted = Memory { rejected, failed: Run::NONE, broken: Run::NONE, ..self };
+                let counted = Health { rejected, failed: Streak::NONE, broken: Streak::NONE, ..self };
                 // A trial that is refused extends at once, whatever number of refusals the first time took.
                 let out = counted.rejected >= after || !self.is_active();
-                if out { counted.out(Status::Disabled, span, stale, now) } else { counted }
+                if out { counted.take_out(Status::Disabled, span, stale, now) } else { counted }
             }
-            Fault::Failing | Fault::Broke => {
+            KeyOutcome::Failed | KeyOutcome::Broke => {
                 let span = pool.failing.1;
-                let counted = match fault {
-                    Fault::Broke => Memory { rejected: 0, broken: self.broken.longer(now), ..self },
-                    _ => Memory { rejected: 0, failed: self.failed.longer(now), ..self },
+                let counted = match outcome {
+                    KeyOutcome::Broke => Health { rejected: 0, broken: self.broken.extended(now), ..self },
+                    _ => Health { rejected: 0, failed: self.failed.extended(now), ..self },
                 };
-                let over = others_work && self.run_over(fault, now, pool).is_some();
+                let over = others_work && self.streak_at_limit(outcome, now, pool).is_some();
                 let out = over || (!self.is_active() && !stale);
-                if out { counted.out(self.worse(Status::CoolingDown), span, stale, now) } else { counted }
+                if out {
+                    counted.take_out(self.status_after(Status::CoolingDown), span, stale, now)
+                } else {
+                    counted
+                }
             }
         }
     }
 
     /// The same with the runs of that: what another key of its group has met is no outcome of this one.
-    pub fn with_runs_of(self, of: Memory) -> Memory {
-        Memory { rejected: of.rejected, failed: of.failed, broken: of.broken, ..self }
+    pub fn with_streaks_of(self, of: Health) -> Health {
+        Health { rejected: of.rejected, failed: of.failed, broken: of.broken, ..self }
     }
 
     /// The same, out until then at least.
-    pub fn not_before(self, until: Micros) -> Memory {
-        Memory { until: self.until.max(until), ..self }
+    pub fn out_until_at_least(self, until: Micros) -> Health {
+        Health { until: self.until.max(until), ..self }
     }
 
     /// A trial begins.
-    pub fn tried(self, now: Micros) -> Memory {
-        Memory { trial_until: now.plus(TRIAL), ..self }
+    pub fn start_trial(self, now: Micros) -> Health {
+        Health { trial_until: now.plus(TRIAL), ..self }
     }
 
     /// Out of use for `span`; a later deadline stays. A trial under way has failed, unless what failed is older than it.
-    fn out(self, status: Status, span: Millis, stale: bool, now: Micros) -> Memory {
+    fn take_out(self, status: Status, span: Millis, stale: bool, now: Micros) -> Health {
         let (since, trial_until) = if stale { (self.since, self.trial_until) } else { (now, Micros(0)) };
         let until = now.plus(span).max(self.until);
-        let status = if stale { self.worse(status) } else { status };
-        Memory { status, since, until, trial_until, ..self }
+        let status = if stale { self.status_after(status) } else { status };
+        Health { status, since, until, trial_until, ..self }
     }
 
     /// A refusal outlasts everything else that a key is out for.
-    fn worse(&self, status: Status) -> Status {
+    fn status_after(&self, status: Status) -> Status {
         if self.status == Status::Disabled { Status::Disabled } else { status }
     }
 }
 
 /// The shared record: what is remembered, by fingerprint.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Keyring(pub Vec<Held>);
+pub struct PoolHealth(pub Vec<Entry>);
 
 /// What is remembered of one key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Held {
+pub struct Entry {
     /// Which key.
     pub fingerprint: u64,
     /// What.
-    pub memory: Memory,
+    pub memory: Health,
     /// When somebody last had this key.
     confirmed: Micros,
 }
 
-impl Keyring {
+impl PoolHealth {
     /// What is remembered of a key.
-    pub fn get(&self, fingerprint: u64) -> Memory {
+    pub fn get(&self, fingerprint: u64) -> Health {
         self.0.iter().find(|held| held.fingerprint == fingerprint).map(|held| held.memory).unwrap_or_default()
     }
 
     /// Replaces it; a memory of nothing is dropped.
-    pub fn put(&mut self, fingerprint: u64, memory: Memory, now: Micros) {
+    pub fn put(&mut self, fingerprint: u64, memory: Health, now: Micros) {
         self.0.retain(|held| held.fingerprint != fingerprint);
-        if memory == Memory::default() {
+        if memory == Health::default() {
             return;
         }
         if self.0.len() >= KEYS {
@@ -298,13 +302,13 @@ impl Keyring {
             let first = self.0.iter().enumerate().min_by_key(|(_, held)| held.memory.until).map(|(at, _)| at);
             first.map(|at| self.0.swap_remove(at));
         }
-        self.0.push(Held { fingerprint, memory, confirmed: now });
+        self.0.push(Entry { fingerprint, memory, confirmed: now });
     }
 
     /// Confirms, where that is due, what is of the keys that a worker `has`, and drops what is of keys that nobody has. What the
     /// worker `had` already when it last looked is not dropped, however long ago that was: the process may have stood still.
     pub fn confirm(&mut self, had: &[u64], has: &[u64], now: Micros) {
-        let stays = |held: &Held| {
+        let stays = |held: &Entry| {
             let known = has.contains(&held.fingerprint) && had.contains(&held.fingerprint);
             known || now.since(held.confirmed) < LIFE
         };
@@ -320,7 +324,7 @@ impl Keyring {
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Writer::new();
         w.number(u64::try_from(self.0.len()).unwrap_or(0));
-        for Held { fingerprint, memory: m, confirmed } in &self.0 {
+        for Entry { fingerprint, memory: m, confirmed } in &self.0 {
             let runs = [m.failed, m.broken].map(|run| [u64::from(run.count), run.since.0]);
             for number in [*fingerprint, m.status.gauge(), m.since.0, m.until.0, m.trial_until.0]
                 .into_iter()
@@ -335,12 +339,12 @@ impl Keyring {
     }
 
     /// From bytes; total.
-    pub fn decode(bytes: Option<&[u8]>) -> Found<Keyring> {
+    pub fn decode(bytes: Option<&[u8]>) -> Found<PoolHealth> {
         Found::read(bytes, read)
     }
 }
 
-fn read(bytes: &[u8]) -> Option<Keyring> {
+fn read(bytes: &[u8]) -> Option<PoolHealth> {
     let mut r = Reader::new(bytes)?;
     let count = r.count(KEYS)?;
     let mut keys = Vec::with_capacity(count);
@@ -355,13 +359,13 @@ fn read(bytes: &[u8]) -> Option<Keyring> {
         };
         let (since, until, trial_until) = (Micros(r.number()?), Micros(r.number()?), Micros(r.number()?));
         let (doubled, rejected) = (r.small()?, r.small()?);
-        let mut run = || Some(Run { count: r.small()?, since: Micros(r.number()?) });
+        let mut run = || Some(Streak { count: r.small()?, since: Micros(r.number()?) });
         let (failed, broken) = (run()?, run()?);
-        let memory = Memory { status, since, until, doubled, rejected, failed, broken, trial_until };
-        keys.push(Held { fingerprint, memory, confirmed: Micros(r.number()?) });
+        let memory = Health { status, since, until, doubled, rejected, failed, broken, trial_until };
+        keys.push(Entry { fingerprint, memory, confirmed: Micros(r.number()?) });
     }
     r.end()?;
-    Some(Keyring(keys))
+    Some(PoolHealth(keys))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Key pools: which key a request or an attempt carries.
 //!
-//! A pool of the plan names its keys; their values may come later, from the `keys` role's secrets document. [`Ring`] is the
+//! A pool of the plan names its keys; their values may come later, from the `keys` role's secrets document. [`KeySet`] is the
 //! pool with what is known now: the header value ready to be written, or nothing for a key whose secret is not there.
 
 use std::collections::BTreeMap;
@@ -13,10 +13,10 @@ const MASK: usize = 4;
 const MASKED: usize = 8;
 
 /// A pool with its values resolved. Holds secrets: no `Debug`.
-pub struct Ring {
+pub struct KeySet {
     keys: Vec<Slot>,
     /// The candidates, each with the sum of the weights up to it.
-    ends: Vec<(u64, usize)>,
+    cumulative_weights: Vec<(u64, usize)>,
 }
 
 struct Slot {
@@ -28,9 +28,9 @@ struct Slot {
     value: Option<(Secret, u64)>,
 }
 
-impl Ring {
+impl KeySet {
     /// Resolves a pool against the secrets that are known.
-    pub fn new(pool: &KeyPool, secrets: &BTreeMap<String, Secret>) -> Ring {
+    pub fn new(pool: &KeyPool, secrets: &BTreeMap<String, Secret>) -> KeySet {
         let keys = pool.keys.iter().map(|key| {
             let secret = match &key.value {
                 KeyValue::Known(secret) => Some(secret.clone()),
@@ -43,9 +43,9 @@ impl Ring {
                 .map(|secret| (secret.prefixed(&pool.prefix), fingerprint(&pool.name, secret.expose())));
             Slot { weight: key.weight, same_as: None, value }
         });
-        let mut ring = Ring { keys: keys.collect(), ends: Vec::new() };
-        ring.unite();
-        ring.ends = ring
+        let mut ring = KeySet { keys: keys.collect(), cumulative_weights: Vec::new() };
+        ring.merge_duplicates();
+        ring.cumulative_weights = ring
             .candidates()
             .scan(0u64, |end, n| {
                 *end = end.saturating_add(ring.weight(n));
@@ -56,7 +56,7 @@ impl Ring {
     }
 
     /// Of several keys with one value the first that has a weight is used, or else the first.
-    fn unite(&mut self) {
+    fn merge_duplicates(&mut self) {
         let of_value = |n: usize| {
             let fingerprint = self.fingerprint(n)?;
             let same = || (0..self.keys.len()).filter(|other| self.fingerprint(*other) == Some(fingerprint));
@@ -94,13 +94,13 @@ impl Ring {
         self.keys.iter().filter_map(|slot| slot.value.as_ref()).map(|(_, fingerprint)| *fingerprint).collect()
     }
 
-    /// Chooses among all candidates by weight, `random` being 64 uniform bits: as [`Ring::choose`] does where every key is
+    /// Chooses among all candidates by weight, `random` being 64 uniform bits: as [`KeySet::choose`] does where every key is
     /// allowed, but without a look at each of them.
-    pub fn any(&self, random: u64) -> Option<usize> {
-        let total = self.ends.last().map(|(end, _)| *end)?;
+    pub fn choose_any(&self, random: u64) -> Option<usize> {
+        let total = self.cumulative_weights.last().map(|(end, _)| *end)?;
         let scaled = scale(random, total)?;
-        let at = self.ends.partition_point(|(end, _)| *end <= scaled);
-        self.ends.get(at).map(|(_, n)| *n)
+        let at = self.cumulative_weights.partition_point(|(end, _)| *end <= scaled);
+        self.cumulative_weights.get(at).map(|(_, n)| *n)
     }
 
     /// Chooses among the candidates that are `allowed`: by weight, `random` being 64 uniform bits, or for an identity by

@@ -4,10 +4,10 @@ use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use crate::keys::health::{Keyring, Memory, Status};
-use crate::keys::key_set::Ring;
-use crate::keys::usage::{Usage, Used};
-use crate::outcome::blame::Fault;
+use crate::keys::health::{Health, PoolHealth, Status};
+use crate::keys::key_set::KeySet;
+use crate::keys::usage::{KeyUsage, WorkerUsage};
+use crate::outcome::blame::KeyOutcome;
 use crate::plan::pool::KeyPool;
 use crate::shared::REFRESH_AFTER;
 use crate::shared::codec::Found;
@@ -30,7 +30,7 @@ pub enum Pick {
 
 /// What a request brings to the choice of a key.
 #[derive(Debug, Clone, Copy)]
-pub struct Wish<'a> {
+pub struct KeyQuery<'a> {
     /// Keys that this request has tried.
     pub tried: &'a [usize],
     /// Hash of its sticky identity.
@@ -43,11 +43,11 @@ pub struct Wish<'a> {
 
 /// What an attempt says about its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Said {
+pub struct KeyReport {
     /// Index of the key.
     pub key: usize,
     /// What it says.
-    pub fault: Fault,
+    pub outcome: KeyOutcome,
     /// When the attempt began.
     pub began: Micros,
     /// Now.
@@ -56,7 +56,7 @@ pub struct Said {
 
 /// A key's change of status, reported by the worker that made it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Moved {
+pub struct KeyTransition {
     /// Index of the key.
     pub key: usize,
     /// Before.
@@ -84,7 +84,7 @@ impl Pools {
 /// What this worker knows of one pool.
 pub struct PoolState {
     key: String,
-    ring: Keyring,
+    health: PoolHealth,
     read_at: Option<Micros>,
     /// Fingerprints of the keys that there were when the record was last read.
     had: Vec<u64>,
@@ -94,7 +94,7 @@ impl PoolState {
     fn new(name: &str) -> PoolState {
         PoolState {
             key: [names::KEYS, name].concat(),
-            ring: Keyring::default(),
+            health: PoolHealth::default(),
             read_at: None,
             had: Vec::new(),
         }
@@ -102,41 +102,42 @@ impl PoolState {
 
     /// Reads the shared keyring if the copy is too old, and confirms what is of the keys that are here. What cannot be read
     /// changes nothing: keys stay as they were.
-    pub fn refresh(&mut self, ring: &Ring, store: &dyn Store, now: Micros, drops: &mut Drops) {
+    pub fn refresh(&mut self, ring: &KeySet, store: &dyn Store, now: Micros, drops: &mut Drops) {
         if self.read_at.is_some_and(|at| now.since(at) < REFRESH_AFTER) {
             return;
         }
         self.read_at = Some(now);
-        match store.get(&self.key).map(|found| Keyring::decode(found.as_ref().map(|v| v.bytes.as_slice()))) {
-            Ok(Found::Nothing) => self.ring = Keyring::default(),
-            Ok(Found::Value(ring)) => self.ring = ring,
+        match store.get(&self.key).map(|found| PoolHealth::decode(found.as_ref().map(|v| v.bytes.as_slice())))
+        {
+            Ok(Found::Nothing) => self.health = PoolHealth::default(),
+            Ok(Found::Value(ring)) => self.health = ring,
             Ok(Found::Undecodable) => drops.one(Dropped::Undecodable),
             Err(_) => drops.one(Dropped::Refused),
         }
         let has = ring.fingerprints();
-        if !self.ring.0.is_empty() {
+        if !self.health.0.is_empty() {
             let had = std::mem::take(&mut self.had);
-            let mut confirmed = self.ring.clone();
+            let mut confirmed = self.health.clone();
             confirmed.confirm(&had, &has, now);
-            if confirmed != self.ring {
-                self.change(store, drops, &mut |ring| ring.confirm(&had, &has, now));
+            if confirmed != self.health {
+                self.update_shared(store, drops, &mut |ring| ring.confirm(&had, &has, now));
             }
         }
         self.had = has;
     }
 
     /// What is remembered of a key; one without a value is disabled for ever.
-    pub fn memory(&self, ring: &Ring, key: usize) -> Memory {
+    pub fn health(&self, ring: &KeySet, key: usize) -> Health {
         match ring.fingerprint(key) {
-            Some(fingerprint) => self.ring.get(fingerprint),
-            None => Memory::WITHOUT_VALUE,
+            Some(fingerprint) => self.health.get(fingerprint),
+            None => Health::WITHOUT_VALUE,
         }
     }
 
     /// Whether an attempt could have a key now.
-    pub fn usable(&self, ring: &Ring, now: Micros) -> bool {
+    pub fn has_usable_key(&self, ring: &KeySet, now: Micros) -> bool {
         ring.candidates().any(|key| {
-            let memory = self.memory(ring, key);
+            let memory = self.health(ring, key);
             memory.is_active() || memory.trial_due(now)
         })
     }
@@ -146,66 +147,73 @@ impl PoolState {
     pub fn pick(
         &mut self,
         pool: &KeyPool,
-        ring: &Ring,
-        wish: Wish<'_>,
+        ring: &KeySet,
+        wish: KeyQuery<'_>,
         store: &dyn Store,
         drops: &mut Drops,
     ) -> Pick {
         self.refresh(ring, store, wish.now, drops);
         let identity = wish.identity.filter(|_| pool.sticky);
         // The record holds only keys with something against them: usually there is nothing to look through.
-        if self.ring.0.is_empty() {
+        if self.health.0.is_empty() {
             if wish.tried.is_empty() && identity.is_none() {
-                return ring.any(wish.random).map_or(Pick::Exhausted { returns_in: None }, Pick::Key);
+                return ring.choose_any(wish.random).map_or(Pick::Exhausted { returns_in: None }, Pick::Key);
             }
         } else {
-            if let Some(key) = self.trial(ring, wish.now, wish.tried, store, drops) {
+            if let Some(key) = self.pick_trial(ring, wish.now, wish.tried, store, drops) {
                 return Pick::Key(key);
             }
         }
-        let active = |key: usize| self.memory(ring, key).is_active();
+        let active = |key: usize| self.health(ring, key).is_active();
         let fresh = |key: usize| active(key) && !wish.tried.contains(&key);
         let picked = ring
             .choose(wish.random, identity, &fresh)
             .or_else(|| ring.choose(wish.random, identity, &active));
         // Rather the trial of a key that this request has had before than none.
-        match picked.or_else(|| self.trial(ring, wish.now, &[], store, drops)) {
+        match picked.or_else(|| self.pick_trial(ring, wish.now, &[], store, drops)) {
             Some(key) => Pick::Key(key),
             None => Pick::Exhausted { returns_in: self.returns_in(ring, wish.now) },
         }
     }
 
     /// The first key whose trial is due and can be had, but for those that were `tried`.
-    fn trial(
+    fn pick_trial(
         &mut self,
-        ring: &Ring,
+        ring: &KeySet,
         now: Micros,
         tried: &[usize],
         store: &dyn Store,
         drops: &mut Drops,
     ) -> Option<usize> {
-        let due = |key: &usize| self.memory(ring, *key).trial_due(now) && !tried.contains(key);
+        let due = |key: &usize| self.health(ring, *key).trial_due(now) && !tried.contains(key);
         let due: Vec<usize> = ring.candidates().filter(due).collect();
-        due.into_iter().find(|key| self.lease(ring, *key, now, store, drops))
+        due.into_iter().find(|key| self.start_trial(ring, *key, now, store, drops))
     }
 
     /// When the first key comes back from a rate limit.
-    pub fn returns_in(&self, ring: &Ring, now: Micros) -> Option<Millis> {
+    pub fn returns_in(&self, ring: &KeySet, now: Micros) -> Option<Millis> {
         let waits = ring.candidates().filter_map(|key| {
-            let memory = self.memory(ring, key);
+            let memory = self.health(ring, key);
             (memory.status == Status::RateLimited).then(|| memory.returns_at(now).since(now).div_ceil(1000))
         });
         waits.min().map(Millis)
     }
 
     /// Takes the trial of a key, if no other worker has it.
-    fn lease(&mut self, ring: &Ring, key: usize, now: Micros, store: &dyn Store, drops: &mut Drops) -> bool {
+    fn start_trial(
+        &mut self,
+        ring: &KeySet,
+        key: usize,
+        now: Micros,
+        store: &dyn Store,
+        drops: &mut Drops,
+    ) -> bool {
         let Some(fingerprint) = ring.fingerprint(key) else { return false };
-        let done = self.change(store, drops, &mut |ring| {
+        let done = self.update_shared(store, drops, &mut |ring| {
             let memory = ring.get(fingerprint);
             let due = memory.trial_due(now);
             if due {
-                ring.put(fingerprint, memory.tried(now), now);
+                ring.put(fingerprint, memory.start_trial(now), now);
             }
             due
         });
@@ -216,16 +224,16 @@ impl PoolState {
     pub fn report(
         &mut self,
         pool: &KeyPool,
-        ring: &Ring,
-        said: Said,
-        usage: &Usage,
+        ring: &KeySet,
+        report: KeyReport,
+        usage: &WorkerUsage,
         store: &dyn Store,
         drops: &mut Drops,
-    ) -> Vec<Moved> {
-        let Said { key, fault, began, now } = said;
+    ) -> Vec<KeyTransition> {
+        let KeyReport { key, outcome, began, now } = report;
         let Some(fingerprint) = ring.fingerprint(key) else { return Vec::new() };
         // As far as is known here: the usual case asks and writes nothing.
-        if !self.ring.get(fingerprint).is_changed_by(fault) {
+        if !self.health.get(fingerprint).is_changed_by(outcome) {
             return Vec::new();
         }
         let group = pool.keys.get(key).and_then(|key| key.quota_group.clone());
@@ -236,12 +244,12 @@ impl PoolState {
                 && pool.keys.get(*n).is_some_and(|other| other.quota_group == group)
         };
         let mut affected = vec![key];
-        if matches!(fault, Fault::Limited(_)) {
+        if matches!(outcome, KeyOutcome::Limited(_)) {
             affected.extend((0..pool.keys.len()).filter(in_group));
         }
         // Read only for a key that would go out if others work, and once however often the change is tried.
         let used = OnceCell::new();
-        let moved = self.change(store, drops, &mut |held| {
+        let moved = self.update_shared(store, drops, &mut |held| {
             let mut moved = Vec::new();
             for n in &affected {
                 let Some(fingerprint) = ring.fingerprint(*n) else { continue };
@@ -249,29 +257,37 @@ impl PoolState {
                 // An attempt that was under way when the provider failed and was lucky shows nothing, or a breakdown of the
                 // provider would take out every key at once. And the last key stays, whatever it does. Keys that were rotated
                 // away work no more, whenever they did.
-                let works = |used: Used, since| match fault {
-                    Fault::Broke => used.whole > since,
-                    _ => used.answered > since,
+                let works = |used: KeyUsage, since| match outcome {
+                    KeyOutcome::Broke => used.completed > since,
+                    _ => used.accepted > since,
                 };
-                let has_worked = |key, since| works(used.get_or_init(|| usage.known(store)).get(key), since);
-                let over = before.run_over(fault, now, pool);
+                let has_worked =
+                    |key, since| works(used.get_or_init(|| usage.read_or_pending(store)).get(key), since);
+                let over = before.streak_at_limit(outcome, now, pool);
                 // Whoever saw a success did not yet know of the run that it would have ended.
                 let in_a_row = over.is_none_or(|since| !has_worked(fingerprint, since));
-                let counted = if in_a_row { before } else { before.without_run(fault) };
+                let counted = if in_a_row { before } else { before.without_streak(outcome) };
                 let others_work = over.filter(|_| in_a_row).is_some_and(|since| {
                     ring.candidates().filter_map(|other| ring.fingerprint(other)).any(|other| {
                         other != fingerprint && has_worked(other, since) && held.get(other).is_active()
                     })
                 });
-                let after = match counted.after(fault, began, now, others_work, pool) {
+                let after = match counted.apply(outcome, began, now, others_work, pool) {
                     // That another key of its group is limited makes a refused one no better.
-                    after if *n != key && before.status == Status::Disabled => before.not_before(after.until),
-                    after if *n != key => after.with_runs_of(before),
+                    after if *n != key && before.status == Status::Disabled => {
+                        before.out_until_at_least(after.until)
+                    }
+                    after if *n != key => after.with_streaks_of(before),
                     after => after,
                 };
                 held.put(fingerprint, after, now);
                 if before.status != after.status {
-                    moved.push(Moved { key: *n, from: before.status, to: after.status, until: after.until });
+                    moved.push(KeyTransition {
+                        key: *n,
+                        from: before.status,
+                        to: after.status,
+                        until: after.until,
+                    });
                 }
             }
             moved
@@ -280,15 +296,15 @@ impl PoolState {
     }
 
     /// Changes the shared keyring, and takes over what it has become. `None` if it could not be changed.
-    fn change<T>(
+    fn update_shared<T>(
         &mut self,
         store: &dyn Store,
         drops: &mut Drops,
-        how: &mut dyn FnMut(&mut Keyring) -> T,
+        how: &mut dyn FnMut(&mut PoolHealth) -> T,
     ) -> Option<T> {
         let changed = update(store, &self.key, &mut |bytes| {
-            let mut ring = match Keyring::decode(bytes) {
-                Found::Nothing => Keyring::default(),
+            let mut ring = match PoolHealth::decode(bytes) {
+                Found::Nothing => PoolHealth::default(),
                 Found::Value(ring) => ring,
                 Found::Undecodable => return Change::Keep(None),
             };
@@ -301,7 +317,7 @@ impl PoolState {
         });
         match changed {
             Ok(Some((ring, result))) => {
-                self.ring = ring;
+                self.health = ring;
                 Some(result)
             }
             Ok(None) => {

@@ -17,7 +17,7 @@ use crate::time::{Millis, UnixMillis};
 const LONGEST: u64 = 86_400_000;
 
 /// The wait that the response headers ask for, if any. Names in lower case; `now` is for dates.
-pub fn wait<'a>(
+pub fn requested_wait<'a>(
     headers: impl Iterator<Item = (&'a str, &'a [u8])> + Clone,
     now: UnixMillis,
 ) -> Option<Millis> {
@@ -154,7 +154,7 @@ mod tests {
     const NOW: UnixMillis = UnixMillis(1_795_168_800_000); // 2026-11-20T10:00:00Z
 
     fn of(headers: &[(&str, &str)]) -> Option<u64> {
-        wait(headers.iter().map(|(n, v)| (*n, v.as_bytes())), NOW).map(|millis| millis.0)
+        requested_wait(headers.iter().map(|(n, v)| (*n, v.as_bytes())), NOW).map(|millis| millis.0)
     }
 
     #[test]
@@ -208,6 +208,6 @@ mod tests {
             assert!(of(&[("retry-after", value)]).unwrap_or(0) <= LONGEST, "{value}");
             assert!(of(&[("x-ratelimit-reset-requests", value)]).unwrap_or(0) <= LONGEST, "{value}");
         }
-        assert_eq!(wait([("retry-after", &b"\xff\xfe"[..])].into_iter(), NOW), None);
+        assert_eq!(requested_wait([("retry-after", &b"\xff\xfe"[..])].into_iter(), NOW), None);
     }
 }

@@ -21,7 +21,7 @@ const KEYS: usize = 512;
 
 /// Use of one key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Used {
+pub struct KeyUsage {
     /// Attempts that carried it.
     pub requests: u64,
     /// Those of them that failed, were limited or were refused.
@@ -29,32 +29,32 @@ pub struct Used {
     /// When the last of them ended.
     pub last: UnixMillis,
     /// When the latest of those began that was answered well.
-    pub answered: Micros,
+    pub accepted: Micros,
     /// The same, of those whose answer has come whole.
-    pub whole: Micros,
+    pub completed: Micros,
 }
 
-impl Used {
-    fn add(&mut self, other: Used) {
+impl KeyUsage {
+    fn add(&mut self, other: KeyUsage) {
         self.requests = self.requests.saturating_add(other.requests);
         self.errors = self.errors.saturating_add(other.errors);
         self.last = self.last.max(other.last);
-        self.answered = self.answered.max(other.answered);
-        self.whole = self.whole.max(other.whole);
+        self.accepted = self.accepted.max(other.accepted);
+        self.completed = self.completed.max(other.completed);
     }
 }
 
 /// Use of the keys of a pool, by fingerprint.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Record(Vec<(u64, Used)>);
+pub struct PoolUsage(Vec<(u64, KeyUsage)>);
 
-impl Record {
+impl PoolUsage {
     /// Of a key; one that was never used has a use of nothing.
-    pub fn get(&self, fingerprint: u64) -> Used {
+    pub fn get(&self, fingerprint: u64) -> KeyUsage {
         self.0.iter().find(|(held, _)| *held == fingerprint).map(|(_, used)| *used).unwrap_or_default()
     }
 
-    fn add(&mut self, fingerprint: u64, used: Used) {
+    fn add(&mut self, fingerprint: u64, used: KeyUsage) {
         if let Some((_, held)) = self.0.iter_mut().find(|(held, _)| *held == fingerprint) {
             return held.add(used);
         }
@@ -71,7 +71,7 @@ impl Record {
         let mut w = Writer::new();
         w.number(u64::try_from(self.0.len()).unwrap_or(0));
         for (fingerprint, used) in &self.0 {
-            let times = [used.last.0, used.answered.0, used.whole.0];
+            let times = [used.last.0, used.accepted.0, used.completed.0];
             for number in [*fingerprint, used.requests, used.errors].into_iter().chain(times) {
                 w.number(number);
             }
@@ -80,16 +80,16 @@ impl Record {
     }
 
     /// From bytes; total.
-    pub fn decode(bytes: Option<&[u8]>) -> Found<Record> {
+    pub fn decode(bytes: Option<&[u8]>) -> Found<PoolUsage> {
         Found::read(bytes, |bytes| {
             let mut r = Reader::new(bytes)?;
-            let mut record = Record::default();
+            let mut record = PoolUsage::default();
             for _ in 0..r.count(KEYS)? {
                 let fingerprint = r.number()?;
                 let (requests, errors) = (r.number()?, r.number()?);
-                let (last, answered) = (UnixMillis(r.number()?), Micros(r.number()?));
-                let whole = Micros(r.number()?);
-                record.0.push((fingerprint, Used { requests, errors, last, answered, whole }));
+                let (last, accepted) = (UnixMillis(r.number()?), Micros(r.number()?));
+                let completed = Micros(r.number()?);
+                record.0.push((fingerprint, KeyUsage { requests, errors, last, accepted, completed }));
             }
             r.end()?;
             Some(record)
@@ -98,32 +98,32 @@ impl Record {
 }
 
 /// What one worker has counted of a pool since it last merged.
-pub struct Usage {
+pub struct WorkerUsage {
     key: String,
-    pending: Record,
+    pending: PoolUsage,
     merged_at: Micros,
 }
 
-impl Usage {
+impl WorkerUsage {
     /// Of this pool.
-    pub fn new(pool: &str) -> Usage {
+    pub fn new(pool: &str) -> WorkerUsage {
         let key = [names::USAGE, pool].concat();
-        Usage { key, pending: Record::default(), merged_at: Micros(0) }
+        WorkerUsage { key, pending: PoolUsage::default(), merged_at: Micros(0) }
     }
 
     /// Takes in what became of an attempt with this key: an attempt counts when it is over.
     pub fn count(&mut self, fingerprint: u64, judgement: &Judgement, now: UnixMillis) {
-        let mut used = Used::default();
+        let mut used = KeyUsage::default();
         if let Some(outcome) = judgement.outcome {
             let failed = matches!(outcome, Outcome::Bad | Outcome::RateLimited | Outcome::KeyRejected);
-            used = Used { requests: 1, errors: u64::from(failed), last: now, ..used };
+            used = KeyUsage { requests: 1, errors: u64::from(failed), last: now, ..used };
         }
         match judgement.event {
-            Some(Event::Answered { outcome: Outcome::Good, .. }) => used.answered = judgement.began,
-            Some(Event::Completed) => used.whole = judgement.began,
+            Some(Event::Answered { outcome: Outcome::Good, .. }) => used.accepted = judgement.began,
+            Some(Event::Completed) => used.completed = judgement.began,
             _ => {}
         }
-        if used != Used::default() {
+        if used != KeyUsage::default() {
             self.pending.add(fingerprint, used);
         }
     }
@@ -135,8 +135,8 @@ impl Usage {
         }
         self.merged_at = now;
         let merged = update(store, &self.key, &mut |bytes| {
-            let mut record = match Record::decode(bytes) {
-                Found::Nothing => Record::default(),
+            let mut record = match PoolUsage::decode(bytes) {
+                Found::Nothing => PoolUsage::default(),
                 Found::Value(record) => record,
                 Found::Undecodable => return Change::Keep(false),
             };
@@ -154,10 +154,10 @@ impl Usage {
     }
 
     /// What all workers have merged, with what this one has not merged yet. `None` if it cannot be read.
-    pub fn read(&self, store: &dyn Store) -> Option<Record> {
+    pub fn read(&self, store: &dyn Store) -> Option<PoolUsage> {
         let found = store.get(&self.key).ok()?;
-        let mut record = match Record::decode(found.as_ref().map(|found| found.bytes.as_slice())) {
-            Found::Nothing => Record::default(),
+        let mut record = match PoolUsage::decode(found.as_ref().map(|found| found.bytes.as_slice())) {
+            Found::Nothing => PoolUsage::default(),
             Found::Value(record) => record,
             Found::Undecodable => return None,
         };
@@ -166,7 +166,7 @@ impl Usage {
     }
 
     /// The same, for whoever cannot wait: if nothing can be read, at least what this worker knows.
-    pub fn known(&self, store: &dyn Store) -> Record {
+    pub fn read_or_pending(&self, store: &dyn Store) -> PoolUsage {
         self.read(store).unwrap_or_else(|| self.pending.clone())
     }
 }
@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn two_workers_count_together_and_write_rarely() {
         let (store, mut drops) = (MemoryStore::default(), Drops::default());
-        let (mut a, mut b) = (Usage::new("p"), Usage::new("p"));
+        let (mut a, mut b) = (WorkerUsage::new("p"), WorkerUsage::new("p"));
         for n in 0..100 {
             a.count(1, &over(Outcome::Good), UnixMillis(n));
             b.count(1, &over(Outcome::RateLimited), UnixMillis(1000 + n));
@@ -204,33 +204,33 @@ mod tests {
         let calls = store.calls.get();
         (0..9).for_each(|n| a.merge(&store, at(3000 + 300 * n), &mut drops));
         assert_eq!(store.calls.get(), calls, "nothing new is not written");
-        let record = Usage::new("p").read(&store).unwrap();
+        let record = WorkerUsage::new("p").read(&store).unwrap();
         assert_eq!(
             record.get(1),
-            Used { requests: 200, errors: 100, last: UnixMillis(1099), ..Used::default() }
+            KeyUsage { requests: 200, errors: 100, last: UnixMillis(1099), ..KeyUsage::default() }
         );
-        assert_eq!(record.get(2), Used { requests: 100, last: UnixMillis(7), ..Used::default() });
-        assert_eq!((record.get(3), drops), (Used::default(), Drops::default()));
+        assert_eq!(record.get(2), KeyUsage { requests: 100, last: UnixMillis(7), ..KeyUsage::default() });
+        assert_eq!((record.get(3), drops), (KeyUsage::default(), Drops::default()));
     }
 
     #[test]
     fn what_cannot_be_merged_is_kept_and_shown() {
         let (store, mut drops) = (MemoryStore::default(), Drops::default());
-        let mut usage = Usage::new("p");
+        let mut usage = WorkerUsage::new("p");
         usage.count(1, &over(Outcome::Bad), UnixMillis(5));
         store.interference.set(16);
         usage.merge(&store, at(1000), &mut drops);
         assert_eq!(drops.0, [(Dropped::MergeDeferred, 1)]);
         assert_eq!(usage.read(&store).unwrap().get(1).errors, 1);
         usage.merge(&store, at(2000), &mut drops);
-        assert_eq!(Usage::new("p").read(&store).unwrap().get(1).errors, 1);
+        assert_eq!(WorkerUsage::new("p").read(&store).unwrap().get(1).errors, 1);
     }
 
     #[test]
     fn a_record_of_another_build_is_left_alone_and_not_taken_for_nothing() {
         let (store, mut drops) = (MemoryStore::default(), Drops::default());
         store.force("bellwether/2/usage/p", &[9, 9]);
-        let mut usage = Usage::new("p");
+        let mut usage = WorkerUsage::new("p");
         usage.count(1, &over(Outcome::Good), UnixMillis(5));
         usage.merge(&store, at(1000), &mut drops);
         assert_eq!(drops.0, [(Dropped::Undecodable, 1)]);
@@ -239,11 +239,11 @@ mod tests {
 
     #[test]
     fn keys_that_were_rotated_away_make_room() {
-        let mut record = Record::default();
+        let mut record = PoolUsage::default();
         for n in 0..2000u64 {
-            record.add(n, Used { requests: 1, last: UnixMillis(n), ..Used::default() });
+            record.add(n, KeyUsage { requests: 1, last: UnixMillis(n), ..KeyUsage::default() });
         }
         assert_eq!((record.0.len(), record.get(1999).requests, record.get(0).requests), (KEYS, 1, 0));
-        assert!(matches!(Record::decode(Some(&record.encode())), Found::Value(back) if back == record));
+        assert!(matches!(PoolUsage::decode(Some(&record.encode())), Found::Value(back) if back == record));
     }
 }

@@ -6,7 +6,7 @@
 //! answer stands in for the one attempt it can see. A failed attempt that Envoy retried still counts.
 
 use crate::outcome::blame::Event;
-use crate::outcome::blame::Fault;
+use crate::outcome::blame::KeyOutcome;
 use crate::outcome::{Ending, Outcome, classify};
 use crate::plan::guard::BadOutcomes;
 use crate::time::{Micros, Millis};
@@ -66,17 +66,17 @@ pub struct Judgement {
 
 impl Judgement {
     /// What it says about the key that the attempt carried; `None`: nothing. `wait`: what the response says of a rate limit.
-    pub fn fault(&self, wait: Option<Millis>) -> Option<Fault> {
+    pub fn key_outcome(&self, wait: Option<Millis>) -> Option<KeyOutcome> {
         // By the status first: a guard may count 429 against the version as well.
         match (self.status, self.event?) {
-            (Some(429), _) => Some(Fault::Limited(wait)),
-            (Some(401 | 403), _) => Some(Fault::Rejected),
-            (_, Event::Completed) => Some(Fault::None),
-            (_, Event::Broke) => Some(Fault::Broke),
+            (Some(429), _) => Some(KeyOutcome::Limited(wait)),
+            (Some(401 | 403), _) => Some(KeyOutcome::Rejected),
+            (_, Event::Completed) => Some(KeyOutcome::Completed),
+            (_, Event::Broke) => Some(KeyOutcome::Broke),
             (_, Event::Answered { outcome, .. }) => match outcome {
-                Outcome::Good => Some(Fault::Accepted),
-                Outcome::Bad => Some(Fault::Failing),
-                Outcome::Cancelled | Outcome::CallerError => Some(Fault::Nothing),
+                Outcome::Good => Some(KeyOutcome::Accepted),
+                Outcome::Bad => Some(KeyOutcome::Failed),
+                Outcome::Cancelled | Outcome::CallerError => Some(KeyOutcome::Inconclusive),
                 _ => None,
             },
         }
@@ -85,7 +85,7 @@ impl Judgement {
 
 /// The ledger of one request.
 #[derive(Debug)]
-pub struct Flight {
+pub struct Attempts {
     seen: Micros,
     /// A client that leaves after this long has left because of the latency.
     impatient_after: Option<Millis>,
@@ -96,10 +96,10 @@ pub struct Flight {
     seen_by_keys: bool,
 }
 
-impl Flight {
+impl Attempts {
     /// A request seen at `seen`. `impatient_after`: the smallest latency limit.
-    pub fn new(seen: Micros, impatient_after: Option<Millis>) -> Flight {
-        Flight { seen, impatient_after, attempts: Vec::new(), answer: None, seen_by_keys: false }
+    pub fn new(seen: Micros, impatient_after: Option<Millis>) -> Attempts {
+        Attempts { seen, impatient_after, attempts: Vec::new(), answer: None, seen_by_keys: false }
     }
 
     /// When the request was seen.
@@ -114,27 +114,27 @@ impl Flight {
 
     /// Whether an upstream has answered, as far as either role knows.
     pub fn reached(&self) -> bool {
-        self.last_status_seen() || self.answer.is_some_and(|(_, reached)| reached)
+        self.has_last_headers() || self.answer.is_some_and(|(_, reached)| reached)
     }
 
     /// Whether the last attempt's headers were seen by the `keys` role.
-    pub fn last_status_seen(&self) -> bool {
+    pub fn has_last_headers(&self) -> bool {
         self.attempts.last().is_some_and(|attempt| attempt.heard.is_some())
     }
 
     /// When the headers of the answer came, if they were good ones: others Envoy may have kept, and answered itself later.
-    pub fn good_since(&self) -> Option<Micros> {
+    pub fn good_headers_at(&self) -> Option<Micros> {
         self.attempts.last().filter(|attempt| attempt.state == State::Good).and_then(|attempt| attempt.heard)
     }
 
     /// Keys of a pool that this request has already tried.
-    pub fn tried(&self, pool: usize) -> Vec<usize> {
+    pub fn tried_keys(&self, pool: usize) -> Vec<usize> {
         let keys = self.attempts.iter().filter_map(|attempt| attempt.carried.key);
         keys.filter(|(of, _)| *of == pool).map(|(_, key)| key).collect()
     }
 
     /// How many attempts the assigned version has had.
-    pub fn attempts_on_assigned(&self) -> u32 {
+    pub fn count_on_assigned(&self) -> u32 {
         let on_assigned = self.attempts.iter().filter(|attempt| !attempt.carried.to_stable);
         u32::try_from(on_assigned.count()).unwrap_or(u32::MAX)
     }
@@ -163,7 +163,7 @@ impl Flight {
 
     /// Envoy goes to stable with its first attempt: the canary's cluster has no endpoint to go to, which counts against it as it
     /// does where Envoy answers so by itself.
-    pub fn passed_over(&mut self, now: Micros, errors: &BadOutcomes, judged: &mut Vec<Judgement>) {
+    pub fn record_skipped(&mut self, now: Micros, errors: &BadOutcomes, judged: &mut Vec<Judgement>) {
         self.attempts.push(Attempt {
             began: now,
             carried: Carried::default(),
@@ -175,7 +175,7 @@ impl Flight {
     }
 
     /// Headers arrived for an attempt.
-    pub fn answered(
+    pub fn record_headers(
         &mut self,
         attempt: usize,
         status: u16,
@@ -199,7 +199,12 @@ impl Flight {
 
     /// An attempt is over without headers, and its client has left. (An attempt that failed by itself is settled by the
     /// next one or by the request's end, when Envoy says how.)
-    pub fn abandoned(&mut self, attempt: usize, now: Micros, errors: &BadOutcomes) -> Option<Judgement> {
+    pub fn settle_abandoned(
+        &mut self,
+        attempt: usize,
+        now: Micros,
+        errors: &BadOutcomes,
+    ) -> Option<Judgement> {
         let mut judged = Vec::new();
         self.settle_open(attempt, now, Ending::Cancelled, errors, &mut judged);
         judged.pop()
@@ -207,7 +212,7 @@ impl Flight {
 
     /// An attempt is over without headers and its client is still there. Settled at once where a reset and a time-out mean
     /// the same; otherwise left for whoever learns which it was.
-    pub fn failed(&mut self, attempt: usize, now: Micros, errors: &BadOutcomes) -> Option<Judgement> {
+    pub fn settle_failed(&mut self, attempt: usize, now: Micros, errors: &BadOutcomes) -> Option<Judgement> {
         if errors.reset != errors.timeout {
             return None;
         }
@@ -218,7 +223,7 @@ impl Flight {
 
     /// The router saw an answer which the `keys` role did not: there is no such role here, or Envoy answered by itself.
     /// A good one counts at once; anything else waits for the end, when Envoy says how it came to be.
-    pub fn router_answer(
+    pub fn record_router_answer(
         &mut self,
         (status, reached): (u16, bool),
         carried: Carried,
@@ -231,7 +236,7 @@ impl Flight {
         }
         self.attempts.push(Attempt { began: self.seen, carried, heard: None, state: State::Open });
         if classify(errors, Some(status), Ending::Complete, carried.own_key()) == Outcome::Good {
-            return self.answered(0, status, now, errors);
+            return self.record_headers(0, status, now, errors);
         }
         None
     }
@@ -266,7 +271,7 @@ impl Flight {
             match self.attempts.get(n).map(|attempt| attempt.state) {
                 Some(State::Open) if n == last && status.is_some() => {
                     if let Some((status, _)) = self.answer {
-                        judged.extend(self.answered(n, status, now, errors));
+                        judged.extend(self.record_headers(n, status, now, errors));
                     }
                     self.settle_good(n, how, errors, judged);
                 }

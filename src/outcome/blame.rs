@@ -21,9 +21,9 @@ pub enum Event {
 
 /// What an attempt says about its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub enum KeyOutcome {
     /// It works: a good answer has come, whole.
-    None,
+    Completed,
     /// It is neither limited nor refused: a good answer has begun.
     Accepted,
     /// 429, with the wait that the provider asked for.
@@ -31,9 +31,9 @@ pub enum Fault {
     /// 401 or 403.
     Rejected,
     /// A bad answer, or none.
-    Failing,
+    Failed,
     /// An answer that began well has broken off.
     Broke,
     /// Nothing: its client has left, or has asked for what cannot be had. If it was the trial, another one may follow.
-    Nothing,
+    Inconclusive,
 }

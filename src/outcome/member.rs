@@ -1,13 +1,13 @@
 //! Which version's provider does an attempt of a canary's request really go to?
 //!
-//! A retry may have been moved to stable in two ways. With a route that reads the cluster header again, Envoy has gone to
+//! A retry may have been moved to stable in two clusters. With a route that reads the cluster header again, Envoy has gone to
 //! stable's cluster and says so. With an aggregate cluster (the canary's endpoints first, then stable's) Envoy knows the
 //! cluster by the canary's name throughout, and only a label on the endpoint tells its members apart. Envoy's choice is the
 //! truth, whatever the filter expected: a key must go to its own provider.
 
 /// What is known before an attempt.
 #[derive(Debug, Clone, Copy)]
-pub struct Ways<'a> {
+pub struct Clusters<'a> {
     /// The cluster of the canary that the request was assigned to.
     pub assigned: &'a str,
     /// Stable's cluster.
@@ -29,7 +29,7 @@ pub enum Side {
     Unknown,
 }
 
-impl Ways<'_> {
+impl Clusters<'_> {
     /// Which of them. `label`: of the endpoint; `cluster`: what Envoy calls the cluster, asked for only where it matters.
     ///
     /// The label wins over the cluster's name. Two versions on one cluster are told apart by whose turn it is.
@@ -67,21 +67,34 @@ impl Ways<'_> {
 mod tests {
     use super::*;
 
-    const NEW: Ways<'static> = Ways { assigned: "relay", stable: "openai", due: false, labelled: false };
+    const NEW: Clusters<'static> =
+        Clusters { assigned: "relay", stable: "openai", due: false, labelled: false };
 
-    fn side(ways: Ways<'_>, label: Option<&str>, cluster: &str) -> Side {
-        ways.side(label.map(str::as_bytes), &|| Some(cluster.as_bytes().to_vec()))
+    fn side(clusters: Clusters<'_>, label: Option<&str>, cluster: &str) -> Side {
+        clusters.side(label.map(str::as_bytes), &|| Some(cluster.as_bytes().to_vec()))
     }
 
     #[test]
     fn a_label_wins_whatever_was_expected() {
         for (due, labelled) in [(false, false), (false, true), (true, false), (true, true)] {
-            let ways = Ways { due, labelled, ..NEW };
+            let clusters = Clusters { due, labelled, ..NEW };
             for cluster in ["relay", "openai"] {
-                assert_eq!(side(ways, Some("relay"), cluster), Side::Assigned, "{ways:?} in {cluster}");
-                assert_eq!(side(ways, Some("openai"), cluster), Side::Stable, "{ways:?} in {cluster}");
+                assert_eq!(
+                    side(clusters, Some("relay"), cluster),
+                    Side::Assigned,
+                    "{clusters:?} in {cluster}"
+                );
+                assert_eq!(
+                    side(clusters, Some("openai"), cluster),
+                    Side::Stable,
+                    "{clusters:?} in {cluster}"
+                );
                 for foreign in ["third", "", "relay-only", "openai2"] {
-                    assert_eq!(side(ways, Some(foreign), cluster), Side::Unknown, "{ways:?}, {foreign}");
+                    assert_eq!(
+                        side(clusters, Some(foreign), cluster),
+                        Side::Unknown,
+                        "{clusters:?}, {foreign}"
+                    );
                 }
             }
         }
@@ -89,7 +102,7 @@ mod tests {
 
     #[test]
     fn without_a_label_the_cluster_tells_once_the_route_may_have_changed_it() {
-        let due = Ways { due: true, ..NEW };
+        let due = Clusters { due: true, ..NEW };
         assert_eq!(side(due, None, "openai"), Side::Stable);
         assert_eq!(side(due, None, "relay"), Side::Assigned, "a retry that could not change cluster");
         assert_eq!(due.side(None, &|| None), Side::Assigned);
@@ -100,19 +113,19 @@ mod tests {
     #[test]
     fn an_endpoint_without_a_label_among_labelled_ones_is_nobodys_unless_the_cluster_is_stables() {
         for due in [false, true] {
-            let ways = Ways { due, labelled: true, ..NEW };
-            assert_eq!(side(ways, None, "relay"), Side::Unknown);
-            assert_eq!(ways.side(None, &|| None), Side::Unknown);
-            assert_eq!(side(ways, None, "openai"), Side::Stable, "the route has changed it");
+            let clusters = Clusters { due, labelled: true, ..NEW };
+            assert_eq!(side(clusters, None, "relay"), Side::Unknown);
+            assert_eq!(clusters.side(None, &|| None), Side::Unknown);
+            assert_eq!(side(clusters, None, "openai"), Side::Stable, "the route has changed it");
         }
     }
 
     #[test]
     fn two_versions_on_one_cluster_take_turns() {
-        let one = Ways { assigned: "openai", ..NEW };
+        let one = Clusters { assigned: "openai", ..NEW };
         for label in [None, Some("openai")] {
             assert_eq!(side(one, label, "openai"), Side::Assigned, "{label:?}");
-            assert_eq!(side(Ways { due: true, ..one }, label, "openai"), Side::Stable, "{label:?}");
+            assert_eq!(side(Clusters { due: true, ..one }, label, "openai"), Side::Stable, "{label:?}");
         }
     }
 }

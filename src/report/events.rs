@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use crate::engine::Transition;
 use crate::judge::limits::interval;
-use crate::keys::pool::Moved;
+use crate::keys::pool::KeyTransition;
 use crate::problems::{Problem, Problems};
 use crate::rollout::Cause;
 use crate::shared::codec::{Found, Reader, Writer};
@@ -95,7 +95,7 @@ fn sentence(t: &Transition) -> String {
 }
 
 /// A key's change of status as one line of JSON.
-pub fn key_line(pool: &str, key: &str, moved: &Moved, now: Now) -> String {
+pub fn key_line(pool: &str, key: &str, moved: &KeyTransition, now: Now) -> String {
     let (from, to) = (moved.from.name(), moved.to.name());
     let seconds = Hundredths(moved.until.since(now.mono) / 10_000);
     let (time, pool, key) = (now.wall, quoted(pool), quoted(key));

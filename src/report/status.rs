@@ -4,8 +4,8 @@ use std::fmt::Display;
 
 use crate::engine::View;
 use crate::judge::window::Tally;
-use crate::keys::health::Memory;
-use crate::keys::usage::Used;
+use crate::keys::health::Health;
+use crate::keys::usage::KeyUsage;
 use crate::plan::guard::{GuardMode, Recovery};
 use crate::plan::pool::KeyPool;
 use crate::plan::ramp::Ramp;
@@ -100,9 +100,9 @@ pub struct KeyView {
     /// Index of the key of the pool that has the same value: that one is used, and this one is not.
     pub same_as: Option<usize>,
     /// Its state.
-    pub memory: Memory,
+    pub memory: Health,
     /// Its use; `None` if it cannot be read.
-    pub used: Option<Used>,
+    pub used: Option<KeyUsage>,
 }
 
 /// Begins the document.
@@ -294,7 +294,7 @@ fn wall(now: Now, at: Micros) -> UnixMillis {
 mod tests {
     use super::*;
     use crate::engine::VersionView;
-    use crate::outcome::blame::Fault;
+    use crate::outcome::blame::KeyOutcome;
     use crate::plan::Plan;
     use crate::plan::guard::Probe;
     use crate::rollout::{OPERATOR, Standing};
@@ -440,16 +440,22 @@ mod tests {
     #[test]
     fn a_pool_shows_no_more_of_a_key_than_its_mask() {
         let plan = testing::pool(&[("a", 3), ("b", 0)]);
-        let limited =
-            Memory::default().after(Fault::Limited(Some(Millis(60_000))), NOW.mono, NOW.mono, true, &plan);
-        let used = Used { requests: 9, errors: 4, last: UnixMillis(1_795_168_799_000), ..Used::default() };
+        let limited = Health::default().apply(
+            KeyOutcome::Limited(Some(Millis(60_000))),
+            NOW.mono,
+            NOW.mono,
+            true,
+            &plan,
+        );
+        let used =
+            KeyUsage { requests: 9, errors: 4, last: UnixMillis(1_795_168_799_000), ..KeyUsage::default() };
         let keys = [
             KeyView { mask: Some("…6789".to_owned()), same_as: None, memory: limited, used: Some(used) },
             KeyView {
                 mask: None,
                 same_as: Some(0),
-                memory: Memory::WITHOUT_VALUE,
-                used: Some(Used::default()),
+                memory: Health::WITHOUT_VALUE,
+                used: Some(KeyUsage::default()),
             },
         ];
         let mut out = begin(NOW);

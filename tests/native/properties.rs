@@ -10,12 +10,12 @@ use bellwether::judge::histogram::Histogram;
 use bellwether::judge::scores::{Arm, Odds, Share, ShareDelta};
 use bellwether::judge::stats::{Delta, Stats};
 use bellwether::judge::window::{Tally, Window};
-use bellwether::keys::health::{Keyring, Memory};
-use bellwether::keys::key_set::Ring;
-use bellwether::keys::usage::Record;
-use bellwether::outcome::attempts::{Carried, Flight, Judgement};
+use bellwether::keys::health::{Health, PoolHealth};
+use bellwether::keys::key_set::KeySet;
+use bellwether::keys::usage::PoolUsage;
+use bellwether::outcome::attempts::{Attempts, Carried, Judgement};
 use bellwether::outcome::blame::Event;
-use bellwether::outcome::blame::Fault;
+use bellwether::outcome::blame::KeyOutcome;
 use bellwether::outcome::{Ending, Outcome, classify, ending};
 use bellwether::plan::Plan;
 use bellwether::plan::guard::BadOutcomes;
@@ -143,9 +143,9 @@ proptest! {
         let _ = Stats::decode(Some(&bytes));
         let _ = Standings::decode(Some(&bytes));
         let _ = Comparison::decode(Some(&bytes));
-        let _ = Keyring::decode(Some(&bytes));
+        let _ = PoolHealth::decode(Some(&bytes));
         let _ = EventLog::decode(Some(&bytes));
-        let _ = Record::decode(Some(&bytes));
+        let _ = PoolUsage::decode(Some(&bytes));
         let _ = Census::decode(Some(&bytes));
     }
 
@@ -425,32 +425,32 @@ proptest! {
     }
 
     #[test]
-    fn a_flight_settles_each_attempt_once_in_any_order(
+    fn a_request_settles_each_attempt_once_in_any_order(
         errors in bad_outcomes(), steps in vec((0u8..6, 0usize..4, 100u16..600), 0..20), end in 0usize..5,
     ) {
-        let mut flight = Flight::new(Micros(0), Some(Millis(5)));
-        let (mut judged, mut attempts, mut now): (Vec<Judgement>, usize, u64) = (Vec::new(), 0, 0);
+        let mut attempts = Attempts::new(Micros(0), Some(Millis(5)));
+        let (mut judged, mut begun, mut now): (Vec<Judgement>, usize, u64) = (Vec::new(), 0, 0);
         for (step, n, status) in steps {
             now += 1000;
             match step {
                 0 | 1 => {
-                    flight.begin(Micros(now), Carried { key: Some((0, n)), to_stable: n == 3, ..Carried::default() }, &errors, &mut judged);
-                    attempts += 1;
+                    attempts.begin(Micros(now), Carried { key: Some((0, n)), to_stable: n == 3, ..Carried::default() }, &errors, &mut judged);
+                    begun += 1;
                 }
-                2 | 3 => judged.extend(flight.answered(n, status, Micros(now), &errors)),
-                4 => judged.extend(flight.failed(n, Micros(now), &errors)),
-                _ => judged.extend(flight.abandoned(n, Micros(now), &errors)),
+                2 | 3 => judged.extend(attempts.record_headers(n, status, Micros(now), &errors)),
+                4 => judged.extend(attempts.settle_failed(n, Micros(now), &errors)),
+                _ => judged.extend(attempts.settle_abandoned(n, Micros(now), &errors)),
             }
         }
         let ending = [Ending::Complete, Ending::Reset, Ending::Timeout, Ending::Cancelled, Ending::Local][end];
-        flight.finish(ending, Carried::default(), Micros(now), &errors, &mut judged);
+        attempts.finish(ending, Carried::default(), Micros(now), &errors, &mut judged);
         let settled = judged.iter().filter(|j| j.outcome.is_some()).count();
         // An attempt with good headers that was overtaken by another is over, but nobody saw its end.
-        prop_assert!(settled <= attempts.max(1), "{settled} settled of {attempts}");
+        prop_assert!(settled <= begun.max(1), "{settled} settled of {begun}");
         let answered = judged.iter().filter(|j| matches!(j.event, Some(Event::Answered { .. }))).count();
-        prop_assert!(answered <= attempts.max(1), "{answered} answers of {attempts}");
-        if attempts > 0 {
-            prop_assert_eq!(answered, attempts, "each attempt is judged as an answer exactly once");
+        prop_assert!(answered <= begun.max(1), "{answered} answers of {begun}");
+        if begun > 0 {
+            prop_assert_eq!(answered, begun, "each attempt is judged as an answer exactly once");
         }
     }
 
@@ -466,9 +466,9 @@ proptest! {
         }).collect();
         let plan = plan(&format!(r#"{{"deployments": [{{"name": "d", "stable": "v", "versions": [{{"id": "v", "weight": 100, "cluster": "c"}}]}}],
             "key_pools": [{{"name": "p", "keys": [{}]}}]}}"#, keys.join(",")));
-        let ring = Ring::new(&plan.pools[0], &BTreeMap::new());
+        let keys = KeySet::new(&plan.pools[0], &BTreeMap::new());
         let usable = |n: usize| weights[n] > 0 && !missing[n] && !out.contains(&n);
-        match ring.choose(random, identity, &|n| !out.contains(&n)) {
+        match keys.choose(random, identity, &|n| !out.contains(&n)) {
             Some(n) => prop_assert!(usable(n)),
             None => prop_assert!(!(0..weights.len()).any(usable)),
         }
@@ -481,27 +481,27 @@ proptest! {
         let document = r#"{"deployments": [{"name": "d", "stable": "v", "versions": [{"id": "v", "weight": 100, "cluster": "c"}]}],
             "key_pools": [{"name": "p", "keys": [{"id": "a", "value": "sk-1"}]}]}"#;
         let plan = plan(document);
-        let (mut memory, mut now) = (Memory::default(), 1_000_000_000u64);
+        let (mut health, mut now) = (Health::default(), 1_000_000_000u64);
         for (which, wait, seconds, age, others) in faults {
             now += seconds * 1_000_000;
             let fault = match which {
-                0 => Fault::None,
-                1 => Fault::Limited(wait.map(Millis)),
-                2 => Fault::Rejected,
-                3 => Fault::Nothing,
-                4 => Fault::Accepted,
-                5 => Fault::Broke,
-                _ => Fault::Failing,
+                0 => KeyOutcome::Completed,
+                1 => KeyOutcome::Limited(wait.map(Millis)),
+                2 => KeyOutcome::Rejected,
+                3 => KeyOutcome::Inconclusive,
+                4 => KeyOutcome::Accepted,
+                5 => KeyOutcome::Broke,
+                _ => KeyOutcome::Failed,
             };
             let began = Micros(now - age * 1_000_000);
-            let after = memory.after(fault, began, Micros(now), others, &plan.pools[0]);
-            prop_assert!(matches!(fault, Fault::None | Fault::Accepted) || after.until >= memory.until, "{:?}: {:?} then {:?}", fault, memory, after);
+            let after = health.apply(fault, began, Micros(now), others, &plan.pools[0]);
+            prop_assert!(matches!(fault, KeyOutcome::Completed | KeyOutcome::Accepted) || after.until >= health.until, "{:?}: {:?} then {:?}", fault, health, after);
             // Nothing lasts longer than the longest of the pool's times from the last fault.
-            prop_assert!(after.until.0 <= now + 600_000_000 || after.until == memory.until);
-            prop_assert!(after.is_active() || after.tried(after.until).trial_due(Micros(after.until.0 + 60_000_000)));
-            memory = after;
+            prop_assert!(after.until.0 <= now + 600_000_000 || after.until == health.until);
+            prop_assert!(after.is_active() || after.start_trial(after.until).trial_due(Micros(after.until.0 + 60_000_000)));
+            health = after;
         }
-        prop_assert_eq!(memory.after(Fault::None, Micros(now + 1_000_000), Micros(now + 1_000_000), true, &plan.pools[0]), Memory::default());
+        prop_assert_eq!(health.apply(KeyOutcome::Completed, Micros(now + 1_000_000), Micros(now + 1_000_000), true, &plan.pools[0]), Health::default());
     }
 
     #[test]
@@ -509,7 +509,7 @@ proptest! {
         Just("retry-after"), Just("retry-after-ms"), Just("x-ratelimit-reset-requests"), Just("anthropic-ratelimit-tokens-reset"),
         Just("x-ratelimit-remaining-requests"), Just("ratelimit-reset"),
     ], value in prop_oneof![vec(any::<u8>(), 0..40), "[0-9hms.]{0,30}".prop_map(String::into_bytes), "[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9:]{8} GMT".prop_map(String::into_bytes)]) {
-        let wait = bellwether::keys::reset::wait([(name, value.as_slice())].into_iter(), UnixMillis(1_795_168_800_000));
+        let wait = bellwether::keys::reset::requested_wait([(name, value.as_slice())].into_iter(), UnixMillis(1_795_168_800_000));
         prop_assert!(wait.is_none_or(|wait| wait <= Millis(86_400_000)));
     }
 

@@ -9,10 +9,10 @@ use std::path::Path;
 use bellwether::config::compile;
 use bellwether::engine::{Transition, VersionView, View};
 use bellwether::judge::window::Tally;
-use bellwether::keys::health::{Memory, Status};
-use bellwether::keys::pool::Moved;
-use bellwether::keys::usage::Used;
-use bellwether::outcome::blame::Fault;
+use bellwether::keys::health::{Health, Status};
+use bellwether::keys::pool::KeyTransition;
+use bellwether::keys::usage::KeyUsage;
+use bellwether::outcome::blame::KeyOutcome;
 use bellwether::plan::Plan;
 use bellwether::problems::{Problem, Problems};
 use bellwether::report::events;
@@ -89,15 +89,16 @@ fn views() -> Vec<View> {
 }
 
 fn keys(plan: &Plan) -> Vec<Vec<KeyView>> {
-    let limited = Fault::Limited(Some(Millis(60_500)));
-    let limited = Memory::default().after(limited, NOW.mono, NOW.mono, true, &plan.pools[0]);
-    let used = Used { requests: 9, errors: 4, last: UnixMillis(1_795_168_799_001), ..Used::default() };
+    let limited = KeyOutcome::Limited(Some(Millis(60_500)));
+    let limited = Health::default().apply(limited, NOW.mono, NOW.mono, true, &plan.pools[0]);
+    let used =
+        KeyUsage { requests: 9, errors: 4, last: UnixMillis(1_795_168_799_001), ..KeyUsage::default() };
     let first =
         KeyView { mask: Some("…6789".to_owned()), same_as: None, memory: limited, used: Some(used) };
     let second =
-        KeyView { mask: Some("…".to_owned()), same_as: Some(0), memory: Memory::default(), used: None };
+        KeyView { mask: Some("…".to_owned()), same_as: Some(0), memory: Health::default(), used: None };
     let third =
-        KeyView { mask: None, same_as: None, memory: Memory::WITHOUT_VALUE, used: Some(Used::default()) };
+        KeyView { mask: None, same_as: None, memory: Health::WITHOUT_VALUE, used: Some(KeyUsage::default()) };
     vec![vec![first, second, third], Vec::new()]
 }
 
@@ -157,7 +158,7 @@ fn lines() -> Vec<String> {
         (Status::Active, Status::Disabled, 700_000_000),
         (Status::RateLimited, Status::Active, 0),
     ] {
-        let moved = Moved { key: 0, from, to, until: Micros(until) };
+        let moved = KeyTransition { key: 0, from, to, until: Micros(until) };
         lines.push(events::key_line("relay", AWKWARD, &moved, NOW));
     }
     lines.push(events::pool_line("relay", NOW));

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use bellwether::judge::comparison::{Comparison, Observed, Pending};
 use bellwether::report::events::EventLog;
-use bellwether::keys::health::{Keyring, Memory};
-use bellwether::outcome::blame::Fault;
+use bellwether::keys::health::{PoolHealth, Health};
+use bellwether::outcome::blame::KeyOutcome;
 use bellwether::outcome::Outcome;
 use bellwether::rollout::ramp::Position;
 use bellwether::rollout::{Cause, Lease, Phase, Standing};
@@ -168,14 +168,14 @@ fn shared() {
     }
     value(b'c', "comparison", &comparison.encode());
 
-    let mut ring = Keyring::default();
-    for (n, fault) in
-        (1u64..).zip([Fault::Limited(None), Fault::Rejected, Fault::Failing, Fault::Limited(Some(Millis(5)))])
+    let mut health = PoolHealth::default();
+    for (n, outcome) in
+        (1u64..).zip([KeyOutcome::Limited(None), KeyOutcome::Rejected, KeyOutcome::Failed, KeyOutcome::Limited(Some(Millis(5)))])
     {
         let at = Micros(n * 1_000_000);
-        ring.put(n, Memory::default().after(fault, at, at, true, &plan.pools[0]));
+        health.put(n, Health::default().apply(outcome, at, at, true, &plan.pools[0]));
     }
-    value(b'k', "keyring", &ring.encode());
+    value(b'k', "keyring", &health.encode());
 
     let mut log = EventLog::default();
     (0..5).for_each(|n| log.push(&format!(r#"{{"bellwether":"transition","version":"v{n}"}}"#)));

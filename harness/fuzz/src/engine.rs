@@ -10,13 +10,13 @@ use bellwether::engine::{Assigned, Binding, Engine, Notes};
 use bellwether::headers::Headers;
 use bellwether::judge::comparison::Comparison;
 use bellwether::judge::stats::Stats;
-use bellwether::keys::health::Keyring;
-use bellwether::keys::key_set::Ring;
-use bellwether::keys::pool::{Pick, PoolState, Pools, Said, Wish};
-use bellwether::keys::usage::Usage;
+use bellwether::keys::health::PoolHealth;
+use bellwether::keys::key_set::KeySet;
+use bellwether::keys::pool::{KeyQuery, KeyReport, Pick, PoolState, Pools};
+use bellwether::keys::usage::WorkerUsage;
 use bellwether::outcome::Outcome;
 use bellwether::outcome::blame::Event;
-use bellwether::outcome::blame::Fault;
+use bellwether::outcome::blame::KeyOutcome;
 use bellwether::plan::Plan;
 use bellwether::report::events;
 use bellwether::rollout::standings::Standings;
@@ -37,7 +37,7 @@ struct Worker {
     pools: Pools,
     plan: &'static Plan,
     bindings: Vec<Binding>,
-    rings: Vec<(Rc<RefCell<PoolState>>, Ring)>,
+    key_sets: Vec<(Rc<RefCell<PoolState>>, KeySet)>,
     /// Requests under way: deployment, and under what circumstances.
     under_way: Vec<(usize, Assigned)>,
 }
@@ -50,7 +50,7 @@ impl Worker {
             pools: Pools::default(),
             plan,
             bindings: vec![],
-            rings: vec![],
+            key_sets: vec![],
             under_way: vec![],
         };
         worker.bind();
@@ -60,9 +60,9 @@ impl Worker {
     fn bind(&mut self) {
         self.bindings = self.engine.attach(self.plan);
         let pools = &mut self.pools;
-        let ring = |pool| (Ring::new(pool, &BTreeMap::new()), pool);
-        let rings = self.plan.pools.iter().map(ring);
-        self.rings = rings.map(|(ring, pool)| (pools.attach(&pool.name), ring)).collect();
+        let keys = |pool| (KeySet::new(pool, &BTreeMap::new()), pool);
+        let key_sets = self.plan.pools.iter().map(keys);
+        self.key_sets = key_sets.map(|(keys, pool)| (pools.attach(&pool.name), keys)).collect();
         // A request belongs to the plan that it was assigned under; here, where they are indices, it goes with it.
         self.under_way.clear();
     }
@@ -74,7 +74,7 @@ fn watch(key: &str, bytes: &[u8]) {
         Some("standings") => matches!(Standings::decode(Some(bytes)), Found::Undecodable),
         Some("stats") => matches!(Stats::decode(Some(bytes)), Found::Undecodable),
         Some("compare") => matches!(Comparison::decode(Some(bytes)), Found::Undecodable),
-        Some("keys") => matches!(Keyring::decode(Some(bytes)), Found::Undecodable),
+        Some("keys") => matches!(PoolHealth::decode(Some(bytes)), Found::Undecodable),
         _ => panic!("an unknown key: {key}"),
     };
     assert!(!undecodable, "{key}: {bytes:?}");
@@ -208,20 +208,20 @@ fn key(
     notes: &mut Notes,
 ) -> Result<()> {
     let n = u.choose_index(worker.plan.pools.len())?;
-    let (pool, (state, ring)) = (&worker.plan.pools[n], &worker.rings[n]);
-    let wish = Wish { tried: &[0], identity: u.arbitrary()?, random: u.arbitrary()?, now: Micros(at) };
-    let Pick::Key(key) = state.borrow_mut().pick(pool, ring, wish, store, &mut notes.dropped) else {
+    let (pool, (state, keys)) = (&worker.plan.pools[n], &worker.key_sets[n]);
+    let query = KeyQuery { tried: &[0], identity: u.arbitrary()?, random: u.arbitrary()?, now: Micros(at) };
+    let Pick::Key(key) = state.borrow_mut().pick(pool, keys, query, store, &mut notes.dropped) else {
         return Ok(());
     };
-    assert!(ring.value(key).is_some());
+    assert!(keys.value(key).is_some());
     let wait = u.arbitrary::<Option<u32>>()?.map(|millis| Millis(u64::from(millis)));
-    let well = [Fault::None, Fault::Accepted, Fault::Nothing];
-    let badly = [Fault::Limited(wait), Fault::Rejected, Fault::Failing, Fault::Broke];
-    let faults: Vec<Fault> = well.into_iter().chain(badly).collect();
+    let well = [KeyOutcome::Completed, KeyOutcome::Accepted, KeyOutcome::Inconclusive];
+    let badly = [KeyOutcome::Limited(wait), KeyOutcome::Rejected, KeyOutcome::Failed, KeyOutcome::Broke];
+    let outcomes: Vec<KeyOutcome> = well.into_iter().chain(badly).collect();
     let began = Micros(at.saturating_sub(u.arbitrary::<u32>()?.into()));
-    let said = Said { key, fault: *u.choose(&faults)?, began, now: Micros(at) };
-    let usage = Usage::new(&pool.name);
-    let moved = state.borrow_mut().report(pool, ring, said, &usage, store, &mut notes.dropped);
+    let report = KeyReport { key, outcome: *u.choose(&outcomes)?, began, now: Micros(at) };
+    let usage = WorkerUsage::new(&pool.name);
+    let moved = state.borrow_mut().report(pool, keys, report, &usage, store, &mut notes.dropped);
     for moved in &moved {
         one_line(&events::key_line(&pool.name, &pool.keys[moved.key].id, moved, now(at)));
     }

@@ -4,8 +4,8 @@ use arbitrary::{Result, Unstructured};
 use bellwether::config::secrets;
 use bellwether::engine::{Engine, Notes};
 use bellwether::headers::Headers;
-use bellwether::keys::key_set::Ring;
-use bellwether::keys::pool::{Pick, Pools, Wish};
+use bellwether::keys::key_set::KeySet;
+use bellwether::keys::pool::{KeyQuery, Pick, Pools};
 use bellwether::outcome::blame::Event;
 use bellwether::outcome::{Outcome, classify, ending};
 use bellwether::plan::matching::{HeaderCondition, HeaderTest, HostPattern};
@@ -30,7 +30,7 @@ pub fn routes_anything(plan: &Plan, u: &mut Unstructured<'_>) -> Result<()> {
     let bindings = engine.attach(plan);
     let named = secrets(br#"{"secrets": {"openai-2": "sk-SECRET-two", "three": "sk-SECRET-three"}}"#);
     let named = named.ok().unwrap_or_default();
-    let rings: Vec<Ring> = plan.pools.iter().map(|pool| Ring::new(pool, &named)).collect();
+    let key_sets: Vec<KeySet> = plan.pools.iter().map(|pool| KeySet::new(pool, &named)).collect();
     let mut at = 1_000_000u64;
     for _ in 0..8 {
         at += u64::from(u.arbitrary::<u16>()?) * 1000;
@@ -49,13 +49,13 @@ pub fn routes_anything(plan: &Plan, u: &mut Unstructured<'_>) -> Result<()> {
             rewritten_path(version, &path);
         }
         if let Some(pool) = version.pool {
-            let (held, ring) = (pools.attach(&plan.pools[pool].name), &rings[pool]);
+            let (held, keys) = (pools.attach(&plan.pools[pool].name), &key_sets[pool]);
             let identity = assigned.choice.identity;
-            let wish = Wish { tried: &[], identity, random, now: Micros(at) };
+            let query = KeyQuery { tried: &[], identity, random, now: Micros(at) };
             if let Pick::Key(key) =
-                held.borrow_mut().pick(&plan.pools[pool], ring, wish, &store, &mut notes.dropped)
+                held.borrow_mut().pick(&plan.pools[pool], keys, query, &store, &mut notes.dropped)
             {
-                assert!(ring.value(key).is_some(), "a key that is picked has a value");
+                assert!(keys.value(key).is_some(), "a key that is picked has a value");
             }
         }
         let errors = &deployment.guard_at(assigned.stage).errors;

@@ -2,7 +2,7 @@
 
 use arbitrary::{Result, Unstructured};
 use bellwether::config::secrets;
-use bellwether::keys::key_set::Ring;
+use bellwether::keys::key_set::KeySet;
 
 use super::samples::{MARK, limits};
 use super::wire::{self, Specifier};
@@ -46,9 +46,9 @@ fn check(bytes: &[u8]) {
                 assert!(!name.is_empty() && !value.is_empty() && value.trim() == value);
                 assert!(!value.chars().any(char::is_control), "would split a header");
             }
-            let ring = Ring::new(&limits().pools[0], &named);
-            for key in ring.candidates() {
-                let header = ring.value(key).expect("a candidate has a value").expose();
+            let keys = KeySet::new(&limits().pools[0], &named);
+            for key in keys.candidates() {
+                let header = keys.value(key).expect("a candidate has a value").expose();
                 assert!(header.starts_with("Bearer ") && !header.chars().any(char::is_control));
             }
         }

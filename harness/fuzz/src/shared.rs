@@ -1,6 +1,6 @@
 //! A value in shared data, written by whoever holds the same `vm_id`: decoded, worked with, encoded and decoded again.
 //!
-//! The first byte says which value (`s` stats, `t` standings, `c` comparison, `k` keyring, `e` events), the second how many
+//! The first byte says which value (`s` stats, `t` standings, `c` comparison, `k` health of a pool, `e` events), the second how many
 //! operations follow, of eight bytes each; the rest is the value.
 
 use bellwether::judge::comparison::{Comparison, Observed, Pending};
@@ -8,10 +8,10 @@ use bellwether::judge::limits;
 use bellwether::judge::scores::{Arm, Odds};
 use bellwether::judge::stats::{Delta, Stats};
 use bellwether::keys::documents::Documents;
-use bellwether::keys::health::Keyring;
+use bellwether::keys::health::PoolHealth;
 use bellwether::outcome::Outcome;
 use bellwether::outcome::blame::Event;
-use bellwether::outcome::blame::Fault;
+use bellwether::outcome::blame::KeyOutcome;
 use bellwether::plan::Plan;
 use bellwether::plan::guard::Recovery;
 use bellwether::report::events::EventLog;
@@ -46,7 +46,7 @@ pub fn run(data: &[u8]) {
         b's' => stats(value, &steps),
         b't' => standings(value, &steps),
         b'c' => comparison(value, &steps),
-        b'k' => keyring(value, &steps),
+        b'k' => pool_health(value, &steps),
         b'e' => events(value, &steps),
         _ => readable(data),
     }
@@ -58,7 +58,7 @@ fn readable(bytes: &[u8]) {
     Stats::decode(Some(bytes));
     Standings::decode(Some(bytes));
     Comparison::decode(Some(bytes));
-    Keyring::decode(Some(bytes));
+    PoolHealth::decode(Some(bytes));
     EventLog::decode(Some(bytes));
     Documents::decode(Some(bytes));
 }
@@ -197,34 +197,34 @@ fn comparison(bytes: &[u8], steps: &[Step]) {
     }
 }
 
-fn keyring(bytes: &[u8], steps: &[Step]) {
-    let mut ring = decoded!(Keyring, bytes);
+fn pool_health(bytes: &[u8], steps: &[Step]) {
+    let mut pool = decoded!(PoolHealth, bytes);
     let plan = limits();
     for step in steps {
         let number = step.number;
         // One that is there, or a new one.
         let known =
-            usize::try_from(number).unwrap_or(0).checked_rem(ring.0.len()).and_then(|n| ring.0.get(n));
+            usize::try_from(number).unwrap_or(0).checked_rem(pool.0.len()).and_then(|n| pool.0.get(n));
         let fingerprint = known.filter(|_| step.what & 0x80 == 0).map_or(number, |held| held.fingerprint);
-        let memory = ring.get(fingerprint);
-        let fault = match step.what & 7 {
-            0 => Fault::None,
-            1 => Fault::Limited(None),
-            2 => Fault::Limited(Some(Millis(number))),
-            3 => Fault::Rejected,
-            4 => Fault::Failing,
-            5 => Fault::Accepted,
-            6 => Fault::Broke,
-            _ => Fault::Nothing,
+        let health = pool.get(fingerprint);
+        let outcome = match step.what & 7 {
+            0 => KeyOutcome::Completed,
+            1 => KeyOutcome::Limited(None),
+            2 => KeyOutcome::Limited(Some(Millis(number))),
+            3 => KeyOutcome::Rejected,
+            4 => KeyOutcome::Failed,
+            5 => KeyOutcome::Accepted,
+            6 => KeyOutcome::Broke,
+            _ => KeyOutcome::Inconclusive,
         };
         let (began, at) = (Micros(number >> 3), Micros(number));
-        let after = memory.after(fault, began, at, step.what & 0x40 == 0, &plan.pools[0]);
-        let succeeded = matches!(fault, Fault::None | Fault::Accepted);
-        assert!(succeeded || after.until >= memory.until, "{memory:?} {fault:?} {after:?}");
-        ring.put(fingerprint, if step.what & 0x20 == 0 { after } else { after.tried(at) }, at);
-        ring.confirm(&[], &[fingerprint], Micros(number.saturating_mul(2)));
-        memory.returns_at(at);
-        comes_back!(Keyring, ring);
+        let after = health.apply(outcome, began, at, step.what & 0x40 == 0, &plan.pools[0]);
+        let succeeded = matches!(outcome, KeyOutcome::Completed | KeyOutcome::Accepted);
+        assert!(succeeded || after.until >= health.until, "{health:?} {outcome:?} {after:?}");
+        pool.put(fingerprint, if step.what & 0x20 == 0 { after } else { after.start_trial(at) }, at);
+        pool.confirm(&[], &[fingerprint], Micros(number.saturating_mul(2)));
+        health.returns_at(at);
+        comes_back!(PoolHealth, pool);
     }
 }
 

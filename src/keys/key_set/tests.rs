@@ -9,19 +9,19 @@ fn secrets(pairs: &[(&str, &str)]) -> BTreeMap<String, Secret> {
 fn choosing_among_all_is_choosing_with_every_key_allowed() {
     let mut keys = pool(&[("a", 3), ("b", 0), ("c", 2), ("d", 5)]);
     keys.keys[2].value = KeyValue::Named("absent".to_owned());
-    for ring in [Ring::new(&keys, &BTreeMap::new()), Ring::new(&keys, &secrets(&[("absent", "sk-c")]))] {
+    for ring in [KeySet::new(&keys, &BTreeMap::new()), KeySet::new(&keys, &secrets(&[("absent", "sk-c")]))] {
         for step in 0..1000u64 {
             let random = step.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            assert_eq!(ring.any(random), ring.choose(random, None, &|_| true));
+            assert_eq!(ring.choose_any(random), ring.choose(random, None, &|_| true));
         }
     }
-    let nothing = Ring::new(&pool(&[("a", 1)]), &BTreeMap::new());
-    assert_eq!(nothing.any(u64::MAX), Some(0));
+    let nothing = KeySet::new(&pool(&[("a", 1)]), &BTreeMap::new());
+    assert_eq!(nothing.choose_any(u64::MAX), Some(0));
 }
 
 #[test]
 fn keys_are_picked_by_weight() {
-    let ring = Ring::new(&pool(&[("a", 3), ("b", 3), ("c", 2), ("d", 2)]), &BTreeMap::new());
+    let ring = KeySet::new(&pool(&[("a", 3), ("b", 3), ("c", 2), ("d", 2)]), &BTreeMap::new());
     let mut counts = [0u32; 4];
     for i in 0..1000u64 {
         counts[ring.choose((2 * i + 1) * (u64::MAX / 2000), None, &|_| true).unwrap()] += 1;
@@ -31,7 +31,7 @@ fn keys_are_picked_by_weight() {
 
 #[test]
 fn a_key_of_weight_0_is_never_picked() {
-    let ring = Ring::new(&pool(&[("a", 0), ("b", 1)]), &BTreeMap::new());
+    let ring = KeySet::new(&pool(&[("a", 0), ("b", 1)]), &BTreeMap::new());
     for i in 0..100u64 {
         assert_eq!(ring.choose(i << 57, None, &|_| true), Some(1));
         assert_eq!(ring.choose(0, Some(i), &|_| true), Some(1));
@@ -40,7 +40,7 @@ fn a_key_of_weight_0_is_never_picked() {
 
 #[test]
 fn identities_are_spread_by_weight_and_move_only_when_their_key_is_out() {
-    let ring = Ring::new(&pool(&[("a", 3), ("b", 1), ("c", 1)]), &BTreeMap::new());
+    let ring = KeySet::new(&pool(&[("a", 3), ("b", 1), ("c", 1)]), &BTreeMap::new());
     let mut counts = [0u32; 3];
     for i in 0..10_000u64 {
         let identity = hash(&[&i.to_le_bytes()]);
@@ -57,9 +57,9 @@ fn identities_are_spread_by_weight_and_move_only_when_their_key_is_out() {
 fn a_secret_that_comes_later_enables_its_key() {
     let mut p = pool(&[("a", 1)]);
     p.keys[0].value = KeyValue::Named("openai-1".to_owned());
-    assert_eq!(Ring::new(&p, &secrets(&[])).candidates().count(), 0);
-    assert_eq!(Ring::new(&p, &secrets(&[])).choose(1, None, &|_| true), None);
-    let ring = Ring::new(&p, &secrets(&[("openai-1", " Bearer sk-1\n")]));
+    assert_eq!(KeySet::new(&p, &secrets(&[])).candidates().count(), 0);
+    assert_eq!(KeySet::new(&p, &secrets(&[])).choose(1, None, &|_| true), None);
+    let ring = KeySet::new(&p, &secrets(&[("openai-1", " Bearer sk-1\n")]));
     assert_eq!(ring.value(0).unwrap().expose(), "Bearer sk-1", "trimmed, the prefix once");
 }
 
@@ -69,11 +69,11 @@ fn one_value_under_two_names_is_one_key() {
     for (key, name) in p.keys.iter_mut().zip(["x", "y", "z"]) {
         key.value = KeyValue::Named(name.to_owned());
     }
-    let ring = Ring::new(&p, &secrets(&[("x", "sk-1"), ("y", " sk-1 "), ("z", "Bearer sk-1")]));
+    let ring = KeySet::new(&p, &secrets(&[("x", "sk-1"), ("y", " sk-1 "), ("z", "Bearer sk-1")]));
     assert_eq!(ring.candidates().collect::<Vec<_>>(), [1, 3], "the first that has a weight");
     assert_eq!([0, 1, 2, 3].map(|n| ring.same_as(n)), [Some(1), None, Some(1), None]);
     assert!(ring.value(2).is_some(), "its secret is there");
-    let ring = Ring::new(&p, &secrets(&[("x", "sk-1"), ("y", "sk-2"), ("z", "sk-3")]));
+    let ring = KeySet::new(&p, &secrets(&[("x", "sk-1"), ("y", "sk-2"), ("z", "sk-3")]));
     assert_eq!(ring.candidates().collect::<Vec<_>>(), [1, 2, 3]);
 }
 
@@ -91,11 +91,11 @@ fn a_mask_shows_four_characters_of_twelve_and_nothing_of_fewer() {
     ] {
         p.prefix = prefix.to_owned();
         p.keys[0].value = KeyValue::Known(Secret::clean(value, prefix));
-        let ring = Ring::new(&p, &BTreeMap::new());
+        let ring = KeySet::new(&p, &BTreeMap::new());
         assert_eq!(ring.mask(0, &p.prefix).as_deref(), Some(mask), "{value:?}");
     }
     p.keys[0].value = KeyValue::Named("later".to_owned());
-    assert_eq!(Ring::new(&p, &BTreeMap::new()).mask(0, &p.prefix), None);
+    assert_eq!(KeySet::new(&p, &BTreeMap::new()).mask(0, &p.prefix), None);
 }
 
 #[test]

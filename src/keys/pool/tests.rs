@@ -15,8 +15,8 @@ const SECOND: u64 = 1_000_000;
 struct Worker {
     state: PoolState,
     pool: KeyPool,
-    ring: Ring,
-    usage: Usage,
+    ring: KeySet,
+    usage: WorkerUsage,
 }
 
 impl Worker {
@@ -25,12 +25,12 @@ impl Worker {
     }
 
     fn on(pool: KeyPool) -> Worker {
-        let ring = Ring::new(&pool, &BTreeMap::new());
-        Worker { state: PoolState::new("p"), pool, ring, usage: Usage::new("p") }
+        let ring = KeySet::new(&pool, &BTreeMap::new());
+        Worker { state: PoolState::new("p"), pool, ring, usage: WorkerUsage::new("p") }
     }
 
     fn pick(&mut self, store: &MemoryStore, at: u64, random: u64, tried: &[usize]) -> Pick {
-        let wish = Wish { tried, identity: None, random, now: Micros(at) };
+        let wish = KeyQuery { tried, identity: None, random, now: Micros(at) };
         self.state.pick(&self.pool, &self.ring, wish, store, &mut Drops::default())
     }
 
@@ -47,8 +47,14 @@ impl Worker {
         used
     }
 
-    fn report(&mut self, store: &MemoryStore, at: u64, key: usize, fault: Fault) -> Vec<Moved> {
-        self.report_of(store, (at, at), key, fault)
+    fn report(
+        &mut self,
+        store: &MemoryStore,
+        at: u64,
+        key: usize,
+        outcome: KeyOutcome,
+    ) -> Vec<KeyTransition> {
+        self.report_of(store, (at, at), key, outcome)
     }
 
     /// Of an attempt that began then and is heard of now.
@@ -57,19 +63,19 @@ impl Worker {
         store: &MemoryStore,
         (began, now): (u64, u64),
         key: usize,
-        fault: Fault,
-    ) -> Vec<Moved> {
-        let said = Said { key, fault, began: Micros(began), now: Micros(now) };
-        self.count(said);
-        self.state.report(&self.pool, &self.ring, said, &self.usage, store, &mut Drops::default())
+        outcome: KeyOutcome,
+    ) -> Vec<KeyTransition> {
+        let report = KeyReport { key, outcome, began: Micros(began), now: Micros(now) };
+        self.count(report);
+        self.state.report(&self.pool, &self.ring, report, &self.usage, store, &mut Drops::default())
     }
 
     /// What the filter counts of such an attempt.
-    fn count(&mut self, Said { key, fault, began, .. }: Said) {
+    fn count(&mut self, KeyReport { key, outcome, began, .. }: KeyReport) {
         // One that has come whole has begun well before.
-        let events = match fault {
-            Fault::None => vec![ANSWERED, Event::Completed],
-            Fault::Accepted => vec![ANSWERED],
+        let events = match outcome {
+            KeyOutcome::Completed => vec![ANSWERED, Event::Completed],
+            KeyOutcome::Accepted => vec![ANSWERED],
             _ => vec![],
         };
         let (carried, fingerprint) = (Carried::default(), self.ring.fingerprint(key).unwrap());
@@ -86,7 +92,7 @@ impl Worker {
 
 const THREE: [(&str, u32); 3] = [("a", 1), ("b", 1), ("c", 1)];
 const ANSWERED: Event = Event::Answered { outcome: Outcome::Good, latency: None };
-const WAIT: Fault = Fault::Limited(Some(Millis(5000)));
+const WAIT: KeyOutcome = KeyOutcome::Limited(Some(Millis(5000)));
 
 #[test]
 fn a_limited_key_is_out_on_every_worker_within_ten_milliseconds_and_back_by_one_trial() {
@@ -102,7 +108,7 @@ fn a_limited_key_is_out_on_every_worker_within_ten_milliseconds_and_back_by_one_
     assert_eq!(b.pick(&store, at, 0, &[]), Pick::Key(1));
     assert_eq!(a.in_use(&store, at), [0, 2]);
     assert_eq!(b.in_use(&store, at + SECOND), [0, 2]);
-    let moved = b.report(&store, at + SECOND, 1, Fault::None);
+    let moved = b.report(&store, at + SECOND, 1, KeyOutcome::Completed);
     assert_eq!(moved[0].to, Status::Active);
     assert_eq!(a.in_use(&store, at + 2 * SECOND), [0, 1, 2]);
 }
@@ -128,7 +134,7 @@ fn keys_of_a_quota_group_cool_together() {
     let mut a = Worker::on(p);
     assert_eq!(a.report(&store, SECOND, 0, WAIT).len(), 2);
     assert_eq!(a.in_use(&store, SECOND), [1]);
-    a.report(&store, 2 * SECOND, 1, Fault::Rejected);
+    a.report(&store, 2 * SECOND, 1, KeyOutcome::Rejected);
     assert_eq!(a.pick(&store, 2 * SECOND, 0, &[]), Pick::Exhausted { returns_in: Some(Millis(4000)) });
 }
 
@@ -139,36 +145,36 @@ fn what_a_key_of_the_group_has_met_is_no_outcome_of_the_others() {
     p.rejected.0 = 2;
     p.keys.iter_mut().for_each(|key| key.quota_group = Some("org".to_owned()));
     let mut a = Worker::on(p);
-    a.report(&store, SECOND, 0, Fault::Rejected);
-    a.report(&store, 2 * SECOND, 1, Fault::Limited(Some(Millis(100_000))));
-    a.report(&store, 3 * SECOND, 0, Fault::Rejected);
-    assert_eq!(a.state.memory(&a.ring, 0).status, Status::Disabled, "twice in a row");
+    a.report(&store, SECOND, 0, KeyOutcome::Rejected);
+    a.report(&store, 2 * SECOND, 1, KeyOutcome::Limited(Some(Millis(100_000))));
+    a.report(&store, 3 * SECOND, 0, KeyOutcome::Rejected);
+    assert_eq!(a.state.health(&a.ring, 0).status, Status::Disabled, "twice in a row");
 }
 
 #[test]
 fn a_pool_whose_keys_are_all_refused_says_so() {
     let store = MemoryStore::default();
     let mut a = Worker::new(&[("a", 1)]);
-    a.report(&store, SECOND, 0, Fault::Rejected);
+    a.report(&store, SECOND, 0, KeyOutcome::Rejected);
     assert_eq!(a.pick(&store, 2 * SECOND, 0, &[]), Pick::Exhausted { returns_in: None });
-    assert!(!a.state.usable(&a.ring, Micros(2 * SECOND)));
-    assert!(a.state.usable(&a.ring, Micros(601 * SECOND)), "one trial");
+    assert!(!a.state.has_usable_key(&a.ring, Micros(2 * SECOND)));
+    assert!(a.state.has_usable_key(&a.ring, Micros(601 * SECOND)), "one trial");
 }
 
 #[test]
 fn an_outage_of_the_provider_burns_no_key() {
     let store = MemoryStore::default();
     let mut a = Worker::new(&THREE);
-    (0..3).for_each(|key| drop(a.report(&store, SECOND, key, Fault::None)));
+    (0..3).for_each(|key| drop(a.report(&store, SECOND, key, KeyOutcome::Completed)));
     for i in 0..60 {
-        a.report(&store, (2 + i) * SECOND, i as usize % 3, Fault::Failing);
+        a.report(&store, (2 + i) * SECOND, i as usize % 3, KeyOutcome::Failed);
     }
     assert_eq!(a.in_use(&store, 90 * SECOND), [0, 1, 2]);
     // Two of them work again: the third is its own fault now.
     for i in 0..6 {
-        a.report(&store, (100 + i) * SECOND, 0, Fault::None);
-        a.report(&store, (100 + i) * SECOND, 1, Fault::None);
-        a.report(&store, (100 + i) * SECOND, 2, Fault::Failing);
+        a.report(&store, (100 + i) * SECOND, 0, KeyOutcome::Completed);
+        a.report(&store, (100 + i) * SECOND, 1, KeyOutcome::Completed);
+        a.report(&store, (100 + i) * SECOND, 2, KeyOutcome::Failed);
     }
     assert_eq!(a.in_use(&store, 106 * SECOND), [0, 1]);
 }
@@ -178,28 +184,33 @@ fn attempts_under_way_when_the_provider_fails_burn_no_key_however_they_end() {
     // Both keys have long attempts under way; some are answered just before the breakdown, the others fail with it.
     let store = MemoryStore::default();
     let mut a = Worker::new(&[("a", 1), ("b", 1)]);
-    let report = |a: &mut Worker, (began, now): (u64, u64), key, fault| {
-        a.report_of(&store, (began * SECOND, now * SECOND), key, fault)
+    let report = |a: &mut Worker, (began, now): (u64, u64), key, outcome| {
+        a.report_of(&store, (began * SECOND, now * SECOND), key, outcome)
     };
     for key in [0, 1] {
-        report(&mut a, (3, 10), key, Fault::Failing);
-        report(&mut a, (9, 11), key, Fault::None);
+        report(&mut a, (3, 10), key, KeyOutcome::Failed);
+        report(&mut a, (9, 11), key, KeyOutcome::Completed);
     }
     for _ in 0..20 {
         for key in [0, 1] {
-            assert!(report(&mut a, (2, 12), key, Fault::Failing).is_empty());
+            assert!(report(&mut a, (2, 12), key, KeyOutcome::Failed).is_empty());
         }
     }
     assert_eq!(a.in_use(&store, 12 * SECOND), [0, 1]);
     // It is the key where others work in attempts that began later.
-    report(&mut a, (13, 14), 1, Fault::None);
-    assert_eq!(report(&mut a, (13, 14), 0, Fault::Failing)[0].to, Status::CoolingDown);
+    report(&mut a, (13, 14), 1, KeyOutcome::Completed);
+    assert_eq!(report(&mut a, (13, 14), 0, KeyOutcome::Failed)[0].to, Status::CoolingDown);
     // And the last one stays, although the other has worked since: it is not there to take its place.
-    report(&mut a, (15, 16), 1, Fault::Failing);
-    report(&mut a, (17, 18), 0, Fault::Nothing);
-    a.count(Said { key: 0, fault: Fault::None, began: Micros(17 * SECOND), now: Micros(17 * SECOND) });
+    report(&mut a, (15, 16), 1, KeyOutcome::Failed);
+    report(&mut a, (17, 18), 0, KeyOutcome::Inconclusive);
+    a.count(KeyReport {
+        key: 0,
+        outcome: KeyOutcome::Completed,
+        began: Micros(17 * SECOND),
+        now: Micros(17 * SECOND),
+    });
     for _ in 0..20 {
-        assert!(report(&mut a, (18, 19), 1, Fault::Failing).is_empty());
+        assert!(report(&mut a, (18, 19), 1, KeyOutcome::Failed).is_empty());
     }
     assert_eq!(a.in_use(&store, 20 * SECOND), [1]);
 }
@@ -212,14 +223,14 @@ fn a_key_whose_streams_all_break_cools_however_many_of_them_are_under_way() {
     let mut cooled = None;
     for second in 10..50 {
         let worker = &mut workers[second as usize % 2];
-        let mut report = |key, fault, began| {
-            let moved = worker.report_of(&store, (began * SECOND, second * SECOND), key, fault);
+        let mut report = |key, outcome, began| {
+            let moved = worker.report_of(&store, (began * SECOND, second * SECOND), key, outcome);
             cooled = cooled.or(moved.first().map(|moved| (second, moved.key, moved.to)));
         };
-        report(0, Fault::Accepted, second);
-        report(1, Fault::Accepted, second);
-        report(0, Fault::Broke, second - 10);
-        report(1, Fault::None, second - 10);
+        report(0, KeyOutcome::Accepted, second);
+        report(1, KeyOutcome::Accepted, second);
+        report(0, KeyOutcome::Broke, second - 10);
+        report(1, KeyOutcome::Completed, second - 10);
         worker.merge(&store, second * SECOND);
     }
     // The first break is noticed in second 10; what b began after that is over ten seconds later.
@@ -234,8 +245,8 @@ fn healthy_keys_of_long_streams_do_not_cool_for_an_answer_that_fails_now_and_the
     let store = MemoryStore::default();
     let mut a = Worker::new(&[("a", 1), ("b", 1)]);
     for n in 0..1000 {
-        let fault = if n % 20 < 2 { Fault::Failing } else { Fault::Accepted };
-        assert!(a.report(&store, SECOND + n * 100_000, n as usize % 2, fault).is_empty(), "{n}");
+        let outcome = if n % 20 < 2 { KeyOutcome::Failed } else { KeyOutcome::Accepted };
+        assert!(a.report(&store, SECOND + n * 100_000, n as usize % 2, outcome).is_empty(), "{n}");
     }
 }
 
@@ -246,8 +257,8 @@ fn a_failing_key_cools_wherever_the_others_have_worked() {
     let (mut first, mut second) = (Worker::new(&two), Worker::new(&two));
     for n in 0..20 {
         let at = SECOND + n * 100_000;
-        let moved = first.report(&store, at, 0, Fault::Failing);
-        second.report(&store, at + 10, 1, Fault::None);
+        let moved = first.report(&store, at, 0, KeyOutcome::Failed);
+        second.report(&store, at + 10, 1, KeyOutcome::Completed);
         second.merge(&store, at + 20);
         if let Some(moved) = moved.first() {
             assert_eq!((moved.key, moved.to), (0, Status::CoolingDown));
@@ -265,18 +276,18 @@ fn a_success_that_another_worker_has_seen_ends_a_run_that_it_did_not_know_of() {
     let (mut first, mut second) = (Worker::new(&two), Worker::new(&two));
     // Within ten milliseconds of its last look the second knows nothing of the failures.
     second.in_use(&store, SECOND);
-    (0..4).for_each(|n| drop(first.report(&store, SECOND + n, 0, Fault::Failing)));
+    (0..4).for_each(|n| drop(first.report(&store, SECOND + n, 0, KeyOutcome::Failed)));
     for key in [0, 1] {
-        second.report(&store, SECOND + 5, key, Fault::Accepted);
+        second.report(&store, SECOND + 5, key, KeyOutcome::Accepted);
     }
     second.merge(&store, SECOND + 6);
-    assert!(first.report(&store, SECOND + 7, 0, Fault::Failing).is_empty());
+    assert!(first.report(&store, SECOND + 7, 0, KeyOutcome::Failed).is_empty());
     for key in [0, 1] {
-        first.report(&store, SECOND + 8, key, Fault::None);
+        first.report(&store, SECOND + 8, key, KeyOutcome::Completed);
     }
     for n in 1..=5 {
-        let moved = first.report(&store, 2 * SECOND + n, 0, Fault::Failing);
-        first.report(&store, 2 * SECOND + n, 1, Fault::None);
+        let moved = first.report(&store, 2 * SECOND + n, 0, KeyOutcome::Failed);
+        first.report(&store, 2 * SECOND + n, 1, KeyOutcome::Completed);
         assert_eq!(moved.len(), usize::from(n == 5), "five in a row: {n}");
     }
 }
@@ -285,14 +296,14 @@ fn a_success_that_another_worker_has_seen_ends_a_run_that_it_did_not_know_of() {
 fn a_key_that_was_rotated_away_takes_no_other_out() {
     let store = MemoryStore::default();
     let mut before = Worker::new(&[("a", 1), ("b", 1)]);
-    before.report(&store, 2 * SECOND, 1, Fault::Failing);
-    before.report(&store, 3 * SECOND, 0, Fault::None);
+    before.report(&store, 2 * SECOND, 1, KeyOutcome::Failed);
+    before.report(&store, 3 * SECOND, 0, KeyOutcome::Completed);
     before.merge(&store, 4 * SECOND);
     // Without the first, the second is the only one; and so it is where it alone has a weight.
     for keys in [&[("b", 1)][..], &[("a", 0), ("b", 1)]] {
         let mut after = Worker::new(keys);
         let b = keys.len() - 1;
-        (0..20).for_each(|n| drop(after.report(&store, (5 + n) * SECOND, b, Fault::Failing)));
+        (0..20).for_each(|n| drop(after.report(&store, (5 + n) * SECOND, b, KeyOutcome::Failed)));
         assert_eq!(after.in_use(&store, 30 * SECOND), [b]);
     }
 }
@@ -314,8 +325,8 @@ fn a_healthy_pool_writes_nothing() {
     let mut a = Worker::new(&THREE);
     for at in 0..1000 {
         a.pick(&store, SECOND + at, at << 54, &[]);
-        a.report(&store, SECOND + at, 0, Fault::Accepted);
-        a.report(&store, SECOND + at, 0, Fault::None);
+        a.report(&store, SECOND + at, 0, KeyOutcome::Accepted);
+        a.report(&store, SECOND + at, 0, KeyOutcome::Completed);
     }
     assert_eq!(store.calls.get(), 1, "one read in ten milliseconds");
 }
@@ -326,7 +337,7 @@ fn a_state_leaves_with_its_key_and_survives_its_workers() {
     let two = [("a", 1), ("b", 1)];
     let mut first = Worker::new(&two);
     first.in_use(&store, SECOND);
-    first.report(&store, SECOND, 0, Fault::Rejected);
+    first.report(&store, SECOND, 0, KeyOutcome::Rejected);
     // While any worker has the key, those that do not yet, or no longer, have it forget nothing.
     let mut without = Worker::new(&[("b", 1)]);
     for n in 0..100 {
@@ -350,12 +361,13 @@ fn a_pool_that_comes_back_begins_afresh() {
     let notes = &mut Drops::default();
     let of_plan = pools.attach("p");
     of_plan.borrow_mut().refresh(&ring, &store, Micros(SECOND), notes);
-    let said = Said { key: 0, fault: Fault::Rejected, began: Micros(SECOND), now: Micros(SECOND) };
-    of_plan.borrow_mut().report(&pool, &ring, said, &usage, &store, notes);
+    let report =
+        KeyReport { key: 0, outcome: KeyOutcome::Rejected, began: Micros(SECOND), now: Micros(SECOND) };
+    of_plan.borrow_mut().report(&pool, &ring, report, &usage, &store, notes);
     drop(of_plan);
     let again = pools.attach("p");
     again.borrow_mut().refresh(&ring, &store, Micros(60 * SECOND), notes);
-    assert!(again.borrow().memory(&ring, 0).is_active());
+    assert!(again.borrow().health(&ring, 0).is_active());
 }
 
 #[test]
@@ -376,20 +388,20 @@ proptest! {
         let store = MemoryStore::default();
         let mut workers = [Worker::new(&THREE), Worker::new(&THREE)];
         let mut now = SECOND;
-        for (worker, key, fault, wait, seconds, random) in steps {
+        for (worker, key, outcome, wait, seconds, random) in steps {
             now += seconds * SECOND + 20_000;
-            let fault = match fault {
-                0 => Fault::None,
-                1 => Fault::Limited(wait.map(Millis)),
-                2 => Fault::Rejected,
-                3 => Fault::Nothing,
-                4 => Fault::Accepted,
-                5 => Fault::Broke,
-                _ => Fault::Failing,
+            let outcome = match outcome {
+                0 => KeyOutcome::Completed,
+                1 => KeyOutcome::Limited(wait.map(Millis)),
+                2 => KeyOutcome::Rejected,
+                3 => KeyOutcome::Inconclusive,
+                4 => KeyOutcome::Accepted,
+                5 => KeyOutcome::Broke,
+                _ => KeyOutcome::Failed,
             };
             // One key works whatever happens to the others.
-            let fault = if key == healthy { Fault::None } else { fault };
-            workers[worker].report(&store, now, key, fault);
+            let outcome = if key == healthy { KeyOutcome::Completed } else { outcome };
+            workers[worker].report(&store, now, key, outcome);
             for worker in &mut workers {
                 let tried: Vec<usize> = (0..3).filter(|n| random >> n & 1 == 1).collect();
                 let picked = worker.pick(&store, now + 10_000, random, &tried);
@@ -398,7 +410,7 @@ proptest! {
                 prop_assert!(matches!(untried, Pick::Key(_)), "{untried:?}");
             }
         }
-        let memory = workers[0].state.memory(&workers[0].ring, healthy);
+        let memory = workers[0].state.health(&workers[0].ring, healthy);
         prop_assert!(memory.is_active());
     }
 }
@@ -406,8 +418,10 @@ proptest! {
 #[test]
 fn shared_data_holds_a_key_as_a_fingerprint_only() {
     let (store, mut w) = (MemoryStore::default(), Worker::new(&THREE));
-    for (n, fault) in (0..).zip([WAIT, Fault::Rejected, Fault::Failing, Fault::Failing, Fault::None]) {
-        w.report(&store, SECOND, n % 3, fault);
+    for (n, outcome) in
+        (0..).zip([WAIT, KeyOutcome::Rejected, KeyOutcome::Failed, KeyOutcome::Failed, KeyOutcome::Completed])
+    {
+        w.report(&store, SECOND, n % 3, outcome);
     }
     let held = store.content();
     assert!(held.iter().any(|(_, value)| !value.is_empty()), "something is remembered");
@@ -426,9 +440,9 @@ fn a_refused_key_stays_disabled_when_its_group_is_limited() {
     pool.keys[0].quota_group = Some("g".to_owned());
     pool.keys[1].quota_group = Some("g".to_owned());
     let mut a = Worker::on(pool);
-    a.report(&store, SECOND, 0, Fault::Rejected);
+    a.report(&store, SECOND, 0, KeyOutcome::Rejected);
     a.report(&store, 5 * SECOND, 1, WAIT);
-    let of = |worker: &Worker, key| worker.state.memory(&worker.ring, key);
+    let of = |worker: &Worker, key| worker.state.health(&worker.ring, key);
     assert_eq!((of(&a, 0).status, of(&a, 0).until), (Status::Disabled, Micros(601 * SECOND)));
     assert_eq!(of(&a, 1).status, Status::RateLimited);
 }
@@ -438,11 +452,11 @@ fn only_a_rate_limit_says_when_to_come_again() {
     let store = MemoryStore::default();
     let mut a = Worker::new(&[("a", 1), ("b", 1)]);
     for n in 0..6 {
-        a.report(&store, SECOND + n * 1000, 0, Fault::Failing);
-        a.report(&store, SECOND + n * 1000 + 500, 1, Fault::None);
+        a.report(&store, SECOND + n * 1000, 0, KeyOutcome::Failed);
+        a.report(&store, SECOND + n * 1000 + 500, 1, KeyOutcome::Completed);
     }
-    a.report(&store, 2 * SECOND, 1, Fault::Rejected);
-    let statuses = [0, 1].map(|key| a.state.memory(&a.ring, key).status);
+    a.report(&store, 2 * SECOND, 1, KeyOutcome::Rejected);
+    let statuses = [0, 1].map(|key| a.state.health(&a.ring, key).status);
     assert_eq!(statuses, [Status::CoolingDown, Status::Disabled]);
     assert_eq!(a.pick(&store, 3 * SECOND, 0, &[]), Pick::Exhausted { returns_in: None });
 }

@@ -6,15 +6,15 @@ fn errors() -> BadOutcomes {
     BadOutcomes { server_errors: true, reset: true, timeout: true, ..BadOutcomes::default() }
 }
 
-fn flight() -> Flight {
-    Flight::new(Micros(0), Some(Millis(1000)))
+fn flight() -> Attempts {
+    Attempts::new(Micros(0), Some(Millis(1000)))
 }
 
 fn answered(outcome: Outcome, latency: Option<u64>) -> Option<Event> {
     Some(Event::Answered { outcome, latency: latency.map(Micros) })
 }
 
-fn finish(flight: &mut Flight, ending: Ending, at: u64) -> (Outcome, Vec<Judgement>) {
+fn finish(flight: &mut Attempts, ending: Ending, at: u64) -> (Outcome, Vec<Judgement>) {
     let mut judged = Vec::new();
     let outcome = flight.finish(ending, Carried::default(), Micros(at), &errors(), &mut judged);
     (outcome, judged)
@@ -24,7 +24,7 @@ fn key_of(key: usize) -> Carried {
     Carried { key: Some((0, key)), ..Carried::default() }
 }
 
-fn begin(flight: &mut Flight, at: u64, key: usize) -> (usize, Vec<Judgement>) {
+fn begin(flight: &mut Attempts, at: u64, key: usize) -> (usize, Vec<Judgement>) {
     let mut judged = Vec::new();
     let n = flight.begin(Micros(at), key_of(key), &errors(), &mut judged);
     (n, judged)
@@ -34,10 +34,10 @@ fn begin(flight: &mut Flight, at: u64, key: usize) -> (usize, Vec<Judgement>) {
 fn an_attempt_that_failed_without_headers_has_reached_nobody() {
     let mut f = flight();
     let (n, _) = begin(&mut f, 0, 0);
-    assert_eq!(f.failed(n, Micros(MS), &errors()).map(|j| j.outcome), Some(Some(Outcome::Bad)));
-    assert!(!f.last_status_seen() && !f.reached(), "nobody answered");
+    assert_eq!(f.settle_failed(n, Micros(MS), &errors()).map(|j| j.outcome), Some(Some(Outcome::Bad)));
+    assert!(!f.has_last_headers() && !f.reached(), "nobody answered");
     assert_eq!(
-        f.router_answer((503, false), Carried::default(), Micros(MS), &errors()),
+        f.record_router_answer((503, false), Carried::default(), Micros(MS), &errors()),
         None,
         "Envoy's own answer"
     );
@@ -50,7 +50,7 @@ fn a_good_attempt_counts_at_its_headers_and_completes_at_its_end() {
     let mut f = flight();
     let (n, earlier) = begin(&mut f, MS, 3);
     assert!(earlier.is_empty());
-    let at_headers = f.answered(n, 200, Micros(20 * MS), &errors()).unwrap();
+    let at_headers = f.record_headers(n, 200, Micros(20 * MS), &errors()).unwrap();
     assert_eq!(at_headers.event, answered(Outcome::Good, Some(20 * MS)));
     assert_eq!(at_headers.outcome, None, "not over yet");
     let (outcome, judged) = finish(&mut f, Ending::Complete, 90 * MS);
@@ -65,7 +65,7 @@ fn a_stream_that_breaks_is_bad_at_its_end() {
     for ending in [Ending::Reset, Ending::Timeout] {
         let mut f = flight();
         let (n, _) = begin(&mut f, 0, 0);
-        f.answered(n, 200, Micros(MS), &errors());
+        f.record_headers(n, 200, Micros(MS), &errors());
         let (outcome, judged) = finish(&mut f, ending, 9 * MS);
         assert_eq!((outcome, judged[0].event), (Outcome::Bad, Some(Event::Broke)), "{ending:?}");
     }
@@ -76,32 +76,36 @@ fn only_a_whole_answer_says_that_a_key_works() {
     let says = |status: u16, ending: Ending| {
         let mut f = flight();
         let (n, mut judged) = begin(&mut f, 0, 0);
-        judged.extend(f.answered(n, status, Micros(MS), &errors()));
+        judged.extend(f.record_headers(n, status, Micros(MS), &errors()));
         judged.extend(finish(&mut f, ending, 9 * MS).1);
-        judged.iter().filter_map(|judgement| judgement.fault(None)).collect::<Vec<_>>()
+        judged.iter().filter_map(|judgement| judgement.key_outcome(None)).collect::<Vec<_>>()
     };
-    assert_eq!(says(200, Ending::Complete), [Fault::Accepted, Fault::None]);
-    assert_eq!(says(200, Ending::Reset), [Fault::Accepted, Fault::Broke]);
-    assert_eq!(says(200, Ending::Cancelled), [Fault::Accepted], "how it would have ended nobody knows");
-    assert_eq!(says(503, Ending::Complete), [Fault::Failing]);
-    assert_eq!(says(400, Ending::Complete), [Fault::Nothing], "perhaps nobody has looked at the key");
-    assert_eq!(says(429, Ending::Complete), [Fault::Limited(None)]);
-    assert_eq!(says(401, Ending::Complete), [Fault::Rejected]);
+    assert_eq!(says(200, Ending::Complete), [KeyOutcome::Accepted, KeyOutcome::Completed]);
+    assert_eq!(says(200, Ending::Reset), [KeyOutcome::Accepted, KeyOutcome::Broke]);
+    assert_eq!(says(200, Ending::Cancelled), [KeyOutcome::Accepted], "how it would have ended nobody knows");
+    assert_eq!(says(503, Ending::Complete), [KeyOutcome::Failed]);
+    assert_eq!(
+        says(400, Ending::Complete),
+        [KeyOutcome::Inconclusive],
+        "perhaps nobody has looked at the key"
+    );
+    assert_eq!(says(429, Ending::Complete), [KeyOutcome::Limited(None)]);
+    assert_eq!(says(401, Ending::Complete), [KeyOutcome::Rejected]);
 }
 
 #[test]
 fn a_canary_that_envoy_passes_over_has_failed_and_stable_has_served() {
     let mut f = flight();
     let mut judged = Vec::new();
-    f.passed_over(Micros(MS), &errors(), &mut judged);
+    f.record_skipped(Micros(MS), &errors(), &mut judged);
     assert_eq!(judged.len(), 1);
     assert_eq!((judged[0].event, judged[0].outcome), (answered(Outcome::Bad, None), Some(Outcome::Bad)));
     assert_eq!(judged[0].carried, Carried::default(), "no key had a part in it");
-    assert_eq!(f.attempts_on_assigned(), 1);
+    assert_eq!(f.count_on_assigned(), 1);
     let stable = Carried { to_stable: true, ..key_of(1) };
     let n = f.begin(Micros(MS), stable, &errors(), &mut judged);
     assert_eq!(judged.len(), 1, "once");
-    let good = f.answered(n, 200, Micros(3 * MS), &errors()).unwrap();
+    let good = f.record_headers(n, 200, Micros(3 * MS), &errors()).unwrap();
     assert_eq!((good.event, good.carried), (answered(Outcome::Good, Some(2 * MS)), stable));
     assert!(f.served_by_stable());
     assert_eq!(finish(&mut f, Ending::Complete, 4 * MS).0, Outcome::Good);
@@ -111,7 +115,7 @@ fn a_canary_that_envoy_passes_over_has_failed_and_stable_has_served() {
 fn a_client_that_leaves_a_stream_judges_nobody() {
     let mut f = flight();
     let (n, _) = begin(&mut f, 0, 0);
-    f.answered(n, 200, Micros(MS), &errors());
+    f.record_headers(n, 200, Micros(MS), &errors());
     let (outcome, judged) = finish(&mut f, Ending::Cancelled, 9 * MS);
     assert_eq!((outcome, judged[0].event), (Outcome::Cancelled, None));
 }
@@ -120,15 +124,15 @@ fn a_client_that_leaves_a_stream_judges_nobody() {
 fn an_attempt_that_envoy_retried_still_counts_against_its_version() {
     let mut f = flight();
     let (first, _) = begin(&mut f, 0, 0);
-    let bad = f.answered(first, 503, Micros(5 * MS), &errors()).unwrap();
+    let bad = f.record_headers(first, 503, Micros(5 * MS), &errors()).unwrap();
     assert_eq!((bad.event, bad.outcome), (answered(Outcome::Bad, None), Some(Outcome::Bad)));
     let (second, earlier) = begin(&mut f, 30 * MS, 1);
     assert!(earlier.is_empty(), "already settled");
-    let good = f.answered(second, 200, Micros(40 * MS), &errors()).unwrap();
+    let good = f.record_headers(second, 200, Micros(40 * MS), &errors()).unwrap();
     assert_eq!(good.event, answered(Outcome::Good, Some(10 * MS)), "a retry is timed from its beginning");
     let (outcome, judged) = finish(&mut f, Ending::Complete, 50 * MS);
     assert_eq!((outcome, judged.len()), (Outcome::Good, 1));
-    assert_eq!(f.tried(0), [0, 1]);
+    assert_eq!(f.tried_keys(0), [0, 1]);
 }
 
 #[test]
@@ -145,12 +149,12 @@ fn an_attempt_without_an_answer_is_settled_by_the_next() {
 fn an_unanswered_attempt_waits_only_where_reset_and_timeout_differ() {
     let mut f = flight();
     let (n, _) = begin(&mut f, 0, 0);
-    assert!(f.failed(n, Micros(MS), &errors()).is_some());
-    assert!(f.failed(n, Micros(MS), &errors()).is_none(), "once only");
+    assert!(f.settle_failed(n, Micros(MS), &errors()).is_some());
+    assert!(f.settle_failed(n, Micros(MS), &errors()).is_none(), "once only");
     let only_timeouts = BadOutcomes { timeout: true, ..BadOutcomes::default() };
     let mut f = flight();
     let n = f.begin(Micros(0), Carried::default(), &only_timeouts, &mut Vec::new());
-    assert!(f.failed(n, Micros(MS), &only_timeouts).is_none());
+    assert!(f.settle_failed(n, Micros(MS), &only_timeouts).is_none());
     let outcome = f.finish(Ending::Reset, Carried::default(), Micros(MS), &only_timeouts, &mut Vec::new());
     assert_eq!(outcome, Outcome::Good, "a reset is not among the errors");
 }
@@ -169,7 +173,7 @@ fn a_client_that_leaves_is_neutral_but_past_the_latency_limit_it_is_slow() {
     for (left_at, latency) in [(900 * MS, None), (1200 * MS, Some(1200 * MS))] {
         let mut f = flight();
         let (n, _) = begin(&mut f, 0, 0);
-        let judged = f.abandoned(n, Micros(left_at), &errors()).unwrap();
+        let judged = f.settle_abandoned(n, Micros(left_at), &errors()).unwrap();
         assert_eq!(judged.event, answered(Outcome::Cancelled, latency));
         assert!(finish(&mut f, Ending::Cancelled, left_at).1.is_empty(), "settled once");
     }
@@ -178,17 +182,17 @@ fn a_client_that_leaves_is_neutral_but_past_the_latency_limit_it_is_slow() {
 #[test]
 fn without_the_keys_role_the_routers_view_stands_in() {
     let mut f = flight();
-    let good = f.router_answer((200, true), Carried::default(), Micros(20 * MS), &errors()).unwrap();
+    let good = f.record_router_answer((200, true), Carried::default(), Micros(20 * MS), &errors()).unwrap();
     assert_eq!(good.event, answered(Outcome::Good, Some(20 * MS)));
     assert_eq!(finish(&mut f, Ending::Complete, 30 * MS).0, Outcome::Good);
 
     let mut f = flight();
-    assert!(f.router_answer((500, true), Carried::default(), Micros(20 * MS), &errors()).is_none());
+    assert!(f.record_router_answer((500, true), Carried::default(), Micros(20 * MS), &errors()).is_none());
     let (outcome, judged) = finish(&mut f, Ending::Complete, 30 * MS);
     assert_eq!((outcome, judged[0].event), (Outcome::Bad, answered(Outcome::Bad, None)));
 
     let mut f = flight();
-    assert!(f.router_answer((503, false), Carried::default(), Micros(MS), &errors()).is_none());
+    assert!(f.record_router_answer((503, false), Carried::default(), Micros(MS), &errors()).is_none());
     let (outcome, judged) = finish(&mut f, Ending::Reset, MS);
     assert_eq!((outcome, judged[0].event), (Outcome::Bad, answered(Outcome::Bad, None)));
 }
@@ -196,7 +200,7 @@ fn without_the_keys_role_the_routers_view_stands_in() {
 #[test]
 fn what_envoy_answers_before_any_attempt_judges_nobody() {
     let mut f = flight();
-    f.router_answer((403, false), Carried::default(), Micros(MS), &errors());
+    f.record_router_answer((403, false), Carried::default(), Micros(MS), &errors());
     assert_eq!(finish(&mut f, Ending::Local, MS), (Outcome::Local, vec![]));
 }
 
@@ -204,12 +208,12 @@ fn what_envoy_answers_before_any_attempt_judges_nobody() {
 fn an_attempt_that_the_circuit_breaker_forbids_was_none() {
     let mut f = flight();
     begin(&mut f, 0, 0);
-    f.router_answer((503, false), Carried::default(), Micros(MS), &errors());
+    f.record_router_answer((503, false), Carried::default(), Micros(MS), &errors());
     assert_eq!(finish(&mut f, Ending::Overflow, MS), (Outcome::Local, vec![]));
 
     let mut f = flight();
     let (first, _) = begin(&mut f, 0, 0);
-    f.answered(first, 503, Micros(MS), &errors());
+    f.record_headers(first, 503, Micros(MS), &errors());
     begin(&mut f, 2 * MS, 1);
     assert_eq!(finish(&mut f, Ending::Overflow, 2 * MS), (Outcome::Bad, vec![]), "what was made counts");
 }
@@ -218,7 +222,7 @@ fn an_attempt_that_the_circuit_breaker_forbids_was_none() {
 fn an_attempt_is_never_local_once_it_was_made() {
     let mut f = flight();
     begin(&mut f, 0, 0);
-    f.router_answer((503, false), Carried::default(), Micros(MS), &errors());
+    f.record_router_answer((503, false), Carried::default(), Micros(MS), &errors());
     let (outcome, judged) = finish(&mut f, Ending::Local, MS);
     assert_eq!((outcome, judged.len()), (Outcome::Bad, 1));
 }

@@ -11,8 +11,8 @@ use bellwether::engine::{Engine, Notes};
 use bellwether::headers::Headers;
 use bellwether::judge::limits::judge;
 use bellwether::judge::stats::{Delta, Stats};
-use bellwether::keys::key_set::Ring;
-use bellwether::keys::pool::{Pools, Wish};
+use bellwether::keys::key_set::KeySet;
+use bellwether::keys::pool::{KeyQuery, Pools};
 use bellwether::outcome::Outcome;
 use bellwether::outcome::blame::Event;
 use bellwether::plan::Plan;
@@ -159,12 +159,12 @@ fn judging(count: u64) -> Result<()> {
 fn picking(keys: usize, count: u64) -> Result<()> {
     let (plan, store) = (plan(1, keys, "")?, Memory::default());
     let pool = plan.pools.first().context("no pool")?;
-    let (ring, state) = (Ring::new(pool, &BTreeMap::new()), Pools::default().attach(&pool.name));
+    let (keys, state) = (KeySet::new(pool, &BTreeMap::new()), Pools::default().attach(&pool.name));
     let mut state = state.try_borrow_mut()?;
     for n in 0..count {
         let random = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let wish = Wish { tried: &[], identity: None, random, now: Micros(1_000_000 + n / 100) };
-        black_box(state.pick(pool, &ring, wish, &store, &mut Drops::default()));
+        let query = KeyQuery { tried: &[], identity: None, random, now: Micros(1_000_000 + n / 100) };
+        black_box(state.pick(pool, &keys, query, &store, &mut Drops::default()));
     }
     Ok(())
 }
