@@ -12,6 +12,7 @@ mod clock;
 mod common;
 mod exhausted;
 mod failover;
+mod guide;
 mod harness;
 mod hostile;
 mod keys;
