@@ -5,7 +5,7 @@ use crate::config::guard::{at_least, duration_or};
 use crate::config::{Surroundings, unique, value};
 use crate::headers::OWN_PREFIX;
 use crate::json::{Cursor, Read, each};
-use crate::plan::pool::{Inject, Key, KeyPool, KeyValue, Secret};
+use crate::plan::pool::{Cooldown, Inject, Key, KeyPool, KeyValue, Secret, StreakLimit};
 use crate::time::Millis;
 
 /// The header that carries a pool's key where the document names none.
@@ -37,8 +37,9 @@ pub fn pool(at: &Cursor<'_>, surroundings: &Surroundings<'_>) -> Read<KeyPool> {
         at.choice(&["attempt", "request"]).map(|i| if i == 0 { Inject::Attempt } else { Inject::Request })
     });
     let rate_limited = object.get("rate_limited").map_or(Ok(RATE_LIMITED), |at| rate_limited(&at));
-    let rejected = object.get("rejected").map_or(Ok(REJECTED), |at| faults(&at, "disable_for", REJECTED));
-    let failing = object.get("failing").map_or(Ok(FAILING), |at| faults(&at, "cooldown", FAILING));
+    let rejected =
+        object.get("rejected").map_or(Ok(REJECTED), |at| streak_limit(&at, "disable_for", REJECTED));
+    let failing = object.get("failing").map_or(Ok(FAILING), |at| streak_limit(&at, "cooldown", FAILING));
     let sticky = object.get("sticky").map_or(Ok(false), |at| at.boolean());
     Ok(KeyPool {
         name: name?,
@@ -54,11 +55,11 @@ pub fn pool(at: &Cursor<'_>, surroundings: &Surroundings<'_>) -> Read<KeyPool> {
 }
 
 /// 429: a minute is what most providers' limits are counted in.
-const RATE_LIMITED: (Millis, Millis) = (Millis(60_000), Millis(600_000));
+const RATE_LIMITED: Cooldown = Cooldown { first: Millis(60_000), max: Millis(600_000) };
 /// 401 and 403: such a key rarely comes back by itself.
-const REJECTED: (u32, Millis) = (1, Millis(600_000));
+const REJECTED: StreakLimit = StreakLimit { failures: 1, out_for: Millis(600_000) };
 /// Anything else: five in a row are no longer chance.
-const FAILING: (u32, Millis) = (5, Millis(30_000));
+const FAILING: StreakLimit = StreakLimit { failures: 5, out_for: Millis(30_000) };
 
 fn header(at: &Cursor<'_>, surroundings: &Surroundings<'_>) -> Read<String> {
     let name = value::header_name(at)?;
@@ -72,20 +73,20 @@ fn header(at: &Cursor<'_>, surroundings: &Surroundings<'_>) -> Read<String> {
     Ok(name)
 }
 
-fn rate_limited(at: &Cursor<'_>) -> Read<(Millis, Millis)> {
+fn rate_limited(at: &Cursor<'_>) -> Read<Cooldown> {
     let object = at.object(&["cooldown", "max_cooldown"])?;
-    let cooldown = duration_or(&object, "cooldown", &bounds::COOLDOWN, RATE_LIMITED.0);
-    let max_cooldown = duration_or(&object, "max_cooldown", &bounds::COOLDOWN, RATE_LIMITED.1);
+    let cooldown = duration_or(&object, "cooldown", &bounds::COOLDOWN, RATE_LIMITED.first);
+    let max_cooldown = duration_or(&object, "max_cooldown", &bounds::COOLDOWN, RATE_LIMITED.max);
     let max_cooldown = at_least(&object, "max_cooldown", max_cooldown, "cooldown", cooldown);
-    Ok((cooldown?, max_cooldown?))
+    Ok(Cooldown { first: cooldown?, max: max_cooldown? })
 }
 
-/// `rejected` and `failing`: after how many in a row, for how long.
-fn faults(at: &Cursor<'_>, span: &'static str, default: (u32, Millis)) -> Read<(u32, Millis)> {
-    let object = at.object(&["after", span])?;
-    let after = object.get("after").map_or(Ok(default.0), |at| at.integer(&bounds::KEY_FAULTS));
-    let span = duration_or(&object, span, &bounds::COOLDOWN, default.1);
-    Ok((after?, span?))
+/// Reads `rejected` or `failing`; `out_for` names the field with the time out of use.
+fn streak_limit(at: &Cursor<'_>, out_for: &'static str, default: StreakLimit) -> Read<StreakLimit> {
+    let object = at.object(&["after", out_for])?;
+    let failures = object.get("after").map_or(Ok(default.failures), |at| at.integer(&bounds::KEY_FAULTS));
+    let out_for = duration_or(&object, out_for, &bounds::COOLDOWN, default.out_for);
+    Ok(StreakLimit { failures: failures?, out_for: out_for? })
 }
 
 /// Reads an environment variable.

@@ -20,7 +20,7 @@ use crate::keys::pool::{KeyQuery, Pick};
 use crate::outcome::attempts::{Attempts, Carried};
 use crate::outcome::flags;
 use crate::outcome::member::{Clusters, Side};
-use crate::plan::pool::Inject;
+use crate::plan::pool::{Inject, KeyRef};
 use crate::plan::{Deployment, Version};
 use crate::shared::dropped::Dropped;
 use crate::time::{Micros, Millis};
@@ -80,7 +80,7 @@ impl AttemptStream {
             let query = KeyQuery { tried: &tried, identity, random: self.worker.random(), now: now.mono };
             match service.pick(n, query, &mut notes) {
                 Some(Pick::Key(key)) => {
-                    carried = service.inject_key((n, key), to_stable);
+                    carried = service.inject_key(KeyRef { pool: n, key }, to_stable);
                 }
                 Some(Pick::Exhausted { .. }) | None => {
                     refused = Some(first_return(service, deployment, version, now.mono))

@@ -9,6 +9,7 @@ use crate::keys::health::Status;
 use crate::outcome::Outcome;
 use crate::outcome::attempts::Judgement;
 use crate::outcome::blame::KeyOutcome;
+use crate::plan::pool::KeyRef;
 use crate::problems::Problems;
 use crate::report::events::{self, EventLog};
 use crate::shared::codec::Found;
@@ -44,8 +45,8 @@ impl Worker {
             {
                 metrics.attempt(outcome);
             }
-            if let Some((pool, key)) = judgement.carried.key {
-                self.report_key(&request.service, (pool, key), judgement, wait, now, &mut notes);
+            if let Some(key) = judgement.carried.key {
+                self.report_key(&request.service, key, judgement, wait, now, &mut notes);
             }
             if let Some(event) = judgement.event {
                 // What a failover does to stable is no sample of stable's share.
@@ -70,7 +71,7 @@ impl Worker {
     fn report_key(
         &self,
         service: &Service,
-        (n, key): (usize, usize),
+        KeyRef { pool: n, key }: KeyRef,
         judgement: &Judgement,
         wait: Option<Millis>,
         now: Now,
@@ -85,11 +86,11 @@ impl Worker {
         {
             usage.count(fingerprint, judgement, now.wall);
         }
-        let (Some(fault), Some(pool)) = (judgement.key_outcome(wait), service.plan.pools.get(n)) else {
+        let (Some(key_outcome), Some(pool)) = (judgement.key_outcome(wait), service.plan.pools.get(n)) else {
             return;
         };
         let times = (judgement.began, now.mono);
-        let moved = service.report(judgement.carried, fault, times, notes).unwrap_or_default();
+        let moved = service.report(judgement.carried, key_outcome, times, notes).unwrap_or_default();
         for moved in &moved {
             let id = pool.keys.get(moved.key).map_or("", |key| key.id.as_str());
             host::info(&events::key_line(&pool.name, id, moved, now));

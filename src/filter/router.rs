@@ -18,6 +18,7 @@ use crate::host::{self, SharedData};
 use crate::keys::pool::{KeyQuery, Pick};
 use crate::outcome::attempts::Attempts;
 use crate::outcome::{self, Outcome};
+use crate::plan::pool::KeyRef;
 use crate::plan::{Deployment, matching};
 use crate::route::{self, RequestFacts};
 use crate::time::{Micros, Millis};
@@ -121,13 +122,13 @@ impl RouterStream {
         now: Micros,
         waits: &mut Vec<Millis>,
         notes: &mut Notes,
-    ) -> Option<Option<(usize, usize)>> {
+    ) -> Option<Option<KeyRef>> {
         let version = deployment.versions.get(assigned.choice.version)?;
         let Some(pool) = version.pool else { return Some(None) };
         let identity = assigned.choice.identity;
         let query = KeyQuery { tried: &[], identity, random: self.worker.random(), now };
         match self.service.pick(pool, query, notes)? {
-            Pick::Key(key) => Some(Some((pool, key))),
+            Pick::Key(key) => Some(Some(KeyRef { pool, key })),
             Pick::Exhausted { returns_in } => {
                 waits.extend(returns_in);
                 None

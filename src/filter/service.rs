@@ -12,6 +12,7 @@ use crate::keys::usage::WorkerUsage;
 use crate::outcome::attempts::Carried;
 use crate::outcome::blame::KeyOutcome;
 use crate::plan::Plan;
+use crate::plan::pool::KeyRef;
 use crate::time::{Micros, Millis};
 
 /// A plan in service: with its states, its keys and its metrics.
@@ -105,7 +106,7 @@ impl Service {
         (began, now): (Micros, Micros),
         notes: &mut Notes,
     ) -> Option<Vec<KeyTransition>> {
-        let (n, key) = carried.key?;
+        let KeyRef { pool: n, key } = carried.key?;
         let key_sets = self.key_sets.try_borrow().ok()?;
         let (pool, keys) = (self.plan.pools.get(n)?, key_sets.get(n)?);
         let mut state = self.pools.get(n)?.try_borrow_mut().ok()?;
@@ -125,17 +126,17 @@ impl Service {
     }
 
     /// Puts a key's value into the pool's header in place of whatever is there, and says what the request carries now.
-    pub fn inject_key(&self, (n, key): (usize, usize), to_stable: bool) -> Carried {
+    pub fn inject_key(&self, key: KeyRef, to_stable: bool) -> Carried {
         let carried = Carried { to_stable, ..Carried::default() };
-        let Some(pool) = self.plan.pools.get(n) else { return carried };
+        let Some(pool) = self.plan.pools.get(key.pool) else { return carried };
         let key_sets = self.key_sets.try_borrow().ok();
-        let keys = key_sets.as_ref().and_then(|key_sets| key_sets.get(n));
-        let Some((keys, value)) = keys.and_then(|keys| Some((keys, keys.value(key)?))) else {
+        let keys = key_sets.as_ref().and_then(|key_sets| key_sets.get(key.pool));
+        let Some((keys, value)) = keys.and_then(|keys| Some((keys, keys.value(key.key)?))) else {
             // Nothing to put in, but what the client sent is not for this upstream.
             host::remove_request_header(&pool.header);
             return carried;
         };
         host::set_request_header(&pool.header, value.expose().as_bytes());
-        Carried { key: Some((n, key)), fingerprint: keys.fingerprint(key), to_stable }
+        Carried { key: Some(key), fingerprint: keys.fingerprint(key.key), to_stable }
     }
 }

@@ -23,7 +23,7 @@
 //! because its secret is being rotated, finds its state where it was.
 
 use crate::outcome::blame::KeyOutcome;
-use crate::plan::pool::KeyPool;
+use crate::plan::pool::{Cooldown, KeyPool, StreakLimit};
 use crate::shared::codec::{Found, Reader, Writer};
 use crate::time::{Micros, Millis};
 
@@ -150,7 +150,7 @@ impl Health {
             KeyOutcome::Broke => self.broken.extended(now),
             _ => return None,
         };
-        (run.count >= pool.failing.0).then_some(run.since)
+        (run.count >= pool.failing.failures).then_some(run.since)
     }
 
     /// The same, with the run that this failure is of ended: a success came between that another worker has seen.
@@ -204,28 +204,28 @@ impl Health {
                 Health { since: self.since, until: self.until.min(now), broken, ..Health::default() }
             }
             KeyOutcome::Limited(wait) => {
-                let (cooldown, max) = pool.rate_limited;
+                let Cooldown { first, max } = pool.rate_limited;
                 let doubled = if stale || self.status != Status::RateLimited {
                     self.doubled
                 } else {
                     self.doubled.saturating_add(1)
                 };
                 let shift = 1u64.checked_shl(doubled.min(40)).unwrap_or(u64::MAX);
-                let own = Millis(cooldown.0.saturating_mul(shift).min(max.0));
+                let own = Millis(first.0.saturating_mul(shift).min(max.0));
                 let wait = wait.map_or(own, |wait| Millis(wait.0.clamp(SHORTEST.0.min(max.0), max.0)));
                 let ended = Health { rejected: 0, failed: Streak::NONE, broken: Streak::NONE, ..self };
                 Health { doubled, ..ended.take_out(Status::RateLimited, wait, stale, now) }
             }
             KeyOutcome::Rejected => {
-                let (after, span) = pool.rejected;
+                let StreakLimit { failures, out_for } = pool.rejected;
                 let rejected = self.rejected.saturating_add(1);
                 let counted = Health { rejected, failed: Streak::NONE, broken: Streak::NONE, ..self };
                 // A trial that is refused extends at once, whatever number of refusals the first time took.
-                let out = counted.rejected >= after || !self.is_active();
-                if out { counted.take_out(Status::Disabled, span, stale, now) } else { counted }
+                let out = counted.rejected >= failures || !self.is_active();
+                if out { counted.take_out(Status::Disabled, out_for, stale, now) } else { counted }
             }
             KeyOutcome::Failed | KeyOutcome::Broke => {
-                let span = pool.failing.1;
+                let span = pool.failing.out_for;
                 let counted = match outcome {
                     KeyOutcome::Broke => Health { rejected: 0, broken: self.broken.extended(now), ..self },
                     _ => Health { rejected: 0, failed: self.failed.extended(now), ..self },

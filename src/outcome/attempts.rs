@@ -9,13 +9,14 @@ use crate::outcome::blame::Event;
 use crate::outcome::blame::KeyOutcome;
 use crate::outcome::{Ending, Outcome, classify};
 use crate::plan::guard::BadOutcomes;
+use crate::plan::pool::KeyRef;
 use crate::time::{Micros, Millis};
 
 /// What an attempt carried, and to whom.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Carried {
-    /// Index of the pool, and of the key in it.
-    pub key: Option<(usize, usize)>,
+    /// The key of a pool.
+    pub key: Option<KeyRef>,
     /// Fingerprint of that key's value.
     pub fingerprint: Option<u64>,
     /// It went to stable although the request was assigned to a canary (failover).
@@ -130,7 +131,7 @@ impl Attempts {
     /// Keys of a pool that this request has already tried.
     pub fn tried_keys(&self, pool: usize) -> Vec<usize> {
         let keys = self.attempts.iter().filter_map(|attempt| attempt.carried.key);
-        keys.filter(|(of, _)| *of == pool).map(|(_, key)| key).collect()
+        keys.filter(|key| key.pool == pool).map(|key| key.key).collect()
     }
 
     /// How many attempts the assigned version has had.

@@ -16,14 +16,41 @@ pub struct KeyPool {
     pub keys: Vec<Key>,
     /// Where the key is put in.
     pub inject: Inject,
-    /// 429: first cooldown, and the bound of its doubling.
-    pub rate_limited: (Millis, Millis),
-    /// 401 and 403: after how many in a row, for how long.
-    pub rejected: (u32, Millis),
-    /// Bad outcomes: after how many in a row, for how long.
-    pub failing: (u32, Millis),
+    /// Cooldown after a 429.
+    pub rate_limited: Cooldown,
+    /// Limit of refusals in a row (401 and 403).
+    pub rejected: StreakLimit,
+    /// Limit of bad outcomes in a row.
+    pub failing: StreakLimit,
     /// Same identity, same key while it is usable.
     pub sticky: bool,
+}
+
+/// A cooldown that doubles each time it has not helped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cooldown {
+    /// Length of the first one.
+    pub first: Millis,
+    /// Bound of the doubling.
+    pub max: Millis,
+}
+
+/// Failures in a row after which a key is taken out of use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreakLimit {
+    /// Number of failures; at least 1.
+    pub failures: u32,
+    /// Time for which the key is out of use.
+    pub out_for: Millis,
+}
+
+/// A key of a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyRef {
+    /// Index of the pool in the plan.
+    pub pool: usize,
+    /// Index of the key in the pool.
+    pub key: usize,
 }
 
 /// Where the key is put in.

@@ -245,9 +245,9 @@ fn every_field_of_a_full_document_reaches_the_plan() {
 
     let pool = &plan.pools[0];
     assert_eq!((pool.name.as_str(), pool.inject, pool.sticky), ("openai", Inject::Request, true));
-    assert_eq!(pool.rate_limited, (Millis(30_000), Millis(300_000)));
-    assert_eq!(pool.rejected, (2, Millis(1_200_000)));
-    assert_eq!(pool.failing, (7, Millis(45_000)));
+    assert_eq!(pool.rate_limited, Cooldown { first: Millis(30_000), max: Millis(300_000) });
+    assert_eq!(pool.rejected, StreakLimit { failures: 2, out_for: Millis(1_200_000) });
+    assert_eq!(pool.failing, StreakLimit { failures: 7, out_for: Millis(45_000) });
     let keys: Vec<_> =
         pool.keys.iter().map(|k| (k.id.as_str(), k.weight, k.quota_group.as_deref())).collect();
     assert_eq!(keys, [("prod-001", 3, None), ("prod-002", 0, Some("org-a")), ("prod-003", 1, None)]);
@@ -303,9 +303,9 @@ fn fields_that_are_absent_have_the_defaults_of_the_contract() {
     let pool = &pools.pools[0];
     assert_eq!((pool.header.as_str(), pool.prefix.as_str()), ("authorization", "Bearer "));
     assert_eq!((pool.inject, pool.sticky), (Inject::Attempt, false));
-    assert_eq!(pool.rate_limited, (Millis(60_000), Millis(600_000)));
-    assert_eq!(pool.rejected, (1, Millis(600_000)));
-    assert_eq!(pool.failing, (5, Millis(30_000)));
+    assert_eq!(pool.rate_limited, Cooldown { first: Millis(60_000), max: Millis(600_000) });
+    assert_eq!(pool.rejected, StreakLimit { failures: 1, out_for: Millis(600_000) });
+    assert_eq!(pool.failing, StreakLimit { failures: 5, out_for: Millis(30_000) });
     assert_eq!(pool.keys[0].weight, 1);
 
     let small = |to: &str| compiled(&poked(SMALL, r#""stable""#, &format!(r#"{to}, "stable""#)));

@@ -21,7 +21,7 @@ use bellwether::plan::Plan;
 use bellwether::plan::guard::BadOutcomes;
 use bellwether::plan::guard::Recovery;
 use bellwether::plan::matching::address_without_port;
-use bellwether::plan::pool::Secret;
+use bellwether::plan::pool::{KeyRef, Secret};
 use bellwether::plan::split::Split;
 use bellwether::report::events::EventLog;
 use bellwether::rollout::ramp::{Position, Sight};
@@ -434,7 +434,7 @@ proptest! {
             now += 1000;
             match step {
                 0 | 1 => {
-                    attempts.begin(Micros(now), Carried { key: Some((0, n)), to_stable: n == 3, ..Carried::default() }, &errors, &mut judged);
+                    attempts.begin(Micros(now), Carried { key: Some(KeyRef { pool: 0, key: n }), to_stable: n == 3, ..Carried::default() }, &errors, &mut judged);
                     begun += 1;
                 }
                 2 | 3 => judged.extend(attempts.record_headers(n, status, Micros(now), &errors)),

@@ -132,7 +132,7 @@ fn a_trial_brings_the_key_back_as_it_begins_and_takes_it_out_again_if_it_breaks(
 fn in_a_row_means_that_nothing_else_came_between() {
     use KeyOutcome::{Broke, Failed, Inconclusive, Limited, Rejected};
     let mut p = pool(&[("a", 1)]);
-    (p.rejected.0, p.failing.0) = (2, 3);
+    (p.rejected.failures, p.failing.failures) = (2, 3);
     let after = |faults: &[KeyOutcome]| {
         let faults = faults.iter().zip(1..);
         faults.fold(Health::default(), |m, (outcome, at)| m.apply(*outcome, s(at), s(at), true, &p)).status

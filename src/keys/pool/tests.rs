@@ -142,7 +142,7 @@ fn keys_of_a_quota_group_cool_together() {
 fn what_a_key_of_the_group_has_met_is_no_outcome_of_the_others() {
     let store = MemoryStore::default();
     let mut p = pool(&[("a", 1), ("b", 1)]);
-    p.rejected.0 = 2;
+    p.rejected.failures = 2;
     p.keys.iter_mut().for_each(|key| key.quota_group = Some("org".to_owned()));
     let mut a = Worker::on(p);
     a.report(&store, SECOND, 0, KeyOutcome::Rejected);

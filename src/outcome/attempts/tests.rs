@@ -21,7 +21,7 @@ fn finish(flight: &mut Attempts, ending: Ending, at: u64) -> (Outcome, Vec<Judge
 }
 
 fn key_of(key: usize) -> Carried {
-    Carried { key: Some((0, key)), ..Carried::default() }
+    Carried { key: Some(KeyRef { pool: 0, key }), ..Carried::default() }
 }
 
 fn begin(flight: &mut Attempts, at: u64, key: usize) -> (usize, Vec<Judgement>) {
