@@ -29,14 +29,14 @@ use crate::plan::{Deployment, Plan};
 use crate::route::{self, Access, Choice, RequestFacts};
 use crate::shared::REFRESH_AFTER;
 use crate::shared::store::Store;
-use crate::time::{Micros, Now};
+use crate::time::{Micros, Now, Span};
 use crate::units::Bps;
 
-/// What was counted is merged when the last merge is older than this (20 ms, in microseconds). Halving it makes stable's
+/// What was counted is merged when the last merge is older than this (20 ms). Halving it makes stable's
 /// numbers fresher by 10 ms and doubles the writes under the process-wide lock; a canary's failure never waits for it.
-pub const MERGE_AFTER: u64 = 20_000;
-/// An idle deployment's standings and held verdicts are looked at this often (1 s, in microseconds).
-const IDLE_AFTER: u64 = 1_000_000;
+pub const MERGE_AFTER: Span = Span::from_millis(20);
+/// An idle deployment's standings and held verdicts are looked at this often (1 s).
+const IDLE_AFTER: Span = Span::from_secs(1);
 
 /// The states of this worker, by (deployment, release): they outlive reloads and die with their last plan.
 #[derive(Default)]
@@ -205,7 +205,7 @@ impl Binding {
     /// environment: the VM it replaces buries what only it had bound, and whoever has read it before puts it back.
     pub fn prime(&self, store: &dyn Store, now: Micros, notes: &mut Notes) {
         if let Ok(mut state) = self.state.try_borrow_mut() {
-            state.refresh(store, now, 0, notes);
+            state.refresh(store, now, Span::ZERO, notes);
         }
     }
 

@@ -187,7 +187,7 @@ impl Standing {
             (Phase::Active, Signal::Shared(cause)) => Some(self.within(Phase::Holding(cause.clone()))),
             // Held for a whole window at least: at the edge of a limit the phase would flicker otherwise.
             (Phase::Holding(cause), Signal::Pass { now, window })
-                if now.since(cause.since) >= window.as_micros() =>
+                if now.since(cause.since) >= window.span() =>
             {
                 Some(self.within(Phase::Active))
             }

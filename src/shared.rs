@@ -7,6 +7,8 @@ pub mod dropped;
 pub mod names;
 pub mod store;
 
-/// A copy of the standings older than this (10 ms, in microseconds) is read anew before it decides. The read costs about
+use crate::time::Span;
+
+/// A copy of the standings older than this (10 ms) is read anew before it decides. The read costs about
 /// 0.7 µs; at 10 ms that is below a ten-thousandth of a worker.
-pub const REFRESH_AFTER: u64 = 10_000;
+pub const REFRESH_AFTER: Span = Span::from_millis(10);

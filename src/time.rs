@@ -8,9 +8,49 @@ use std::fmt;
 pub struct Millis(pub u64);
 
 impl Millis {
-    /// The span in microseconds, saturating after half a million years.
-    pub const fn as_micros(self) -> u64 {
-        self.0.saturating_mul(1000)
+    /// Returns the same time as a [`Span`]; saturates after half a million years.
+    pub const fn span(self) -> Span {
+        Span::from_millis(self.0)
+    }
+}
+
+/// A span of time in microseconds: the difference of two [`Micros`], so also a latency.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default, Hash)]
+pub struct Span(pub u64);
+
+impl Span {
+    /// No time.
+    pub const ZERO: Span = Span(0);
+
+    /// Returns a span of so many milliseconds; saturates.
+    pub const fn from_millis(millis: u64) -> Span {
+        Span(millis.saturating_mul(1000))
+    }
+
+    /// Returns a span of so many seconds; saturates.
+    pub const fn from_secs(seconds: u64) -> Span {
+        Span::from_millis(seconds.saturating_mul(1000))
+    }
+
+    /// Returns the span in whole milliseconds, rounded down.
+    pub const fn whole_millis(self) -> u64 {
+        self.0 / 1000
+    }
+
+    /// Returns the sum of both spans; saturates.
+    pub const fn saturating_add(self, other: Span) -> Span {
+        Span(self.0.saturating_add(other.0))
+    }
+
+    /// Returns this span without `other`; zero if `other` is longer.
+    pub const fn saturating_sub(self, other: Span) -> Span {
+        Span(self.0.saturating_sub(other.0))
+    }
+}
+
+impl From<Millis> for Span {
+    fn from(millis: Millis) -> Span {
+        millis.span()
     }
 }
 
@@ -34,13 +74,13 @@ pub struct Micros(pub u64);
 
 impl Micros {
     /// Time since `earlier`; zero if `earlier` is later (clocks of other workers may be ahead by a hair).
-    pub const fn since(self, earlier: Micros) -> u64 {
-        self.0.saturating_sub(earlier.0)
+    pub const fn since(self, earlier: Micros) -> Span {
+        Span(self.0.saturating_sub(earlier.0))
     }
 
-    /// This moment moved by `millis`.
-    pub const fn plus(self, millis: Millis) -> Micros {
-        Micros(self.0.saturating_add(millis.as_micros()))
+    /// Returns the moment `span` later; saturates.
+    pub fn plus(self, span: impl Into<Span>) -> Micros {
+        Micros(self.0.saturating_add(span.into().0))
     }
 }
 

@@ -12,7 +12,7 @@ use crate::rollout::{Cause, Signal};
 use crate::shared::codec::Found;
 use crate::shared::dropped::Dropped;
 use crate::shared::store::{Change, StoreError, update};
-use crate::time::{Micros, Millis};
+use crate::time::Millis;
 use crate::units::Hundredths;
 
 /// What became of a merge.
@@ -65,7 +65,7 @@ impl State {
                 .compare
                 .map_or(Millis(0), |compare| compare.latency_floor);
             let p95 = stable.tally.latency.percentile_ceiling(9500).filter(|_| enough);
-            self.yardstick = p95.map(|p95| p95.max(Micros(floor.as_micros())));
+            self.yardstick = p95.map(|p95| p95.max(floor.span()));
         }
         // What an older plan has seen is merged; what it means is for the newest to say.
         let decides = self.decides(scene.generation);

@@ -7,6 +7,7 @@ use crate::rollout::standings::{Standings, VERSIONS};
 use crate::rollout::{Cause, Rules, Signal, Standing};
 use crate::shared::codec::Found;
 use crate::shared::store::{Change, StoreError, update};
+use crate::time::Span;
 
 /// What an operator wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +48,7 @@ impl State {
         notes: &mut Notes,
     ) -> Result<(), Refused> {
         let Scene { deployment, slots, store, now, .. } = scene;
-        self.refresh(store, now.mono, 0, notes);
+        self.refresh(store, now.mono, Span::ZERO, notes);
         let canaries = || {
             let canaries = slots.iter().enumerate().filter(|(version, _)| *version != deployment.stable);
             canaries.map(|(_, slot)| *slot)

@@ -20,7 +20,7 @@ use crate::shared::codec::{Found, TOMBSTONE};
 use crate::shared::dropped::Dropped;
 use crate::shared::names::{COMPARE, STANDINGS, STATS};
 use crate::shared::store::{Change, Expected, Store, update};
-use crate::time::{Micros, Now};
+use crate::time::{Micros, Now, Span};
 
 /// Ids of requests kept as evidence: enough to find them in an access log.
 const BAD_REQUESTS: usize = 5;
@@ -63,7 +63,7 @@ pub(super) struct State {
     /// Where the ramp is.
     pub(super) position: Option<Position>,
     /// Above this a response is slow: the upper border of stable's 95th percentile.
-    pub(super) yardstick: Option<Micros>,
+    pub(super) yardstick: Option<Span>,
 }
 
 pub(super) struct VersionState {
@@ -272,8 +272,8 @@ impl State {
         }
     }
 
-    /// Reads the standings if the copy is older than `after` microseconds.
-    pub(super) fn refresh(&mut self, store: &dyn Store, now: Micros, after: u64, notes: &mut Notes) {
+    /// Reads the standings if the copy is older than `after`.
+    pub(super) fn refresh(&mut self, store: &dyn Store, now: Micros, after: Span, notes: &mut Notes) {
         if self.read_at.is_some_and(|at| now.since(at) < after) {
             return;
         }

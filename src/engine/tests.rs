@@ -7,9 +7,9 @@ use crate::rollout::{Cause, OPERATOR, Standing};
 use crate::shared::codec::TOMBSTONE;
 use crate::shared::dropped::{Dropped, Drops};
 use crate::testing::{MemoryStore, deployment_plan, ramp_plan};
-use crate::time::UnixMillis;
+use crate::time::{Span, UnixMillis};
 
-const GOOD: Event = Event::Answered { outcome: Outcome::Good, latency: Some(Micros(9_000)) };
+const GOOD: Event = Event::Answered { outcome: Outcome::Good, latency: Some(Span(9_000)) };
 const BAD: Event = Event::Answered { outcome: Outcome::Bad, latency: None };
 /// First random number of the canary's tenth, and one of stable's.
 const TO_CANARY: u64 = 0;
@@ -170,12 +170,12 @@ fn results_of_a_release_that_was_replaced_decide_nothing() {
         let notes = old.see(&store, at, (1, 0), BAD);
         assert_eq!((notes.transitions.len(), notes.dropped.0), (0, vec![(Dropped::LateResult, 1)]));
     }
-    assert_eq!(old.tick(&store, 2 * IDLE_AFTER), Notes::default());
-    assert_eq!(w.goes_to(&store, 2 * IDLE_AFTER, TO_CANARY), 1);
+    assert_eq!(old.tick(&store, 2 * IDLE_AFTER.0), Notes::default());
+    assert_eq!(w.goes_to(&store, 2 * IDLE_AFTER.0, TO_CANARY), 1);
     // Another listener that still serves it has it watched again.
-    assert_eq!(old.goes_to(&store, 3 * IDLE_AFTER, TO_CANARY), 1);
+    assert_eq!(old.goes_to(&store, 3 * IDLE_AFTER.0, TO_CANARY), 1);
     let seen: Vec<_> =
-        (4..7).flat_map(|n| old.see(&store, n * IDLE_AFTER, (1, 0), BAD).transitions).collect();
+        (4..7).flat_map(|n| old.see(&store, n * IDLE_AFTER.0, (1, 0), BAD).transitions).collect();
     assert_eq!(seen.len(), 1, "{seen:?}");
 }
 
@@ -527,7 +527,7 @@ fn a_slow_canary_is_found_by_comparison() {
     let a = Worker::new("");
     let fate = |version: usize, i: u64| {
         let millis = if version == 1 { 900 } else { 100 + i % 100 };
-        Event::Answered { outcome: Outcome::Good, latency: Some(Micros(millis * MS)) }
+        Event::Answered { outcome: Outcome::Good, latency: Some(Span::from_millis(millis)) }
     };
     let (transitions, _) = run(&a, &store, 10_000, None, fate);
     assert_eq!(transitions[0].cause.as_ref().unwrap().label, "worse_latency");
@@ -537,7 +537,7 @@ fn a_slow_canary_is_found_by_comparison() {
 fn what_is_faster_than_the_latency_floor_is_never_slow() {
     let fate = |version: usize, i: u64| {
         let millis = if version == 1 { 90 } else { 1 + i % 3 };
-        Event::Answered { outcome: Outcome::Good, latency: Some(Micros(millis * MS)) }
+        Event::Answered { outcome: Outcome::Good, latency: Some(Span::from_millis(millis)) }
     };
     let (transitions, _) = run(&Worker::new(""), &MemoryStore::default(), 10_000, None, fate);
     assert!(transitions.is_empty(), "nobody minds 90 ms: {transitions:?}");

@@ -12,7 +12,7 @@ use crate::rollout::ramp::Position;
 use crate::rollout::{Cause, Phase, Standing};
 use crate::shared::codec::Found;
 use crate::shared::store::Store;
-use crate::time::Now;
+use crate::time::{Now, Span};
 
 /// A deployment.
 pub struct View {
@@ -56,7 +56,7 @@ impl Binding {
     pub fn view(&self, deployment: &Deployment, store: &dyn Store, now: Now, notes: &mut Notes) -> View {
         let mut view = View { ramp: None, versions: Vec::new(), unreadable: true };
         let Ok(mut state) = self.state.try_borrow_mut() else { return view };
-        state.refresh(store, now.mono, 0, notes);
+        state.refresh(store, now.mono, Span::ZERO, notes);
         drop(state);
         let shares = self.effective_weights(deployment);
         let Ok(state) = self.state.try_borrow() else { return view };

@@ -209,7 +209,7 @@ impl RouterStream {
         }
         if attempts.reached() {
             let heard = attempts.good_headers_at().unwrap_or_else(|| self.worker.clock.mono());
-            let millis = heard.since(attempts.seen()).checked_div(1000).unwrap_or(0);
+            let millis = heard.since(attempts.seen()).whole_millis();
             let metrics = self.service.metrics.get(request.deployment);
             let served_by = if attempts.served_by_stable() { deployment.stable } else { request.version() };
             if let Some(version) = metrics.and_then(|m| m.versions.get(served_by)) {

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::time::{Micros, Now, UnixMillis};
+use crate::time::{Micros, Now, Span, UnixMillis};
 
 /// The process's monotonic clock as a number. An [`Instant`] cannot be turned into one, and a difference to this VM's start
 /// means nothing to another worker; but on this target an `Instant` is the host's reading itself, so the largest span that
@@ -12,12 +12,12 @@ pub struct Clock {
     origin: Instant,
     micros: u64,
     /// The last reading of the wall clock, and where the monotonic one stood.
-    wall: Cell<(u64, UnixMillis)>,
+    wall: Cell<(Micros, UnixMillis)>,
 }
 
 /// The wall clock is read anew when its last reading is older than this (20 ms), and counted on from there: a host call less in
 /// most callbacks. When somebody sets it, that is noticed so much later; nothing is decided by it but a date in `retry-after`.
-const WALL_AFTER: u64 = 20_000;
+const WALL_AFTER: Span = Span::from_millis(20);
 
 impl Clock {
     /// Reads the clock's zero.
@@ -28,7 +28,7 @@ impl Clock {
         let nanos = largest(999_999_999, &|nanos| u32::try_from(nanos).is_ok_and(|nanos| fits(secs, nanos)));
         let secs = secs.checked_sub(SIGNED_ZERO).unwrap_or(secs);
         let micros = secs.saturating_mul(1_000_000).saturating_add(nanos.checked_div(1000).unwrap_or(0));
-        Clock { origin, micros, wall: Cell::new((0, UnixMillis(0))) }
+        Clock { origin, micros, wall: Cell::new((Micros(0), UnixMillis(0))) }
     }
 
     /// Microseconds on the process's monotonic clock.
@@ -43,16 +43,13 @@ impl Clock {
     pub fn now(&self) -> Now {
         let mono = self.mono();
         let (at, wall) = self.wall.get();
-        let since = mono.since(Micros(at));
+        let since = mono.since(at);
         if wall != UnixMillis(0) && since < WALL_AFTER {
-            return Now {
-                mono,
-                wall: UnixMillis(wall.0.saturating_add(since.checked_div(1000).unwrap_or(0))),
-            };
+            return Now { mono, wall: UnixMillis(wall.0.saturating_add(since.whole_millis())) };
         }
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let wall = UnixMillis(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX));
-        self.wall.set((mono.0, wall));
+        self.wall.set((mono, wall));
         Now { mono, wall }
     }
 }

@@ -7,7 +7,7 @@ use crate::outcome::blame::Event;
 use crate::plan::guard::Compare;
 use crate::shared::codec::{Found, Reader, Writer};
 use crate::shared::names::COMPARISON_SCHEMA;
-use crate::time::Micros;
+use crate::time::Span;
 
 /// What is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,7 +116,7 @@ pub struct Observed {
     /// What happened.
     pub event: Event,
     /// Above this a response is slow; `None` as long as there is no yardstick.
-    pub yardstick: Option<Micros>,
+    pub yardstick: Option<Span>,
 }
 
 impl Pending {
@@ -161,9 +161,9 @@ mod tests {
 
     fn event(arm: Arm, identity: u64) -> Pending {
         let mut pending = Pending::default();
-        let event = Event::Answered { outcome: Outcome::Bad, latency: Some(Micros(9_000)) };
+        let event = Event::Answered { outcome: Outcome::Bad, latency: Some(Span(9_000)) };
         let odds = Odds { canary: 500, stable: 9_500 };
-        pending.add(Observed { arm, odds, identity: Some(identity), event, yardstick: Some(Micros(5_000)) });
+        pending.add(Observed { arm, odds, identity: Some(identity), event, yardstick: Some(Span(5_000)) });
         pending
     }
 

@@ -5,7 +5,7 @@
 //! error by 1/17, 5.9 % (twice the cells would halve it and double the bytes in shared data). Below 8 ms cells are exact.
 //! Only occupied cells are held: an API's latencies spread over a few dozen of them.
 
-use crate::time::{Micros, Millis};
+use crate::time::{Millis, Span};
 
 /// Cells: 8 exact ones, 8 for each octave from 8 ms to 2²⁰ ms (17 min), and one for everything above.
 pub const CELLS: u8 = 8 + 17 * 8 + 1;
@@ -15,15 +15,15 @@ pub const CELLS: u8 = 8 + 17 * 8 + 1;
 pub struct Histogram {
     /// Ascending by cell; counts above 0.
     cells: Vec<(u8, u64)>,
-    sum_micros: u64,
+    sum: Span,
 }
 
 impl Histogram {
     /// Rebuilds a histogram from its parts; `None` unless the cells ascend, exist and hold something.
-    pub fn from_parts(cells: Vec<(u8, u64)>, sum_micros: u64) -> Option<Histogram> {
+    pub fn from_parts(cells: Vec<(u8, u64)>, sum: Span) -> Option<Histogram> {
         let ascending = cells.windows(2).all(|pair| matches!(pair, [(a, _), (b, _)] if a < b));
         let sound = cells.iter().all(|(cell, count)| *cell < CELLS && *count > 0);
-        (ascending && sound).then_some(Histogram { cells, sum_micros })
+        (ascending && sound).then_some(Histogram { cells, sum })
     }
 
     /// Occupied cells with their counts, ascending.
@@ -31,15 +31,15 @@ impl Histogram {
         &self.cells
     }
 
-    /// Sum of all latencies in microseconds.
-    pub fn sum_micros(&self) -> u64 {
-        self.sum_micros
+    /// Returns the sum of all latencies.
+    pub fn sum(&self) -> Span {
+        self.sum
     }
 
     /// Records one latency.
-    pub fn record(&mut self, latency: Micros) {
-        self.add(cell_of(latency.0.checked_div(1000).unwrap_or(0)), 1);
-        self.sum_micros = self.sum_micros.saturating_add(latency.0);
+    pub fn record(&mut self, latency: Span) {
+        self.add(cell_of(latency.whole_millis()), 1);
+        self.sum = self.sum.saturating_add(latency);
     }
 
     /// Adds another histogram.
@@ -47,7 +47,7 @@ impl Histogram {
         for (cell, count) in &other.cells {
             self.add(*cell, *count);
         }
-        self.sum_micros = self.sum_micros.saturating_add(other.sum_micros);
+        self.sum = self.sum.saturating_add(other.sum);
     }
 
     fn add(&mut self, cell: u8, count: u64) {
@@ -66,9 +66,9 @@ impl Histogram {
         self.cells.iter().fold(0, |sum: u64, (_, count)| sum.saturating_add(*count))
     }
 
-    /// Arithmetic mean in microseconds; `None` when empty.
-    pub fn mean_micros(&self) -> Option<u64> {
-        self.sum_micros.checked_div(self.count())
+    /// Returns the arithmetic mean; `None` when empty.
+    pub fn mean(&self) -> Option<Span> {
+        self.sum.0.checked_div(self.count()).map(Span)
     }
 
     /// The latency in milliseconds that `bps` basis points of all recorded ones do not exceed (nearest rank), within 5.9 %;
@@ -78,8 +78,8 @@ impl Histogram {
     }
 
     /// The upper border of that latency's cell: whatever is above it is above the percentile for certain.
-    pub fn percentile_ceiling(&self, bps: u16) -> Option<Micros> {
-        self.percentile_cell(bps).map(|cell| Micros(upper(cell).saturating_mul(1000)))
+    pub fn percentile_ceiling(&self, bps: u16) -> Option<Span> {
+        self.percentile_cell(bps).map(|cell| Span::from_millis(upper(cell)))
     }
 
     /// How many of the recorded latencies are above `limit` for certain: in cells that begin above it.
@@ -171,21 +171,21 @@ mod tests {
     fn percentiles_are_nearest_rank() {
         let mut h = Histogram::default();
         for ms in 1..=7 {
-            h.record(Micros(ms * 1000));
+            h.record(Span::from_millis(ms));
         }
         assert_eq!(h.percentile_millis(5000), Some(4));
         assert_eq!(h.percentile_millis(10_000), Some(7));
         assert_eq!(h.percentile_millis(1), Some(1));
-        assert_eq!(h.mean_micros(), Some(4000));
+        assert_eq!(h.mean(), Some(Span(4000)));
         assert_eq!(Histogram::default().percentile_millis(9900), None);
-        assert_eq!(Histogram::default().mean_micros(), None);
+        assert_eq!(Histogram::default().mean(), None);
     }
 
     #[test]
     fn merging_equals_recording_together() {
         let (mut a, mut b, mut both) = (Histogram::default(), Histogram::default(), Histogram::default());
         for i in 0..1000u64 {
-            let latency = Micros(i * i * 37);
+            let latency = Span(i * i * 37);
             if i % 3 == 0 {
                 a.record(latency)
             } else {
@@ -199,10 +199,10 @@ mod tests {
 
     #[test]
     fn unsound_parts_are_refused() {
-        assert!(Histogram::from_parts(vec![(1, 1), (1, 1)], 0).is_none());
-        assert!(Histogram::from_parts(vec![(2, 1), (1, 1)], 0).is_none());
-        assert!(Histogram::from_parts(vec![(CELLS, 1)], 0).is_none());
-        assert!(Histogram::from_parts(vec![(1, 0)], 0).is_none());
-        assert!(Histogram::from_parts(vec![(1, 1), (7, 2)], 9).is_some());
+        assert!(Histogram::from_parts(vec![(1, 1), (1, 1)], Span::ZERO).is_none());
+        assert!(Histogram::from_parts(vec![(2, 1), (1, 1)], Span::ZERO).is_none());
+        assert!(Histogram::from_parts(vec![(CELLS, 1)], Span::ZERO).is_none());
+        assert!(Histogram::from_parts(vec![(1, 0)], Span::ZERO).is_none());
+        assert!(Histogram::from_parts(vec![(1, 1), (7, 2)], Span(9)).is_some());
     }
 }

@@ -213,7 +213,7 @@ fn may_be_slow(limit: Limit, guard: &Guard, canary: &Snapshot, stable: &Snapshot
         }
         None => {
             let all = Proportion { part: latency.count(), whole: latency.count() };
-            guard.max_latency.avg.is_some_and(|max| latency.mean_micros() > Some(max.as_micros()))
+            guard.max_latency.avg.is_some_and(|max| latency.mean() > Some(max.span()))
                 && excused(guard, canary.tally.latency.count(), all)
         }
     }
@@ -326,8 +326,8 @@ pub fn exceeds(limit: Limit, guard: &Guard, version: &Snapshot) -> bool {
         }),
         Limit::Errors => guard.max_errors.is_some_and(|max| tally.bad >= u64::from(max)),
         Limit::LatencyAvg => guard.max_latency.avg.is_some_and(|max| {
-            let mean = tally.latency.mean_micros();
-            enough(guard, tally.latency.count()) && mean.is_some_and(|mean| mean > max.as_micros())
+            let mean = tally.latency.mean();
+            enough(guard, tally.latency.count()) && mean.is_some_and(|mean| mean > max.span())
         }),
         Limit::LatencyP50 | Limit::LatencyP95 | Limit::LatencyP99 => {
             percentile(limit, guard).is_some_and(|(max, share)| {
@@ -356,14 +356,14 @@ pub fn evidence(guard: &Guard, version: &Snapshot) -> u64 {
             let (max, share) = percentile(limit, guard)?;
             Some(part(bps(slower_than(version, max)), u64::from(share)))
         });
-    let mean = tally.latency.mean_micros().filter(|_| enough(guard, tally.latency.count()));
+    let mean = tally.latency.mean().filter(|_| enough(guard, tally.latency.count()));
     [
         guard
             .max_consecutive_errors
             .map_or(0, |max| part(u64::from(version.failed_in_a_row), u64::from(max))),
         guard.max_error_rate.map_or(0, |max| part(bps(errors(version)), u64::from(max.get()))),
         guard.max_errors.map_or(0, |max| part(tally.bad, u64::from(max))),
-        guard.max_latency.avg.map_or(0, |max| part(mean.unwrap_or(0), max.as_micros())),
+        guard.max_latency.avg.map_or(0, |max| part(mean.unwrap_or_default().0, max.span().0)),
     ]
     .into_iter()
     .chain(percentiles)
@@ -416,7 +416,7 @@ pub fn explain(limit: Limit, guard: &Guard, canary: &Snapshot, stable: &Snapshot
 }
 
 fn mean(version: &Snapshot) -> u64 {
-    version.tally.latency.mean_micros().and_then(|micros| micros.checked_div(1000)).unwrap_or(0)
+    version.tally.latency.mean().unwrap_or_default().whole_millis()
 }
 
 fn latency_text(
@@ -433,7 +433,7 @@ fn latency_text(
 mod tests {
     use super::*;
     use crate::testing::guard;
-    use crate::time::Micros;
+    use crate::time::{Micros, Span};
     use crate::units::Bps;
 
     fn snapshot(judged: u64, bad: u64, run: u32) -> Snapshot {
@@ -444,7 +444,7 @@ mod tests {
 
     fn slow(n: u64, millis: u64) -> Snapshot {
         let mut s = snapshot(n, 0, 0);
-        (0..n).for_each(|_| s.tally.latency.record(Micros(millis * 1000)));
+        (0..n).for_each(|_| s.tally.latency.record(Span::from_millis(millis)));
         s
     }
 
@@ -629,7 +629,7 @@ mod tests {
         let mut g = guard();
         g.max_latency.p95 = Some(Millis(1000));
         let mut s = slow(9, 100);
-        s.tally.latency.record(Micros(2_000_000));
+        s.tally.latency.record(Span::from_secs(2));
         assert_eq!(judge(&g, &slow(20, 2000), &s), Verdict::Fail(Limit::LatencyP95));
     }
 

@@ -11,7 +11,7 @@ use crate::judge::window::{BUCKETS, Tally, Window};
 use crate::outcome::Outcome;
 use crate::outcome::blame::Event;
 use crate::shared::codec::{Found, Reader, Writer};
-use crate::time::{Micros, Millis};
+use crate::time::{Micros, Millis, Span};
 
 /// Failures in a row, as one worker has seen them: enough to continue another's run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -165,7 +165,7 @@ impl Stats {
     /// What a verdict needs, at `now`.
     pub fn snapshot(&self, now: Micros, span: Millis) -> Snapshot {
         // A run that nothing has been added to for a whole window says nothing about now.
-        let recent = now.since(self.last) <= span.as_micros();
+        let recent = now.since(self.last) <= span.span();
         let failed_in_a_row = if recent { self.answers_failed.max(self.streams_broken) } else { 0 };
         let (failing_since, heard) = (self.failing_since, self.last);
         Snapshot { tally: self.window.sum(now), failed_in_a_row, failing_since, heard }
@@ -180,14 +180,14 @@ impl Stats {
         w.number(u64::from(self.answers_failed));
         w.number(u64::from(self.streams_broken));
         w.number(self.last.0);
-        w.number(self.window.width());
+        w.number(self.window.width().0);
         let buckets = self.window.buckets();
         w.number(u64::try_from(buckets.len()).unwrap_or(0));
         for (slot, tally) in buckets {
             w.number(*slot);
             w.number(tally.judged);
             w.number(tally.bad);
-            w.number(tally.latency.sum_micros());
+            w.number(tally.latency.sum().0);
             let cells = tally.latency.cells();
             w.number(u64::try_from(cells.len()).unwrap_or(0));
             for (cell, count) in cells {
@@ -225,7 +225,7 @@ fn read_stats(bytes: &[u8]) -> Option<Stats> {
         for _ in 0..occupied {
             cells.push((r.small()?, r.number()?));
         }
-        let latency = Histogram::from_parts(cells, sum)?;
+        let latency = Histogram::from_parts(cells, Span(sum))?;
         buckets.push((slot, Tally { judged, bad, latency, longest_run: 0 }));
     }
     let mut failing_since = Micros(0);
@@ -237,7 +237,7 @@ fn read_stats(bytes: &[u8]) -> Option<Stats> {
         }
     }
     r.end()?;
-    let window = Window::from_parts(width, buckets)?;
+    let window = Window::from_parts(Span(width), buckets)?;
     Some(Stats { epoch, total, total_bad, answers_failed, streams_broken, last, failing_since, window })
 }
 
@@ -260,7 +260,7 @@ mod tests {
     use crate::shared::codec::TOMBSTONE;
 
     const WINDOW: Millis = Millis(30_000);
-    const GOOD: Event = Event::Answered { outcome: Outcome::Good, latency: Some(Micros(9_000)) };
+    const GOOD: Event = Event::Answered { outcome: Outcome::Good, latency: Some(Span(9_000)) };
     const BAD: Event = Event::Answered { outcome: Outcome::Bad, latency: None };
 
     fn merged(events: &[&[Event]]) -> Stats {

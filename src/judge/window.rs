@@ -7,7 +7,7 @@
 //! its outcomes go into the newest slot.
 
 use crate::judge::histogram::Histogram;
-use crate::time::{Micros, Millis};
+use crate::time::{Micros, Millis, Span};
 
 /// Buckets of a window. Twice as many would make the window's edge half as coarse and shared values twice as long.
 pub const BUCKETS: u64 = 10;
@@ -43,7 +43,7 @@ impl Tally {
 /// The last [`BUCKETS`] slots that saw anything.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Window {
-    width: u64,
+    width: Span,
     /// Ascending by slot, at most [`BUCKETS`].
     buckets: Vec<(u64, Tally)>,
 }
@@ -55,14 +55,14 @@ impl Window {
     }
 
     /// Rebuilds a window from its parts; `None` unless slots ascend, fit and the width is above 0.
-    pub fn from_parts(width: u64, buckets: Vec<(u64, Tally)>) -> Option<Window> {
+    pub fn from_parts(width: Span, buckets: Vec<(u64, Tally)>) -> Option<Window> {
         let ascending = buckets.windows(2).all(|pair| matches!(pair, [(a, _), (b, _)] if a < b));
         let fits = u64::try_from(buckets.len()).is_ok_and(|n| n <= BUCKETS);
-        (ascending && fits && width > 0).then_some(Window { width, buckets })
+        (ascending && fits && width > Span::ZERO).then_some(Window { width, buckets })
     }
 
-    /// Width of a slot in microseconds.
-    pub fn width(&self) -> u64 {
+    /// Width of a slot.
+    pub fn width(&self) -> Span {
         self.width
     }
 
@@ -79,7 +79,7 @@ impl Window {
         }
         let old = std::mem::replace(self, Window::new(span));
         for (slot, tally) in old.buckets {
-            let began = slot.saturating_mul(old.width);
+            let began = slot.saturating_mul(old.width.0);
             self.add(Micros(began), &tally);
         }
     }
@@ -108,12 +108,12 @@ impl Window {
     }
 
     fn slot(&self, now: Micros) -> u64 {
-        now.0.checked_div(self.width).unwrap_or(0)
+        now.0.checked_div(self.width.0).unwrap_or(0)
     }
 }
 
-fn width_of(span: Millis) -> u64 {
-    span.as_micros().checked_div(BUCKETS).unwrap_or(1).max(1)
+fn width_of(span: Millis) -> Span {
+    Span(span.span().0.checked_div(BUCKETS).unwrap_or(1).max(1))
 }
 
 #[cfg(test)]

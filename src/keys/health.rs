@@ -25,7 +25,7 @@
 use crate::outcome::blame::KeyOutcome;
 use crate::plan::pool::{Cooldown, KeyPool, StreakLimit};
 use crate::shared::codec::{Found, Reader, Writer};
-use crate::time::{Micros, Millis};
+use crate::time::{Micros, Millis, Span};
 
 /// Most keys that a record may hold: those of a pool, and as many that an older plan knows.
 const KEYS: usize = 512;
@@ -37,11 +37,11 @@ const STALE_COPY: Millis = Millis(20);
 /// What those who ask meanwhile are told to wait for a trial under way. It mostly brings the key back with its headers, within a
 /// second or two, and who comes too early is told the same again; its end may be a minute away.
 const TRIAL_RETRY_AFTER: Millis = Millis(2_000);
-/// An entry is confirmed when it was not for this long, in microseconds.
-const CONFIRM_AFTER: u64 = 500_000;
-/// An entry that was not confirmed for this long, in microseconds, is of a key that nobody has: six times over, so that workers that
+/// An entry is confirmed when it was not for this long.
+const CONFIRM_AFTER: Span = Span::from_millis(500);
+/// An entry that was not confirmed for this long is of a key that nobody has: six times over, so that workers that
 /// are only busy forget nothing.
-const LIFE: u64 = 3_000_000;
+const LIFE: Span = Span::from_secs(3);
 /// A limit lasts at least this long, whatever the provider says: "0" would make every request a trial.
 const SHORTEST: Millis = Millis(1000);
 

@@ -194,7 +194,7 @@ impl PoolState {
     pub fn returns_in(&self, ring: &KeySet, now: Micros) -> Option<Millis> {
         let waits = ring.candidates().filter_map(|key| {
             let memory = self.health(ring, key);
-            (memory.status == Status::RateLimited).then(|| memory.returns_at(now).since(now).div_ceil(1000))
+            (memory.status == Status::RateLimited).then(|| memory.returns_at(now).since(now).0.div_ceil(1000))
         });
         waits.min().map(Millis)
     }

@@ -12,10 +12,10 @@ use crate::shared::dropped::{Dropped, Drops};
 use crate::shared::names;
 
 use crate::shared::store::{Change, Store, update};
-use crate::time::{Micros, UnixMillis};
+use crate::time::{Micros, Span, UnixMillis};
 
 /// What was counted is merged when the last merge is older than this (250 ms, in microseconds): nobody looks more often.
-const MERGE_AFTER: u64 = 250_000;
+const MERGE_AFTER: Span = Span::from_millis(250);
 /// Most keys that a record may hold: those of a pool, and as many that were rotated away.
 const KEYS: usize = 512;
 

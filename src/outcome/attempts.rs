@@ -10,7 +10,7 @@ use crate::outcome::blame::KeyOutcome;
 use crate::outcome::{Ending, Outcome, classify};
 use crate::plan::guard::BadOutcomes;
 use crate::plan::pool::KeyRef;
-use crate::time::{Micros, Millis};
+use crate::time::{Micros, Millis, Span};
 
 /// What an attempt carried, and to whom.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -190,7 +190,7 @@ impl Attempts {
         held.heard = Some(now);
         held.state = if good { State::Good } else { State::Settled(outcome) };
         Some(Judgement {
-            event: Some(Event::Answered { outcome, latency: good.then(|| Micros(now.since(began))) }),
+            event: Some(Event::Answered { outcome, latency: good.then(|| now.since(began)) }),
             outcome: (!good).then_some(outcome),
             carried: held.carried,
             began,
@@ -332,14 +332,14 @@ impl Attempts {
 
     /// The latency worth recording where no headers came: a time-out took at least this long, and a client that left after
     /// the limit left because of it. Fast failures say nothing about speed.
-    fn latency(&self, began: Micros, outcome: Outcome, ending: Ending, now: Micros) -> Option<Micros> {
+    fn latency(&self, began: Micros, outcome: Outcome, ending: Ending, now: Micros) -> Option<Span> {
         let waited = now.since(began);
         let telling = match outcome {
-            Outcome::Cancelled => self.impatient_after.is_some_and(|limit| waited > limit.as_micros()),
+            Outcome::Cancelled => self.impatient_after.is_some_and(|limit| waited > limit.span()),
             Outcome::Bad => ending == Ending::Timeout,
             _ => false,
         };
-        telling.then_some(Micros(waited))
+        telling.then_some(waited)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What an attempt says about its version and about its key.
 
 use crate::outcome::Outcome;
-use crate::time::{Micros, Millis};
+use crate::time::{Millis, Span};
 
 /// Something that happened to an attempt and judges its version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,7 +11,7 @@ pub enum Event {
         /// By the status, or by the fault.
         outcome: Outcome,
         /// Since the request was seen (a retry: since it began), if it says something about the version's speed.
-        latency: Option<Micros>,
+        latency: Option<Span>,
     },
     /// The stream broke after good headers.
     Broke,

@@ -97,7 +97,7 @@ fn sentence(t: &Transition) -> String {
 /// A key's change of status as one line of JSON.
 pub fn key_line(pool: &str, key: &str, moved: &KeyTransition, now: Now) -> String {
     let (from, to) = (moved.from.name(), moved.to.name());
-    let seconds = Hundredths(moved.until.since(now.mono) / 10_000);
+    let seconds = Hundredths(moved.until.since(now.mono).0 / 10_000);
     let (time, pool, key) = (now.wall, quoted(pool), quoted(key));
     format!(
         r#"{{"bellwether":"key","time":"{time}","pool":{pool},"key":{key},"from":"{from}","to":"{to}","for_seconds":{seconds}}}"#

@@ -197,8 +197,8 @@ fn tally(out: &mut Json, tally: &Tally) {
     out.number("errors", tally.bad);
     out.decimal("error_rate", Hundredths(rate));
     out.open("latency_ms", '{');
-    match tally.latency.mean_micros() {
-        Some(mean) => out.decimal("avg", Hundredths(mean.checked_div(10).unwrap_or(0))),
+    match tally.latency.mean() {
+        Some(mean) => out.decimal("avg", Hundredths(mean.0 / 10)),
         None => out.bare("avg", "null"),
     }
     for (name, bps) in [("p50", 5000), ("p95", 9500), ("p99", 9900)] {
@@ -240,7 +240,7 @@ fn ramp_of(out: &mut Json, ramp: &Ramp, position: Option<Position>, now: Now) {
         Some(Position { stage: None, .. }) => ramp.start,
         Some(position) => {
             let left = position.left(ramp, now.mono);
-            left.map(|left| wall(now, Micros(now.mono.0.saturating_add(left))))
+            left.map(|left| wall(now, now.mono.plus(left)))
         }
         None => None,
     };
@@ -286,7 +286,7 @@ pub fn pool(out: &mut Json, plan: &KeyPool, keys: impl Iterator<Item = KeyView>,
 
 /// A moment of the monotonic clock for people.
 fn wall(now: Now, at: Micros) -> UnixMillis {
-    let (ahead, ago) = (at.since(now.mono) / 1000, now.mono.since(at) / 1000);
+    let (ahead, ago) = (at.since(now.mono).whole_millis(), now.mono.since(at).whole_millis());
     UnixMillis(now.wall.0.saturating_add(ahead).saturating_sub(ago))
 }
 
@@ -299,7 +299,7 @@ mod tests {
     use crate::plan::guard::Probe;
     use crate::rollout::{OPERATOR, Standing};
     use crate::testing;
-    use crate::time::Millis;
+    use crate::time::{Millis, Span};
     use serde_json::{Value, json};
 
     const NOW: Now = Now { mono: Micros(100_000_000), wall: UnixMillis(1_795_168_800_000) };
@@ -326,7 +326,7 @@ mod tests {
     fn a_deployment_at_rest() {
         let mut stable = seen(Phase::Active, 9000);
         (stable.tally.judged, stable.tally.bad) = (3, 1);
-        (1..=3).for_each(|n| stable.tally.latency.record(Micros(n * 1_500)));
+        (1..=3).for_each(|n| stable.tally.latency.record(Span(n * 1_500)));
         stable.totals = (70, 2);
         let view = View { ramp: None, versions: vec![stable, seen(Phase::Active, 1000)], unreadable: false };
         let value = shown(&testing::deployment_plan(""), &view);
@@ -415,13 +415,18 @@ mod tests {
         let stages =
             r#""stages": [{"weight": 5, "for": "10s", "min_requests": 3}, {"weight": 25, "for": "1h"}]"#;
         let plan = |more: &str| testing::ramp_plan(&[stages, more].concat());
-        let position = |stage, elapsed| Position { stage, elapsed, outcomes_before: 0, looked_at: NOW.mono };
+        let position = |stage, seconds| Position {
+            stage,
+            elapsed: Span::from_secs(seconds),
+            outcomes_before: 0,
+            looked_at: NOW.mono,
+        };
         let start = r#", "start": "2026-11-20T11:00:00Z""#;
         for (more, position, weight, next) in [
-            ("", position(Some(0), 4_000_000), 5.0, json!("2026-11-20T10:00:06.000Z")),
-            ("", position(Some(0), 99_000_000), 5.0, json!("2026-11-20T10:00:00.000Z")),
-            (r#", "paused": true"#, position(Some(0), 4_000_000), 5.0, json!(null)),
-            ("", position(Some(1), 4_000_000), 25.0, json!(null)),
+            ("", position(Some(0), 4), 5.0, json!("2026-11-20T10:00:06.000Z")),
+            ("", position(Some(0), 99), 5.0, json!("2026-11-20T10:00:00.000Z")),
+            (r#", "paused": true"#, position(Some(0), 4), 5.0, json!(null)),
+            ("", position(Some(1), 4), 25.0, json!(null)),
             (start, position(None, 0), 0.0, json!("2026-11-20T11:00:00.000Z")),
         ] {
             let plan = plan(more);

@@ -8,21 +8,21 @@
 
 use crate::plan::ramp::Ramp;
 use crate::shared::codec::{Reader, Writer};
-use crate::time::{Micros, Now};
+use crate::time::{Micros, Now, Span};
 
 /// Evidence, in percent of a rollback, from which a stage does not end: half way.
 pub const NEAR: u64 = 50;
 
 /// A gap between two looks longer than this counts as this: a proxy that stood still has not watched the canary meanwhile.
-const STEP_MAX: u64 = 10_000_000;
+const STEP_MAX: Span = Span::from_secs(10);
 
 /// Where a ramp is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Position {
     /// Index of the stage; `None` before `start`.
     pub stage: Option<u32>,
-    /// For how long the stage's clock has run, in microseconds.
-    pub elapsed: u64,
+    /// For how long the stage's clock has run.
+    pub elapsed: Span,
     /// The canary's judged outcomes when the stage began.
     pub outcomes_before: u64,
     /// When somebody last looked.
@@ -46,20 +46,20 @@ impl Position {
     /// Where a ramp is when it is first seen.
     pub fn first(ramp: &Ramp, now: Now) -> Position {
         let at = |stage, elapsed| Position { stage, elapsed, outcomes_before: 0, looked_at: now.mono };
-        let Some(start) = ramp.start else { return at(Some(0), 0) };
+        let Some(start) = ramp.start else { return at(Some(0), Span::ZERO) };
         // How long it had been paused before this Envoy first saw it nobody knows: not further than the first stage.
         if ramp.paused {
-            return at((now.wall >= start).then_some(0), 0);
+            return at((now.wall >= start).then_some(0), Span::ZERO);
         }
-        let Some(mut since) = now.wall.0.checked_sub(start.0) else { return at(None, 0) };
+        let Some(mut since) = now.wall.0.checked_sub(start.0) else { return at(None, Span::ZERO) };
         for (n, stage) in (0..).zip(&ramp.stages) {
             let last = usize::try_from(n).is_ok_and(|n: usize| n.saturating_add(1) >= ramp.stages.len());
             if last || since < stage.duration.0 {
-                return at(Some(n), since.saturating_mul(1000));
+                return at(Some(n), Span::from_millis(since));
             }
             since = since.saturating_sub(stage.duration.0);
         }
-        at(Some(0), 0)
+        at(Some(0), Span::ZERO)
     }
 
     /// Where it is now. The second value says whether another stage has begun.
@@ -75,12 +75,13 @@ impl Position {
         let here = Position { elapsed, looked_at: sight.now.mono, ..self };
         let next = n.saturating_add(1);
         let over = ramp.stage(Some(n)).is_some_and(|stage| {
-            elapsed >= stage.duration.as_micros()
+            elapsed >= stage.duration.span()
                 && sight.outcomes.saturating_sub(self.outcomes_before) >= u64::from(stage.min_requests)
         });
         let there = usize::try_from(next).is_ok_and(|next| next < ramp.stages.len());
         if running && over && there && sight.evidence < NEAR {
-            let begun = Position { stage: Some(next), elapsed: 0, outcomes_before: sight.outcomes, ..here };
+            let begun =
+                Position { stage: Some(next), elapsed: Span::ZERO, outcomes_before: sight.outcomes, ..here };
             return (begun, true);
         }
         (here, false)
@@ -88,29 +89,29 @@ impl Position {
 
     /// Back to the beginning: a canary that comes back does not come back at the stage that broke it.
     pub fn restarted(self, outcomes: u64) -> Position {
-        Position { stage: self.stage.map(|_| 0), elapsed: 0, outcomes_before: outcomes, ..self }
+        Position { stage: self.stage.map(|_| 0), elapsed: Span::ZERO, outcomes_before: outcomes, ..self }
     }
 
     /// The same stage from its beginning: what an operator resumes has to show anew that it does well where it is.
     pub fn again(self, outcomes: u64, now: Micros) -> Position {
-        Position { elapsed: 0, outcomes_before: outcomes, looked_at: now, ..self }
+        Position { elapsed: Span::ZERO, outcomes_before: outcomes, looked_at: now, ..self }
     }
 
-    /// When the stage can end at the earliest, in microseconds from now; `None` if it is the last one, or its clock stands.
-    pub fn left(&self, ramp: &Ramp, now: Micros) -> Option<u64> {
+    /// When the stage can end at the earliest, counted from now; `None` if it is the last one, or its clock stands.
+    pub fn left(&self, ramp: &Ramp, now: Micros) -> Option<Span> {
         let n = self.stage?;
         let stages = u32::try_from(ramp.stages.len()).ok()?;
         if ramp.paused || n.saturating_add(1) >= stages {
             return None;
         }
         let elapsed = self.elapsed.saturating_add(now.since(self.looked_at).min(STEP_MAX));
-        Some(ramp.stage(Some(n))?.duration.as_micros().saturating_sub(elapsed))
+        Some(ramp.stage(Some(n))?.duration.span().saturating_sub(elapsed))
     }
 
     /// Appends it to a value.
     pub fn encode(&self, w: &mut Writer) {
         w.number(self.stage.map_or(0, |stage| u64::from(stage).saturating_add(1)));
-        w.number(self.elapsed);
+        w.number(self.elapsed.0);
         w.number(self.outcomes_before);
         w.number(self.looked_at.0);
     }
@@ -121,7 +122,7 @@ impl Position {
             0 => None,
             n => Some(u32::try_from(n.checked_sub(1)?).ok()?),
         };
-        let (elapsed, outcomes_before) = (r.number()?, r.number()?);
+        let (elapsed, outcomes_before) = (Span(r.number()?), r.number()?);
         Some(Position { stage, elapsed, outcomes_before, looked_at: Micros(r.number()?) })
     }
 }
@@ -200,7 +201,7 @@ mod tests {
         let (_, begun) = walk(p, &going, 120, |_| 500);
         assert_eq!(begun, [110], "ten seconds after the pause has ended");
         let held = Sight { active: false, ..sight(50, 500) };
-        assert_eq!(Position::first(&going, at(0)).look(&going, held).0.elapsed, 0);
+        assert_eq!(Position::first(&going, at(0)).look(&going, held).0.elapsed, Span::ZERO);
     }
 
     #[test]
@@ -210,7 +211,7 @@ mod tests {
             [(0, 0, 0), (9, 0, 9), (10, 1, 0), (29, 1, 19), (30, 2, 0), (9_999, 2, 9_969)]
         {
             let p = Position::first(&ramp, at(second));
-            assert_eq!((p.stage, p.elapsed), (Some(stage), elapsed * SECOND), "after {second} s");
+            assert_eq!((p.stage, p.elapsed), (Some(stage), Span::from_secs(elapsed)), "after {second} s");
         }
     }
 
@@ -249,7 +250,7 @@ mod tests {
     #[test]
     fn a_position_comes_back_from_its_bytes() {
         for stage in [None, Some(0), Some(99)] {
-            let p = Position { stage, elapsed: 5, outcomes_before: 6, looked_at: Micros(7) };
+            let p = Position { stage, elapsed: Span(5), outcomes_before: 6, looked_at: Micros(7) };
             let mut w = Writer::new();
             p.encode(&mut w);
             assert_eq!(Position::decode(&mut Reader::new(&w.finish()).unwrap()), Some(p));

@@ -5,15 +5,15 @@
 //! one shared list and shows the sum of the list, and an entry that nobody renews leaves it.
 
 use crate::shared::codec::{Found, Reader, Writer};
-use crate::time::Micros;
+use crate::time::{Micros, Span};
 
-/// How often a VM reports, in microseconds. A leak takes hours to matter; the list is read and written by every worker, and
+/// How often a VM reports. A leak takes hours to matter; the list is read and written by every worker, and
 /// twice a second for a hundred of them is still two hundred times less than what the engine merges under load.
-pub const PERIOD: u64 = 500_000;
+pub const PERIOD: Span = Span::from_millis(500);
 
-/// An entry that was not renewed for this long, in microseconds, is of a VM that is gone: trapped, or replaced by another
+/// An entry that was not renewed for this long is of a VM that is gone: trapped, or replaced by another
 /// module. Six periods, so that a worker that is only busy does not flicker.
-const LIFE: u64 = 3_000_000;
+const LIFE: Span = Span::from_secs(3);
 
 /// Entries at most: one a worker, one of the main thread, and those of VMs that have just gone. The oldest make place.
 const ENTRIES_MAX: usize = 1024;
@@ -94,7 +94,7 @@ mod tests {
         census.report(1, holding(5, 100), Micros(0));
         census.report(2, holding(7, 200), Micros(10));
         assert_eq!(census.sum(), holding(12, 300));
-        census.report(1, holding(0, 150), Micros(PERIOD));
+        census.report(1, holding(0, 150), Micros(PERIOD.0));
         assert_eq!(census.sum(), holding(7, 350));
     }
 
@@ -102,16 +102,16 @@ mod tests {
     fn a_vm_that_is_gone_takes_its_requests_with_it() {
         let mut census = Census::default();
         census.report(1, holding(5, 100), Micros(0));
-        census.report(2, holding(1, 200), Micros(LIFE - 1));
+        census.report(2, holding(1, 200), Micros(LIFE.0 - 1));
         assert_eq!(census.sum(), holding(6, 300), "it may only be busy");
-        census.report(2, holding(1, 200), Micros(LIFE));
+        census.report(2, holding(1, 200), Micros(LIFE.0));
         assert_eq!(census.sum(), holding(1, 200));
     }
 
     #[test]
     fn a_vm_whose_clock_is_a_hair_behind_drops_nobody() {
         let mut census = Census::default();
-        census.report(1, holding(5, 100), Micros(LIFE));
+        census.report(1, holding(5, 100), Micros(LIFE.0));
         census.report(2, holding(1, 200), Micros(0));
         assert_eq!(census.sum(), holding(6, 300));
     }

@@ -30,7 +30,7 @@ use bellwether::rollout::{Cause, Lease, Phase, Rules, Signal, Standing};
 use bellwether::route::{Access, RequestFacts, choose, find, rewritten_path};
 use bellwether::shared::census::Census;
 use bellwether::shared::codec::Found;
-use bellwether::time::{Micros, Millis, Now, UnixMillis};
+use bellwether::time::{Micros, Millis, Now, Span, UnixMillis};
 use bellwether::units::{Bps, Point};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -52,7 +52,7 @@ const FULL: &str = r#"{"deployments": [{"name": "d", "stable": "v1",
 
 fn event() -> impl Strategy<Value = Event> {
     let answered = (0usize..7, proptest::option::of(0u64..10_000_000)).prop_map(|(outcome, latency)| {
-        Event::Answered { outcome: Outcome::ALL[outcome], latency: latency.map(Micros) }
+        Event::Answered { outcome: Outcome::ALL[outcome], latency: latency.map(Span) }
     });
     prop_oneof![6 => answered, 1 => Just(Event::Broke), 1 => Just(Event::Completed)]
 }
@@ -348,7 +348,7 @@ proptest! {
     #[test]
     fn percentiles_are_within_six_percent_of_the_exact_values(mut latencies in vec(0u64..900_000, 1..200), bps in 1u16..=10_000) {
         let mut h = Histogram::default();
-        latencies.iter().for_each(|ms| h.record(Micros(ms * 1000)));
+        latencies.iter().for_each(|ms| h.record(Span(ms * 1000)));
         latencies.sort_unstable();
         let rank = (latencies.len() * usize::from(bps)).div_ceil(10_000);
         let truth = latencies[rank - 1];

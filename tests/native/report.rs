@@ -19,7 +19,7 @@ use bellwether::report::events;
 use bellwether::report::status::{self, KeyView};
 use bellwether::rollout::ramp::Position;
 use bellwether::rollout::{Cause, OPERATOR, Phase, Standing};
-use bellwether::time::{Micros, Millis, Now, UnixMillis};
+use bellwether::time::{Micros, Millis, Now, Span, UnixMillis};
 
 const NOW: Now = Now { mono: Micros(100_000_000), wall: UnixMillis(1_795_168_800_000) };
 
@@ -68,7 +68,7 @@ fn view(versions: Vec<VersionView>) -> View {
 fn views() -> Vec<View> {
     let mut stable = version(Phase::Active, 6667);
     (stable.tally.judged, stable.tally.bad, stable.totals) = (3, 1, (70, u64::MAX));
-    (1..=3).for_each(|n| stable.tally.latency.record(Micros(n * 1_503)));
+    (1..=3).for_each(|n| stable.tally.latency.record(Span(n * 1_503)));
     let mut canary = version(Phase::Active, 3333);
     (canary.tally.judged, canary.tally.bad, canary.evidence) = (2, 5, 47);
     let at_rest = view(vec![stable, canary]);
@@ -82,8 +82,8 @@ fn views() -> Vec<View> {
     let position = |stage, elapsed| Position { stage, elapsed, outcomes_before: 5, looked_at: NOW.mono };
     let holding =
         || vec![version(Phase::Active, 9500), version(Phase::Holding(cause("max_error_rate")), 500)];
-    let ramp = View { ramp: Some(position(Some(0), 4_000_000)), ..view(holding()) };
-    let not_begun = View { ramp: Some(position(None, 0)), ..view(holding()) };
+    let ramp = View { ramp: Some(position(Some(0), Span::from_secs(4))), ..view(holding()) };
+    let not_begun = View { ramp: Some(position(None, Span::ZERO)), ..view(holding()) };
     let unreadable = View { unreadable: true, ..view(vec![version(Phase::Active, 10_000)]) };
     vec![at_rest, three, ramp, not_begun, unreadable]
 }

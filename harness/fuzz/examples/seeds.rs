@@ -16,7 +16,7 @@ use bellwether::judge::scores::{Arm, Odds};
 use bellwether::rollout::standings::Standings;
 use bellwether::judge::stats::{Delta, Stats};
 use bellwether::outcome::blame::Event;
-use bellwether::time::{Micros, Millis, UnixMillis};
+use bellwether::time::{Micros, Millis, Span, UnixMillis};
 use bellwether_fuzz::samples::{FULL, LIMITS, SAMPLE, SMALL, plan};
 use bellwether_fuzz::wire::{self, Specifier};
 
@@ -122,7 +122,7 @@ fn shared() {
     for n in 0..40u64 {
         let mut delta = Delta::default();
         let outcome = Outcome::ALL[usize::try_from(n % 7).unwrap()];
-        delta.add(Event::Answered { outcome, latency: Some(Micros(n * n * 1000)) });
+        delta.add(Event::Answered { outcome, latency: Some(Span(n * n * 1000)) });
         delta.add(if n % 9 == 0 { Event::Broke } else { Event::Completed });
         stats.merge(&delta, Micros(n * 1_000_000));
     }
@@ -149,7 +149,7 @@ fn shared() {
     }
     value(b't', "standings", &standings.encode());
     standings.ramp =
-        Some(Position { stage: Some(1), elapsed: 5, outcomes_before: 6, looked_at: Micros(7_000_000) });
+        Some(Position { stage: Some(1), elapsed: Span(5), outcomes_before: 6, looked_at: Micros(7_000_000) });
     value(b't', "ramp", &standings.encode());
 
     let plan = plan(LIMITS);
@@ -161,8 +161,8 @@ fn shared() {
             arm: if n % 4 == 0 { Arm::Stable } else { Arm::Canary },
             odds: Odds { canary: 500, stable: 9500 },
             identity: Some(n),
-            event: Event::Answered { outcome: Outcome::Bad, latency: Some(Micros(n * 1000)) },
-            yardstick: Some(Micros(7000)),
+            event: Event::Answered { outcome: Outcome::Bad, latency: Some(Span(n * 1000)) },
+            yardstick: Some(Span(7000)),
         });
         comparison.merge(&pending, &compare);
     }

@@ -22,7 +22,7 @@ use bellwether::report::events;
 use bellwether::rollout::standings::Standings;
 use bellwether::route::RequestFacts;
 use bellwether::shared::codec::Found;
-use bellwether::time::{Micros, Millis};
+use bellwether::time::{Micros, Millis, Span};
 
 use super::exercise::now;
 use super::samples::plans;
@@ -157,7 +157,7 @@ fn answer(
     // Mostly failures of canaries: they are what something follows from.
     let bad = u.ratio(2, 3)? && assigned.choice.version != deployment.stable;
     let outcome = if bad { Outcome::Bad } else { *u.choose(&Outcome::ALL)? };
-    let latency = u.arbitrary::<Option<u32>>()?.map(|micros| Micros(u64::from(micros)));
+    let latency = u.arbitrary::<Option<u32>>()?.map(|micros| Span(u64::from(micros)));
     for _ in 0..=u.int_in_range(0..=3)? {
         binding.record(deployment, &assigned, Event::Answered { outcome, latency }, store, now(at), notes);
     }

@@ -11,7 +11,7 @@ use bellwether::outcome::{Outcome, classify, ending};
 use bellwether::plan::matching::{HeaderCondition, HeaderTest, HostPattern};
 use bellwether::plan::{Deployment, IdentitySource, Plan};
 use bellwether::route::{Access, RequestFacts, choose, find, rewritten_path};
-use bellwether::time::{Micros, Now, UnixMillis};
+use bellwether::time::{Micros, Now, Span, UnixMillis};
 
 use super::store::Memory;
 
@@ -61,7 +61,7 @@ pub fn routes_anything(plan: &Plan, u: &mut Unstructured<'_>) -> Result<()> {
         let errors = &deployment.guard_at(assigned.stage).errors;
         let status: u16 = u.arbitrary()?;
         let outcome = classify(errors, Some(status), ending(u.arbitrary()?, true), version.pool.is_some());
-        let event = Event::Answered { outcome, latency: Some(Micros(u.arbitrary::<u32>()?.into())) };
+        let event = Event::Answered { outcome, latency: Some(Span(u.arbitrary::<u32>()?.into())) };
         binding.record(deployment, &assigned, event, &store, now(at), &mut notes);
         binding.finish(deployment, &assigned, Some(outcome == Outcome::Good), &store, now(at), &mut notes);
         binding.tick(deployment, &store, now(at), &mut notes);

@@ -19,7 +19,7 @@ use bellwether::rollout::ramp::Sight;
 use bellwether::rollout::standings::Standings;
 use bellwether::rollout::{Cause, Lease, Rules, Signal};
 use bellwether::shared::codec::Found;
-use bellwether::time::{Micros, Millis};
+use bellwether::time::{Micros, Millis, Span};
 
 use super::exercise::now;
 use super::samples::limits;
@@ -87,7 +87,7 @@ fn event(step: Step) -> Event {
         2 | 3 => Event::Completed,
         n => {
             let outcome = Outcome::ALL[usize::try_from(n).unwrap_or(0) % Outcome::ALL.len()];
-            let latency = (step.number & 0x100 == 0).then_some(Micros(step.number >> 9));
+            let latency = (step.number & 0x100 == 0).then_some(Span(step.number >> 9));
             Event::Answered { outcome, latency }
         }
     }
@@ -184,7 +184,7 @@ fn comparison(bytes: &[u8], steps: &[Step]) {
             odds: Odds { canary, stable: 10_000 - canary },
             identity: (step.what & 2 == 0).then_some(number & 31),
             event: event(Step { what: 0, number: number >> 14 }),
-            yardstick: (step.what & 4 == 0).then_some(Micros(1000)),
+            yardstick: (step.what & 4 == 0).then_some(Span(1000)),
         });
         comparison.merge(&pending, &compare);
         assert!(comparison.percent(&compare) <= 100);

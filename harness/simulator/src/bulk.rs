@@ -111,8 +111,8 @@ impl Bulk {
         }
         if self.due[worker] == u64::MAX {
             // Workers take their turns one after the other, each every 20 ms.
-            let phase = MERGE_AFTER / self.held.len() as u64 * worker as u64;
-            self.due[worker] = (at + MERGE_AFTER - phase) / MERGE_AFTER * MERGE_AFTER + phase;
+            let phase = MERGE_AFTER.0 / self.held.len() as u64 * worker as u64;
+            self.due[worker] = (at + MERGE_AFTER.0 - phase) / MERGE_AFTER.0 * MERGE_AFTER.0 + phase;
             self.earliest = self.earliest.min(self.due[worker]);
         }
         blamed

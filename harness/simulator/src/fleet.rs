@@ -13,7 +13,7 @@ use bellwether::outcome::Outcome;
 use bellwether::outcome::blame::Event;
 use bellwether::plan::Plan;
 use bellwether::route::RequestFacts;
-use bellwether::time::{Micros, Now, UnixMillis};
+use bellwether::time::{Micros, Now, Span, UnixMillis};
 
 use self::flight::Flight;
 use crate::clients::{Clients, Population, STICKY};
@@ -249,7 +249,7 @@ impl Run<'_> {
         let slower = if canary && second >= scenario.from { scenario.latency.canary } else { 1.0 };
         let Latency { median, shape, .. } = scenario.latency;
         let millis = median * slower * (shape * pace).exp();
-        let latency = Micros((millis * 1000.0) as u64);
+        let latency = Span((millis * 1000.0) as u64);
         let event = match broken || fate <= rate {
             true => Event::Answered { outcome: Outcome::Bad, latency: None },
             false => Event::Answered { outcome: Outcome::Good, latency: Some(latency) },

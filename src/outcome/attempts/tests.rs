@@ -11,7 +11,7 @@ fn flight() -> Attempts {
 }
 
 fn answered(outcome: Outcome, latency: Option<u64>) -> Option<Event> {
-    Some(Event::Answered { outcome, latency: latency.map(Micros) })
+    Some(Event::Answered { outcome, latency: latency.map(Span) })
 }
 
 fn finish(flight: &mut Attempts, ending: Ending, at: u64) -> (Outcome, Vec<Judgement>) {

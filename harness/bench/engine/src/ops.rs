@@ -19,7 +19,7 @@ use bellwether::plan::Plan;
 use bellwether::route::{RequestFacts, find};
 use bellwether::shared::dropped::Drops;
 use bellwether::shared::store::{Expected, Store, StoreError, Versioned};
-use bellwether::time::{Micros, Now, UnixMillis};
+use bellwether::time::{Micros, Now, Span, UnixMillis};
 
 /// Names, and what they are.
 pub const ALL: [(&str, &str); 9] = [
@@ -128,8 +128,7 @@ fn recording(step: u64, count: u64) -> Result<()> {
     let assigned = binding.assign(deployment, &facts, &store, Micros(1_000_000), &mut Notes::default());
     for n in 0..count {
         let mono = Micros(2_000_000 + n * step);
-        let event =
-            Event::Answered { outcome: Outcome::Good, latency: Some(Micros(150_000 + n % 977 * 100)) };
+        let event = Event::Answered { outcome: Outcome::Good, latency: Some(Span(150_000 + n % 977 * 100)) };
         let now = Now { mono, wall: UnixMillis(1_790_000_000_000) };
         binding.record(deployment, &assigned, event, &store, now, &mut Notes::default());
     }
@@ -143,10 +142,7 @@ fn judging(count: u64) -> Result<()> {
     let mut stats = Stats::new(0, guard.window);
     for n in 0..10_000u64 {
         let mut delta = Delta::default();
-        delta.add(Event::Answered {
-            outcome: Outcome::Good,
-            latency: Some(Micros(1_000 + n * n % 3_000_017)),
-        });
+        delta.add(Event::Answered { outcome: Outcome::Good, latency: Some(Span(1_000 + n * n % 3_000_017)) });
         stats.merge(&delta, Micros(1_000_000 + n * 2_000));
     }
     let snapshot = stats.snapshot(Micros(21_000_000), guard.window);

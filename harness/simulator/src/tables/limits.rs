@@ -6,7 +6,7 @@ use bellwether::judge::window::{Tally, Window};
 use bellwether::outcome::Outcome;
 use bellwether::outcome::blame::Event;
 use bellwether::plan::guard::Guard;
-use bellwether::time::{Micros, Millis};
+use bellwether::time::{Micros, Millis, Span};
 
 use super::WORKERS;
 use crate::fleet::{self, Disturbance, Latency, Scenario};
@@ -75,7 +75,7 @@ fn latency(guard: &Guard, below: f64, rps: f64, seconds: u64, rng: &mut Rng) -> 
             return None;
         }
         let mut tally = Tally { judged: 1, ..Tally::default() };
-        tally.latency.record(Micros((rng.lognormal(median, shape) * 1000.0) as u64));
+        tally.latency.record(Span((rng.lognormal(median, shape) * 1000.0) as u64));
         let at = Micros((now * 1e6) as u64 + 1_000_000_000);
         window.add(at, &tally);
         // Stable's twenty times as many answers put its percentile below the limit, where its true value is.
