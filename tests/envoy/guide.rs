@@ -1,7 +1,9 @@
-//! The guide's page of providers on a real Envoy: its clusters are taken, and its documents send what its table says.
+//! The guide on a real Envoy: the clusters of its providers are taken, their documents send what its table says, and the script
+//! that checks a document finds what is wrong with one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -216,4 +218,45 @@ async fn each_section_of_the_page_sends_what_its_table_says() {
     }
     let titles: BTreeSet<&str> = sections.iter().map(|section| section.title.as_str()).collect();
     assert!(rows.iter().all(|row| titles.contains(row.section.as_str())), "a row of no section");
+}
+
+#[test]
+fn the_script_of_the_recipes_finds_what_is_wrong_with_a_document() {
+    let recipes = fs::read_to_string(workspace_root().join("docs/guide/recipes.md")).unwrap();
+    let scripts = blocks(&recipes, "sh").into_iter().filter(|block| block.starts_with("#!/bin/sh\n"));
+    let [script] = scripts.collect::<Vec<_>>()[..] else { panic!("not one script") };
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        fs::write(&path, text).unwrap();
+        path
+    };
+    let script = file("check-document", script);
+    std::os::unix::fs::symlink(envoy_path().unwrap(), directory.path().join("envoy")).unwrap();
+    let check = |document: &Path| {
+        let output = Command::new("sh")
+            .args([&script, document])
+            .current_dir(workspace_root())
+            .env("PATH", format!("{}:/usr/bin:/bin", directory.path().display()))
+            .envs([("OPENAI_KEY_1", "sk-one"), ("RELAY_KEY_1", "sk-two")])
+            .output()
+            .unwrap();
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned(),
+        )
+    };
+    for role in ["router", "keys", "admin"] {
+        let (right, said) = check(&workspace_root().join(format!("envoy/ecds/{role}.yaml")));
+        assert!(right, "{role}: {said}");
+    }
+    let router = fs::read_to_string(workspace_root().join("envoy/ecds/router.yaml")).unwrap();
+    let wrong = router
+        .replace(r#""stable": "v1""#, r#""stable": "v7""#)
+        .replace(r#""weight": 90"#, r#""weight": 95"#);
+    let (right, said) = check(&file("wrong.yaml", &wrong));
+    assert!(!right, "{said}");
+    for problem in ["stable: unknown version, expected one of v1, v2", "weights must sum to 100, got 105"] {
+        assert!(said.contains(problem), "{said}");
+    }
 }
