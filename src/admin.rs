@@ -10,9 +10,8 @@ pub mod page;
 
 use crate::engine::{Order, Refused};
 use crate::headers::Headers;
-use crate::json::{self, Cursor, Sink};
+use crate::json::{self, Cursor, Sink, quoted};
 use crate::problems::Problems;
-use crate::report::events::quoted;
 use crate::rollout::{Cause, OPERATOR};
 use crate::time::Now;
 

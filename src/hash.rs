@@ -1,17 +1,17 @@
-//! A stable hash for identities: the same on every worker, every Envoy and every build.
+//! A stable hash of identities: every worker, every Envoy and every build computes the same.
 //!
-//! FNV-1a over the bytes (one multiplication a byte), then the finalizer of MurmurHash3 (`fmix64`, public domain, Austin
-//! Appleby), because FNV's upper bits are weak for short inputs and the upper bits are what a point is made of. Not
-//! `std`'s hasher: its algorithm may change with the compiler, and then every sticky user would move. Not a keyed one: a
-//! client that wants another version can just as well send another identity.
+//! The hash is FNV-1a over the bytes (one multiplication a byte), then the finalizer of MurmurHash3 (`fmix64`, public domain,
+//! Austin Appleby). The finalizer is needed because a point is made of the upper bits, and FNV's upper bits are weak for short
+//! inputs. The hasher of `std` is unfit: its algorithm may change with the compiler, and then every sticky user would change
+//! version. A keyed hash would protect nothing: a client can change its version by sending another identity.
 
 use std::hash::Hasher;
 
 const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
 const PRIME: u64 = 0x0000_0100_0000_01b3;
 
-/// Hashes the parts in order. Each part ends with a byte that UTF-8 and header values never contain, so that
-/// `["ab", "c"]` and `["a", "bc"]` differ.
+/// Hashes the parts in order. A byte that neither UTF-8 nor a header value contains ends each part, so that `["ab", "c"]` and
+/// `["a", "bc"]` differ.
 pub fn hash(parts: &[&[u8]]) -> u64 {
     let mut state = OFFSET;
     for part in parts {
@@ -27,8 +27,9 @@ pub fn hash(parts: &[&[u8]]) -> u64 {
     state ^ (state >> 33)
 }
 
-/// For maps whose keys are numbers that we have given ourselves, one after the other: one multiplication (by 2⁶⁴ divided by the
-/// golden ratio, Knuth's multiplicative hashing) in place of `std`'s defence against keys that somebody chooses.
+/// A hasher for maps whose keys are consecutive numbers of our own. It does one multiplication, by 2⁶⁴ divided by the golden
+/// ratio (Knuth's multiplicative hashing). The slower hasher of `std` defends against keys that an attacker chooses; nobody
+/// chooses these.
 #[derive(Default)]
 pub struct Spread(u64);
 
@@ -53,18 +54,18 @@ mod tests {
 
     #[test]
     fn the_hash_of_a_known_input_never_changes() {
-        // Changing these moves every sticky user of every installation. The numbers come from an independent computation.
+        // Another value would move every sticky user of every installation. The numbers come from an independent computation.
         assert_eq!(hash(&[]), 0xefd0_1f60_ba99_2926);
         assert_eq!(hash(&[b"salt", b"user-1"]), 0xc9c1_92d7_40fc_b5e7);
     }
 
     #[test]
-    fn borders_between_parts_matter() {
+    fn parts_that_are_divided_differently_hash_differently() {
         assert_ne!(hash(&[b"ab", b"c"]), hash(&[b"a", b"bc"]));
     }
 
     #[test]
-    fn points_of_sequential_identities_are_even() {
+    fn points_of_sequential_identities_are_evenly_distributed() {
         let mut low = 0u32;
         for i in 0..100_000u32 {
             let id = format!("user-{i}");
@@ -72,7 +73,7 @@ mod tests {
                 low += 1;
             }
         }
-        // 10 % of 100 000, four standard deviations (95 each) either way.
+        // 10 % of 100 000, four standard deviations (95 each) up and down.
         assert!((9_620..=10_380).contains(&low), "{low} of 100000 in the first tenth");
     }
 }

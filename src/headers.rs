@@ -1,28 +1,29 @@
 //! The headers of a request or a response, as the proxy hands them over.
 //!
-//! They are looked up several times a request by names that most requests do not have, so that a name is compared only where its
-//! length agrees, and not at all where no header has a name of this length.
+//! Each request has several look-ups of names that most requests do not have. So a name is compared only where its length
+//! agrees, and not at all where no header has a name of that length.
 
 use std::borrow::Cow;
 use std::fmt;
 
-/// Prefix of the headers that the roles of the filter use between each other. They are removed from client requests.
+/// Prefix of the headers that the roles of the filter send to each other. They are removed from client requests.
 pub const OWN_PREFIX: &str = "x-bellwether-";
 
-/// Headers in which clients send credentials of their own. They are removed when a version has a key pool.
+/// Headers that carry a client's own credentials. They are removed from requests to a version with a key pool (in
+/// `filter/rewrite.rs`), so that a provider never sees them.
 pub const CLIENT_CREDENTIALS: [&str; 3] = ["authorization", "x-api-key", "api-key"];
 
-/// The headers, pseudo headers included, in the proxy's order: names in lower case, values any bytes.
+/// Headers, pseudo headers included, in the proxy's order. Names are in lower case; values may be any bytes.
 #[derive(Default)]
 pub struct Headers {
-    /// All text: each name and each value, with a byte behind it that means nothing.
+    /// All names and values, each followed by one byte without meaning.
     bytes: Vec<u8>,
     fields: Vec<Field>,
-    /// Which lengths names have, modulo 64: a bit each.
+    /// A bit for each length, modulo 64, that some name has.
     lengths: u64,
 }
 
-/// Where in the bytes a header is.
+/// The place of one header in the bytes.
 struct Field {
     name: usize,
     name_length: usize,
@@ -37,7 +38,7 @@ impl fmt::Debug for Headers {
 }
 
 impl Headers {
-    /// Takes pairs of name and value.
+    /// Builds headers from pairs of name and value.
     pub fn new(pairs: Vec<(String, Vec<u8>)>) -> Headers {
         let mut headers = Headers::default();
         for (name, value) in &pairs {
@@ -51,14 +52,14 @@ impl Headers {
         headers
     }
 
-    /// Takes them in the proxy's form, without a copy: how many there are, the lengths of each name and value (`u32`, little
-    /// endian), then each name and value with a zero byte behind it. Ends where that form ends.
+    /// Reads the proxy's form without a copy: the number of headers, the lengths of each name and value (`u32`, little endian),
+    /// then each name and value followed by a zero byte. Stops at the first header that is not complete.
     pub fn parse(bytes: Vec<u8>) -> Headers {
         let size = |bytes| usize::try_from(u32::from_le_bytes(bytes)).unwrap_or(usize::MAX);
         let Some((count, rest)) = bytes.split_first_chunk() else { return Headers::default() };
         let lengths = size(*count).saturating_mul(8);
         let Some(lengths) = rest.get(..lengths) else { return Headers::default() };
-        // No more room than what is there can fill.
+        // Reserves no more than the bytes that arrived can fill, whatever the count says.
         let mut headers = Headers { fields: Vec::with_capacity(lengths.len() >> 3), ..Headers::default() };
         let mut begin = lengths.len().saturating_add(4);
         for [a, b, c, d, e, f, g, h] in lengths.as_chunks().0 {
@@ -78,7 +79,7 @@ impl Headers {
         self.lengths |= bit(name_length);
     }
 
-    /// The value of a header; several of one name are joined by `,`, as HTTP has it. Lower-case name.
+    /// Returns the value of a header; several of one name are joined by `,` as in HTTP. `name` is in lower case.
     pub fn get<'a>(&'a self, name: &str) -> Option<Cow<'a, [u8]>> {
         let mut values = self.all(name);
         let first = values.next()?;
@@ -91,41 +92,41 @@ impl Headers {
         Some(joined)
     }
 
-    /// Whether there is such a header.
+    /// Returns whether there is a header of this name.
     pub fn has(&self, name: &str) -> bool {
         self.all(name).next().is_some()
     }
 
-    /// All values of one name, in order.
+    /// Returns all values of one name, in order.
     pub fn all<'a, 'n>(&'a self, name: &'n str) -> impl Iterator<Item = &'a [u8]> + use<'a, 'n> {
-        let may_be = self.lengths & bit(name.len()) != 0;
-        let fields = if may_be { self.fields.as_slice() } else { &[] };
+        let possible = self.lengths & bit(name.len()) != 0;
+        let fields = if possible { self.fields.as_slice() } else { &[] };
         let named =
             move |field: &&Field| field.name_length == name.len() && self.name(field) == name.as_bytes();
         fields.iter().filter(named).map(|field| self.value(field))
     }
 
-    /// The names that begin so, in order.
+    /// Returns the names that begin with `prefix`, in order.
     pub fn names_with<'a, 'p>(&'a self, prefix: &'p [u8]) -> impl Iterator<Item = &'a [u8]> + use<'a, 'p> {
         let fields = self.fields.iter().filter(|field| field.name_length >= prefix.len());
         fields.map(|field| self.name(field)).filter(|name| name.starts_with(prefix))
     }
 
-    /// Takes out the headers whose names are `gone`, and tells the name of each.
-    pub fn remove(&mut self, gone: &dyn Fn(&[u8]) -> bool, told: &mut dyn FnMut(&[u8])) {
+    /// Removes the headers with a name that `selects`, and calls `removed` with the name of each.
+    pub fn remove(&mut self, selects: &dyn Fn(&[u8]) -> bool, removed: &mut dyn FnMut(&[u8])) {
         let fields = std::mem::take(&mut self.fields);
         let stays = |field: &Field| {
             let name = self.name(field);
-            let gone = gone(name);
-            if gone {
-                told(name);
+            let selected = selects(name);
+            if selected {
+                removed(name);
             }
-            !gone
+            !selected
         };
         self.fields = fields.into_iter().filter(stays).collect();
     }
 
-    /// All headers in order; a name sent twice comes twice.
+    /// Returns all headers in order; a name that was sent twice comes twice.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> + Clone {
         self.fields.iter().map(|field| (self.name(field), self.value(field)))
     }
@@ -143,7 +144,7 @@ impl Headers {
     }
 }
 
-/// The bit of a length.
+/// Returns the bit of a length.
 fn bit(length: usize) -> u64 {
     1 << (length & 63)
 }
@@ -152,7 +153,7 @@ fn bit(length: usize) -> u64 {
 mod tests {
     use super::*;
 
-    /// The proxy's form of these headers.
+    /// Returns the proxy's form of these headers.
     fn serialized(pairs: &[(&[u8], &[u8])]) -> Vec<u8> {
         let number = |n: usize| u32::try_from(n).unwrap().to_le_bytes();
         let mut bytes = number(pairs.len()).to_vec();
@@ -164,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn the_proxys_form_is_read_as_far_as_it_goes() {
+    fn a_cut_or_wrong_form_gives_the_headers_before_the_fault() {
         let pairs: [(&[u8], &[u8]); 4] = [(b":path", b"/a"), (b"x", b""), (b"\xff", b"\xfe\0"), (b"x", b"2")];
         let whole = serialized(&pairs);
         assert!(Headers::parse(whole.clone()).iter().eq(pairs));
@@ -176,14 +177,14 @@ mod tests {
         }
         let mut many = whole.clone();
         many[..4].fill(0xff);
-        assert!(Headers::parse(many).iter().count() <= 16, "a count that nothing backs");
+        assert!(Headers::parse(many).iter().count() <= 16, "the count is larger than the bytes allow");
         let mut long = whole;
         long[4..8].fill(0xff);
-        assert_eq!(Headers::parse(long).iter().count(), 0, "a length that nothing backs");
+        assert_eq!(Headers::parse(long).iter().count(), 0, "the length is larger than the bytes allow");
     }
 
     #[test]
-    fn names_are_found_whatever_their_length() {
+    fn names_of_any_length_are_found() {
         let name = |length: usize| "n".repeat(length);
         let pairs = (0..200).step_by(3).map(|n| (name(n), n.to_string().into_bytes())).collect();
         let headers = Headers::new(pairs);
@@ -195,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_removed_is_told_and_not_found() {
+    fn removed_headers_are_reported_and_gone() {
         let pairs = ["x-a", "b", "x-c", "x-a"].map(|name| (name.to_owned(), name.as_bytes().to_vec()));
         let mut headers = Headers::new(pairs.to_vec());
         let mut told = Vec::new();
@@ -206,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_begin_alike_are_found_in_order() {
+    fn names_with_a_prefix_come_in_order() {
         let pairs = ["x-a", "x-b", "x-", "x", "a-x-a", "x-a"].map(|name| (name.to_owned(), Vec::new()));
         let headers = Headers::new(pairs.to_vec());
         assert!(headers.names_with(b"x-").eq(["x-a", "x-b", "x-", "x-a"].map(str::as_bytes)));

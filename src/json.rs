@@ -1,12 +1,21 @@
-//! A total reader of JSON documents written by people: a tree that forgets nothing, and a cursor that complains well.
+//! The reader of JSON documents that people write. It reports all problems of a document at once.
 //!
-//! `serde_json` parses, but not into its own `Value` and not into derived types: both lose what a good rejection needs. A
-//! `Value` keeps the last of two equal keys and says nothing; a derived type stops at the first wrong field. So the
-//! document becomes a [`Node`] tree with every member in document order, duplicates included, and the configuration is read
-//! from it through a [`Cursor`], which knows its path, reports problems to one [`Sink`], and carries on.
+//! Why the reader is our own: an operator should need one rejection to mend a configuration. That takes four things which a
+//! derived `Deserialize` and `serde_json::Value` do not give:
 //!
-//! Reading functions return [`Read`]: a value, or the proof that a problem has been reported. The proof cannot be made
-//! in any other way, so nothing can be refused silently.
+//! - All problems, each with its path. A derived type stops at the first wrong field.
+//! - Duplicate and unknown fields. A `Value` silently keeps the last of two equal keys.
+//! - Ranges and rules across fields, reported with the value as it was written. After deserialization the text, the order and
+//!   the path are lost.
+//! - Hidden secrets. A derived type's error quotes the value, which may be a key.
+//!
+//! `serde_json` does the parsing. It fills a tree of [`Node`]s that keeps every member in document order, duplicates included.
+//! The configuration reads the tree through a [`Cursor`], which knows its path, reports each problem to one [`Sink`], and goes
+//! on. A reading function returns [`Read`]: a value, or the proof that a problem has been reported. Only the sink can make
+//! that proof, so nothing is rejected silently.
+//!
+//! - `cursor`: a place in the tree; its path; fields, elements and values, with the problem of each
+//! - `sink`: the problems of one document, in its order, within a bound
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -23,18 +32,18 @@ mod sink;
 pub use cursor::{Cursor, Items, Object, each};
 pub use sink::{PROBLEMS_MAX, Read, Reported, Sink};
 
-/// Largest document, in bytes. A full configuration (1024 deployments) has well under one megabyte; the tree of a
-/// document takes up to some twenty times its size, in every worker, and a VM's memory never shrinks.
+/// Largest document, in bytes. A full configuration (1024 deployments) has well under one megabyte. The tree takes up to about
+/// twenty times the size of its document, in every worker, and a VM's memory never shrinks.
 pub const DOCUMENT_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Characters of a value that a problem shows.
 const SHOWN_CHARS: usize = 60;
 
-/// One JSON value and where in the document it stands.
+/// One JSON value and its position in the document.
 #[derive(Debug)]
 pub struct Node {
     json: Json,
-    /// Ordinal of the value in the document, parents before children: problems are sorted by it.
+    /// Ordinal of the value in the document, parents before children. Problems are sorted by it.
     position: u32,
 }
 
@@ -51,13 +60,13 @@ enum Json {
     Object(Box<[(Rc<str>, Node)]>),
 }
 
-/// The bytes of a number. As a number it would have every node begin at a multiple of eight bytes, and the tree of a large
-/// document, which decides how large a VM becomes, take a third more.
+/// The bytes of a number. A `u64` would align every node to eight bytes and make the tree a third larger; the tree of a large
+/// document decides how much memory a VM takes.
 type Packed = [u8; 8];
 
 impl Node {
-    /// Takes the elements out of the array in the field `name`, if an object is here and has one there; of duplicates the
-    /// first. The array stays, empty.
+    /// Takes the elements out of the array in the field `name` (the first, of duplicates) and leaves an empty array. Returns
+    /// nothing if this is no object or has no such array.
     pub fn take_items(&mut self, name: &str) -> Box<[Node]> {
         let Json::Object(members) = &mut self.json else { return Box::default() };
         match members.iter_mut().find(|(member, _)| **member == *name) {
@@ -68,7 +77,7 @@ impl Node {
 }
 
 impl Json {
-    /// The kind of value, for those whose content is not shown.
+    /// Returns the kind of the value, for values that are not shown.
     fn kind(&self) -> &'static str {
         match self {
             Json::Null => "null",
@@ -80,22 +89,21 @@ impl Json {
         }
     }
 
-    /// The value as JSON, shortened. Arrays and objects are named, not quoted: a key may be anywhere in them.
+    /// Returns the value as JSON, shortened. Arrays and objects are only named: a secret may be anywhere in them.
     fn shown(&self) -> String {
         match self {
             Json::Bool(value) => value.to_string(),
             Json::Unsigned(value) => u64::from_ne_bytes(*value).to_string(),
             Json::Negative(value) => i64::from_ne_bytes(*value).to_string(),
             Json::Float(value) => decimal(f64::from_ne_bytes(*value)),
-            Json::String(value) => quoted(value),
+            Json::String(value) => shortened(value),
             Json::Null | Json::Array(_) | Json::Object(_) => self.kind().to_owned(),
         }
     }
 }
 
-/// A number as people write it: the fewest decimals, up to nine, that give it back. A number that is not one of those is
-/// beyond every range of the configuration and is only named. (The float formatting of the standard library would be a
-/// twentieth of the whole filter.)
+/// Writes a number with the fewest decimals, up to nine, that give it back. Any other number is outside every range of the
+/// configuration and is only named. (The float formatting of the standard library would be a twentieth of the filter.)
 fn decimal(value: f64) -> String {
     let sign = if value < 0.0 { "-" } else { "" };
     let mut scale: u64 = 1;
@@ -116,8 +124,15 @@ fn decimal(value: f64) -> String {
     Json::Float(value.to_ne_bytes()).kind().to_owned()
 }
 
-/// A string in JSON form, in quotes, cut after a readable number of characters.
-fn quoted(text: &str) -> String {
+/// Returns a text as a JSON string, in quotes.
+pub fn quoted(text: &str) -> String {
+    // A string can always be serialized.
+    serde_json::to_string(text).unwrap_or_else(|_| "null".to_owned())
+}
+
+/// Returns a text as a JSON string for a problem: cut after [`SHOWN_CHARS`] characters, everything but control characters,
+/// quotes and backslashes as it is.
+fn shortened(text: &str) -> String {
     let mut out = String::from("\"");
     for (i, c) in text.chars().enumerate() {
         if i == SHOWN_CHARS {
@@ -138,10 +153,10 @@ fn quoted(text: &str) -> String {
     out
 }
 
-/// Parses one document. Total: any bytes give a tree or a problem; nesting is bounded by `serde_json`.
+/// Parses one document. Any bytes give a tree or a problem; `serde_json` bounds the nesting.
 ///
 /// # Errors
-/// One problem at the root: the document is not JSON. The message has line and column and none of the content.
+/// The document is not JSON: one problem at the root. Its text has line and column and nothing of the content.
 pub fn parse(text: &[u8]) -> Result<Node, Problems> {
     let (next, texts) = (Cell::new(0), RefCell::default());
     let mut deserializer = serde_json::Deserializer::from_slice(text);
@@ -151,12 +166,11 @@ pub fn parse(text: &[u8]) -> Result<Node, Problems> {
         .map_err(|error| Problems::of_document(&format!("JSON syntax error: {error}")))
 }
 
-/// Grows a tree from whatever the parser meets, numbering the nodes.
+/// Builds the tree from the parser's events and numbers its nodes.
 #[derive(Clone, Copy)]
 struct Grow<'a> {
     next: &'a Cell<u32>,
-    /// Names of members and strings, each held once: a thousand deployments have the same fields, and most of their values are
-    /// the same.
+    /// Names of members and strings, each held once: a thousand deployments have the same fields and mostly equal values.
     texts: &'a RefCell<BTreeSet<Rc<str>>>,
 }
 
@@ -243,7 +257,7 @@ impl<'de> Visitor<'de> for Grow<'_> {
         while let Some(name) = map.next_key_seed(Text(self.texts))? {
             members.push((name, map.next_value_seed(self)?));
         }
-        // No room for members that never come: it would be a third of the tree.
+        // A boxed slice has no spare capacity, which would be a third of the tree.
         Ok(Json::Object(members.into()))
     }
 }
@@ -257,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_shown_as_they_were_written() {
+    fn values_are_shown_as_written() {
         for text in
             ["true", "0", "110", "-3", "12.345", "1.5", "18446744073709551615", r#""a\"b\\c\n\t\u0001é""#]
         {
@@ -282,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn syntax_errors_have_a_place_and_no_content() {
+    fn syntax_errors_name_the_place_and_quote_nothing() {
         for (text, message) in [
             ("", "EOF while parsing a value at line 1 column 0"),
             ("{\n  \"sk-key\": sk-key}", "expected value at line 2 column 13"),
@@ -297,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn nesting_without_end_is_refused() {
+    fn deep_nesting_is_refused() {
         let problems = parse("[".repeat(1_000_000).as_bytes()).unwrap_err();
         assert_eq!(
             problems.to_string(),
@@ -306,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_would_not_read_well_in_a_path_are_quoted() {
+    fn unusual_names_are_quoted_in_paths() {
         let (node, sink) =
             (root(r#"{"a b": 1, "": 2, "x\ny": 3, "fine-1.x": 4, "é": {"z": 5}}"#), Sink::default());
         let _ = Cursor::root(&node, &sink)
@@ -318,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn problems_come_in_document_order_whatever_the_order_of_reading() {
+    fn problems_come_in_document_order_even_if_read_in_another() {
         let (node, sink) = (root(r#"{"a": [1, 2], "b": 3, "b": 4}"#), Sink::default());
         let root = Cursor::root(&node, &sink);
         let object = root.object(&["a", "b"]).unwrap();

@@ -1,21 +1,19 @@
-//! Problems of a configuration: every one at once, each with its path, the rule and the offending value.
+//! Problems of a configuration: the complete list, each with its path, the violated rule and the value.
 //!
-//! A person who pushes a configuration at three in the morning gets one chance to read the rejection. So a problem names
-//! the JSON path as the user would write it (`deployments[0].versions[1].weight`), the rule in words, and the value as
-//! the user wrote it; and the list is complete, so that one push mends all.
+//! An operator should need one rejection to mend a document. So the list is complete, and each problem names the JSON path as
+//! the operator would write it (`deployments[0].versions[1].weight`), the rule in words, and the value as it was written.
+//! The paths come from [`crate::json::Cursor`].
 
 use std::fmt;
 
-/// One violated rule: `path: rule, got value`.
-///
-/// `got` is absent where there is no value to show (a missing field) or where showing it would show a secret.
+/// One violated rule, written as `path: rule, got value`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// JSON path from the document's root; the empty string is the root itself.
+    /// JSON path from the document's root; empty for the root itself.
     pub path: String,
     /// The rule, lower case, no full stop.
     pub rule: String,
-    /// The offending value, as JSON, shortened to a readable length; never a secret.
+    /// The value as JSON, shortened. `None` where there is none (a missing field) and where it may be a secret.
     pub got: Option<String>,
 }
 
@@ -35,14 +33,12 @@ impl fmt::Display for Problem {
 pub struct Problems(pub Vec<Problem>);
 
 impl Problems {
-    /// One problem of the document as a whole.
+    /// Returns one problem of the document as a whole.
     pub fn of_document(rule: &str) -> Problems {
         Problems(vec![Problem { path: String::new(), rule: rule.to_owned(), got: None }])
     }
-}
 
-impl Problems {
-    /// A `root_id` that names no role.
+    /// Returns the problem of a `root_id` that names no role.
     pub fn of_root_id(root_id: &[u8]) -> Problems {
         Problems(vec![Problem {
             path: "root_id".to_owned(),
@@ -53,7 +49,7 @@ impl Problems {
 }
 
 impl fmt::Display for Problems {
-    /// One problem a line.
+    /// Writes one problem a line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, problem) in self.0.iter().enumerate() {
             if i > 0 {

@@ -1,5 +1,5 @@
-//! Time: spans, moments of two clocks, RFC 3339 and durations as people write them. Integers, so that equal means equal on
-//! every worker.
+//! Time: spans, moments of two clocks, RFC 3339 times, and durations such as `30s`. All are integers, so that every worker
+//! computes the same.
 
 use std::fmt;
 
@@ -55,7 +55,7 @@ impl From<Millis> for Span {
 }
 
 impl fmt::Display for Millis {
-    /// In the largest unit that is exact: `250ms`, `30s`, `5m`, `1h`.
+    /// Writes the largest unit that is exact: `250ms`, `30s`, `5m`, `1h`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             0 => f.write_str("0s"),
@@ -67,13 +67,13 @@ impl fmt::Display for Millis {
     }
 }
 
-/// A moment on the proxy's monotonic clock, in microseconds: comparable between the workers of one Envoy process, never
-/// set back, meaningless outside it. Windows, deadlines and latches use this one.
+/// A moment on the proxy's monotonic clock, in microseconds. All workers of one Envoy process share this clock, and it is never
+/// set back. Outside the process it means nothing. Windows and deadlines use it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default, Hash)]
 pub struct Micros(pub u64);
 
 impl Micros {
-    /// Time since `earlier`; zero if `earlier` is later (clocks of other workers may be ahead by a hair).
+    /// Returns the time since `earlier`. Zero if `earlier` is later: another worker's reading may be slightly ahead.
     pub const fn since(self, earlier: Micros) -> Span {
         Span(self.0.saturating_sub(earlier.0))
     }
@@ -84,21 +84,22 @@ impl Micros {
     }
 }
 
-/// A moment on the wall clock, in milliseconds since 1970: for people, for `ramp.start`, for HTTP dates. It may be set.
+/// A moment on the wall clock, in milliseconds since 1970: for people, for `ramp.start`, for HTTP dates. Somebody may set this
+/// clock at any time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default, Hash)]
 pub struct UnixMillis(pub u64);
 
-/// Both clocks, read once at the edge and passed down.
+/// A reading of both clocks, made once by the adapter and passed down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
-    /// Monotonic: decides.
+    /// Monotonic clock: decisions use it.
     pub mono: Micros,
-    /// Wall: is shown.
+    /// Wall clock: people see it.
     pub wall: UnixMillis,
 }
 
 impl fmt::Display for UnixMillis {
-    /// RFC 3339 in UTC with milliseconds: `2026-11-20T10:00:00.000Z`.
+    /// Writes RFC 3339 in UTC with milliseconds: `2026-11-20T10:00:00.000Z`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (days, of_day) = (self.0 / 86_400_000, self.0 % 86_400_000);
         // Days since 0000-03-01 (Howard Hinnant, "chrono-compatible low-level date algorithms"): leap days come last.
@@ -117,8 +118,8 @@ impl fmt::Display for UnixMillis {
     }
 }
 
-/// One number and one unit: `250ms`, `1.5s`, `5m`, `1h`. `None` for anything else, for a fraction of a millisecond, and for
-/// what 64 bits cannot hold.
+/// Parses one number and one unit: `250ms`, `1.5s`, `5m`, `1h`. `None` for anything else, for a fraction of a millisecond, and
+/// for more than 64 bits can hold.
 pub fn parse_duration(text: &str) -> Option<Millis> {
     let (number, unit) = text.split_at_checked(text.find(|c: char| c.is_ascii_alphabetic())?)?;
     let unit: u64 = match unit {
@@ -137,7 +138,8 @@ pub fn parse_duration(text: &str) -> Option<Millis> {
         return None;
     }
     let whole = whole.parse::<u64>().ok()?.checked_mul(unit)?;
-    // The hour has 2⁷ and 5⁵ in milliseconds: more than seven decimals are never whole, and nine cannot overflow.
+    // An hour is 2⁷ · 3² · 5⁵ milliseconds, so that more than seven decimals never give a whole number. Nine decimals cannot
+    // overflow.
     let fraction = fraction.trim_end_matches('0');
     let digits = u32::try_from(fraction.len()).ok().filter(|digits| *digits <= 9)?;
     let (numerator, denominator) = (fraction.parse::<u64>().unwrap_or(0), 10u64.checked_pow(digits)?);
@@ -146,7 +148,7 @@ pub fn parse_duration(text: &str) -> Option<Millis> {
     exact.then_some(Millis(whole.checked_add(scaled.checked_div(denominator)?)?))
 }
 
-/// `None` for anything that is not an RFC 3339 time with `Z` or an offset, for dates the calendar does not have, for leap
+/// Parses an RFC 3339 time with `Z` or an offset. `None` for anything else, for dates that the calendar does not have, for leap
 /// seconds (Unix time has none) and for moments before 1970. Fractions below a millisecond are cut off.
 pub fn parse_rfc3339(text: &str) -> Option<UnixMillis> {
     let mut rest = text.as_bytes();
@@ -174,7 +176,7 @@ pub fn parse_rfc3339(text: &str) -> Option<UnixMillis> {
     u64::try_from(millis).ok().map(UnixMillis)
 }
 
-/// Exactly `digits` digits, with a value in `range`.
+/// Reads exactly `digits` digits, with a value in `range`.
 fn number(rest: &mut &[u8], digits: usize, range: std::ops::RangeInclusive<i64>) -> Option<i64> {
     let (head, tail) = rest.split_at_checked(digits)?;
     *rest = tail;
@@ -192,7 +194,7 @@ fn one_of(rest: &mut &[u8], wanted: &[u8]) -> Option<u8> {
     wanted.contains(first).then_some(*first)
 }
 
-/// Milliseconds of an optional `.` and at least one digit.
+/// Reads an optional fraction of a second, a `.` and at least one digit, as milliseconds.
 fn fraction(rest: &mut &[u8]) -> Option<i64> {
     if rest.first() != Some(&b'.') {
         return Some(0);
@@ -209,7 +211,7 @@ fn fraction(rest: &mut &[u8]) -> Option<i64> {
     any.then_some(millis)
 }
 
-/// Minutes east of Greenwich.
+/// Reads `Z` or an offset, as minutes east of Greenwich.
 fn offset(rest: &mut &[u8]) -> Option<i64> {
     let sign = match one_of(rest, b"Zz+-")? {
         b'+' => 1i64,
@@ -235,7 +237,7 @@ fn days_in(year: i64, month: i64) -> i64 {
     }
 }
 
-/// Counted out, not computed: at most 8 000 years, once, and nothing to get wrong.
+/// Counts the days year by year: at most 8 000 steps, once a document, and simpler than the formula.
 fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
     let mut days = day.saturating_sub(1);
     for earlier in 1970..year {
@@ -252,7 +254,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn moments_are_shown_as_rfc_3339() {
+    fn moments_are_written_as_rfc_3339() {
         for (millis, text) in [
             (0, "1970-01-01T00:00:00.000Z"),
             (951_782_400_000, "2000-02-29T00:00:00.000Z"),
@@ -265,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn spans_are_shown_as_people_write_them() {
+    fn durations_are_written_in_the_largest_exact_unit() {
         for (millis, text) in
             [(0, "0s"), (250, "250ms"), (1500, "1500ms"), (30_000, "30s"), (300_000, "5m"), (3_600_000, "1h")]
         {

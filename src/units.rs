@@ -1,31 +1,32 @@
-//! Shares of the traffic, and points of requests. Integers, so that equal means equal on every worker.
+//! Shares of the traffic in basis points, and points of requests. All are integers, so that every worker computes the same.
 
 use std::fmt;
 
-/// All of the traffic, in basis points.
+/// The whole traffic, in basis points.
 pub const WHOLE: u16 = 10_000;
 
-/// A share in basis points (hundredths of a percent), `0..=10_000`: the resolution of a weight and of a limit on rates.
+/// A share in basis points (hundredths of a percent), `0..=10_000`. Weights and limits on rates have this resolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default, Hash)]
 pub struct Bps(u16);
 
 impl Bps {
-    /// No share at all.
+    /// 0 %.
     pub const ZERO: Bps = Bps(0);
-    /// Everything.
+    /// 100 %.
     pub const ALL: Bps = Bps(WHOLE);
 
-    /// A share of `bps` basis points; `None` above 10 000.
+    /// Returns a share of `bps` basis points; `None` above 10 000.
     pub const fn new(bps: u16) -> Option<Bps> {
         if bps <= WHOLE { Some(Bps(bps)) } else { None }
     }
 
-    /// The share in basis points, `0..=10_000`.
+    /// Returns the share in basis points, `0..=10_000`.
     pub const fn get(self) -> u16 {
         self.0
     }
 
-    /// Whether `part` of `whole` is more than this share; false when `whole` is zero. Exact: cross-multiplied in 128 bits.
+    /// Returns whether `part` of `whole` is more than this share; false when `whole` is zero. The comparison is exact: it
+    /// multiplies crosswise in 128 bits.
     pub fn exceeded_by(self, part: u64, whole: u64) -> bool {
         u128::from(part).saturating_mul(u128::from(WHOLE))
             > u128::from(whole).saturating_mul(u128::from(self.0))
@@ -34,7 +35,7 @@ impl Bps {
 }
 
 impl fmt::Display for Bps {
-    /// As percent with no more decimals than needed: `5 %`, `0.25 %`.
+    /// Writes the share in percent, with no more decimals than needed: `5 %`, `0.25 %`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (whole, rest) = (self.0 / 100, self.0 % 100);
         match rest {
@@ -45,14 +46,14 @@ impl fmt::Display for Bps {
     }
 }
 
-/// A number in hundredths, shown with two decimals: what a float would show, without the 15 kB of code that shows floats.
+/// A number in hundredths, written with two decimals. The standard library's code for writing floats would add 15 kB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hundredths(pub u64);
 
 impl Hundredths {
-    /// Of a number that is not negative, rounded.
+    /// Rounds a number that is not negative.
     pub fn of(value: f64) -> Hundredths {
-        // The cast saturates, and makes 0 of what is not a number.
+        // The cast saturates, and turns NaN into 0.
         Hundredths((value * 100.0 + 0.5) as u64)
     }
 }
@@ -63,24 +64,25 @@ impl fmt::Display for Hundredths {
     }
 }
 
-/// A point of a request, `0..10_000`: drawn, or hashed from a sticky identity. Which version it means is the split's business.
+/// The point of a request, `0..10_000`: drawn at random, or hashed from a sticky identity. A [`crate::plan::split::Split`] maps
+/// points to versions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Point(u16);
 
 impl Point {
-    /// Maps a uniform 64-bit number onto the points without bias worth naming (2⁻⁵⁰), preserving order.
+    /// Maps a uniform 64-bit number to a point. Keeps the order; the bias is below 2⁻⁵⁰.
     pub fn from_random(bits: u64) -> Point {
         let scaled = u128::from(bits).saturating_mul(u128::from(WHOLE)) >> 64;
         // The product of a 64-bit number and 10 000, shifted by 64, is below 10 000.
         Point(u16::try_from(scaled).unwrap_or(0))
     }
 
-    /// The point itself; `None` from 10 000.
+    /// Returns the point of this number; `None` from 10 000 on.
     pub const fn new(point: u16) -> Option<Point> {
         if point < WHOLE { Some(Point(point)) } else { None }
     }
 
-    /// The point, `0..10_000`.
+    /// Returns the point as a number, `0..10_000`.
     pub const fn get(self) -> u16 {
         self.0
     }
@@ -91,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shares_are_shown_as_people_write_them() {
+    fn shares_are_written_in_percent_without_needless_decimals() {
         for (bps, text) in
             [(0, "0 %"), (25, "0.25 %"), (50, "0.5 %"), (500, "5 %"), (10_000, "100 %"), (3333, "33.33 %")]
         {
@@ -100,14 +102,14 @@ mod tests {
     }
 
     #[test]
-    fn points_keep_order_and_never_leave_their_range() {
+    fn points_keep_order_and_stay_in_range() {
         assert_eq!(Point::from_random(0).get(), 0);
         assert_eq!(Point::from_random(u64::MAX).get(), 9999);
         assert_eq!(Point::from_random(u64::MAX / 2).get(), 4999);
     }
 
     #[test]
-    fn a_share_is_exceeded_exactly() {
+    fn exceeded_by_is_exact_at_the_border() {
         let five = Bps::new(500).unwrap();
         assert!(!five.exceeded_by(5, 100));
         assert!(five.exceeded_by(6, 100));

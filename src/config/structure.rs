@@ -1,19 +1,20 @@
-//! A serialized `google.protobuf.Struct` as JSON text.
+//! Turns a serialized `google.protobuf.Struct` into JSON text.
 //!
-//! Envoy hands a `Struct` over as it is on the wire. The reader of configurations reads JSON, and its problems name JSON paths,
-//! so the few shapes of a `Struct` are turned into text here. Members stay in the order of the wire; a member that comes twice
-//! is left for the JSON reader to complain about.
+//! Envoy passes a `Struct` on in its wire form. The reader of configurations reads JSON, and its problems name JSON paths, so
+//! the few shapes of a `Struct` are turned into text here. Members keep the order of the wire. Duplicate members stay in the
+//! text; the JSON reader reports them.
 
 use crate::config::wire::{Field, field};
+use crate::json::quoted;
 
-/// `Struct.fields` and `ListValue.values`, and the key of a map entry.
+/// Field number of `Struct.fields`, of `ListValue.values`, and of a map entry's key.
 const FIRST: u64 = 1;
-/// The value of a map entry.
+/// Field number of a map entry's value.
 const SECOND: u64 = 2;
-/// Deeper than any configuration, and shallow enough for the stack.
+/// Greatest depth: more than any configuration has, and little enough for the stack.
 const DEPTH_MAX: u32 = 64;
 
-/// The JSON text of a serialized `Struct`; `None` unless it is one, to the last byte.
+/// Returns the JSON text of a serialized `Struct`; `None` unless the whole message is one.
 pub fn to_json(message: &[u8]) -> Option<Vec<u8>> {
     let mut out = String::with_capacity(message.len().saturating_mul(2));
     object(message, DEPTH_MAX, &mut out)?;
@@ -28,7 +29,7 @@ fn object(mut message: &[u8], depth: u32, out: &mut String) -> Option<()> {
         let (FIRST, Field::Bytes(mut entry)) = field(&mut message)? else { return None };
         let (mut name, mut held) = (None, None);
         while !entry.is_empty() {
-            // Of two names protobuf takes the last and two values it merges. No library writes either, so neither is read.
+            // Protobuf would take the last of two names and merge two values. No library writes either, so both are refused.
             match field(&mut entry)? {
                 (FIRST, Field::Bytes(bytes)) if name.is_none() => {
                     name = Some(std::str::from_utf8(bytes).ok()?)
@@ -38,7 +39,7 @@ fn object(mut message: &[u8], depth: u32, out: &mut String) -> Option<()> {
             }
         }
         comma(&mut first, out);
-        out.push_str(&quoted(name.unwrap_or(""))?);
+        out.push_str(&quoted(name.unwrap_or("")));
         out.push(':');
         value(held?, depth, out)?;
     }
@@ -59,12 +60,12 @@ fn list(mut message: &[u8], depth: u32, out: &mut String) -> Option<()> {
     Some(())
 }
 
-/// One `Value`: exactly one of its kinds.
+/// Writes one `Value`, which has exactly one kind.
 fn value(mut message: &[u8], depth: u32, out: &mut String) -> Option<()> {
     match field(&mut message)? {
         (1, Field::Varint(0)) => out.push_str("null"),
         (2, Field::Double(number)) => out.push_str(&serde_json::Number::from_f64(number)?.to_string()),
-        (3, Field::Bytes(text)) => out.push_str(&quoted(std::str::from_utf8(text).ok()?)?),
+        (3, Field::Bytes(text)) => out.push_str(&quoted(std::str::from_utf8(text).ok()?)),
         (4, Field::Varint(flag)) => out.push_str(if flag == 0 { "false" } else { "true" }),
         (5, Field::Bytes(fields)) => object(fields, depth, out)?,
         (6, Field::Bytes(values)) => list(values, depth, out)?,
@@ -79,17 +80,13 @@ fn comma(first: &mut bool, out: &mut String) {
     }
 }
 
-fn quoted(text: &str) -> Option<String> {
-    serde_json::to_string(text).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
-    /// Serializes as protobuf does, for the tests.
+    /// Serializes a value as protobuf does.
     fn encode(value: &Value) -> Vec<u8> {
         match value {
             Value::Null => vec![0x08, 0],
@@ -123,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_value_comes_through() {
+    fn every_kind_of_value_is_converted() {
         let value = json!({"a": 90.0, "b": [true, false, null, "x\"y"], "c": {"d": {}, "e": []}, "f": 0.01});
         let text = to_json(&fields(&value)).unwrap();
         assert_eq!(serde_json::from_slice::<Value>(&text).unwrap(), value);
@@ -141,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn nesting_is_bounded() {
+    fn deep_nesting_is_refused() {
         let mut value = json!({});
         for _ in 0..200 {
             value = json!({"a": value});
@@ -151,14 +148,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_give_json_or_nothing(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn any_bytes_give_json_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             if let Some(text) = to_json(&bytes) {
                 prop_assert!(serde_json::from_slice::<Value>(&text).is_ok());
             }
         }
 
         #[test]
-        fn damaged_messages_give_json_or_nothing(at in any::<prop::sample::Index>(), with in any::<u8>()) {
+        fn damaged_messages_give_json_or_none(at in any::<prop::sample::Index>(), with in any::<u8>()) {
             let mut bytes = fields(&json!({"deployments": [{"name": "d", "weight": 5.0}], "x": {"y": [true]}}));
             let at = at.index(bytes.len());
             bytes[at] = with;

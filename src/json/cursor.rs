@@ -1,12 +1,12 @@
-//! Reading a tree: where one is, what must be there, and what is reported otherwise.
+//! A cursor: a place in the tree, with its path. It reads the value there, and reports a problem if the value is wrong.
 
 use std::ops::RangeInclusive;
 use std::rc::Rc;
 
-use super::{Json, Node, Read, Reported, SHOWN_CHARS, Sink, quoted};
+use super::{Json, Node, Read, Reported, SHOWN_CHARS, Sink, shortened};
 use crate::problems::Problem;
 
-/// How a cursor was reached from its parent.
+/// The step from a cursor's parent to the cursor.
 #[derive(Clone, Copy)]
 enum Step<'a> {
     Root,
@@ -14,7 +14,7 @@ enum Step<'a> {
     Index(&'a Cursor<'a>, usize),
 }
 
-/// A place in the document: a value, the path to it, and where to report problems.
+/// A place in the document: a value, its path, and the sink for problems.
 #[derive(Clone, Copy)]
 pub struct Cursor<'a> {
     node: &'a Node,
@@ -24,19 +24,19 @@ pub struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
-    /// The whole document.
+    /// Returns the cursor of the whole document.
     pub fn root(node: &'a Node, sink: &'a Sink) -> Cursor<'a> {
         Cursor { node, step: Step::Root, sink, hidden: false }
     }
 
-    /// The same place, but problems show the kind of the value only: a secret may be here. Elements of a hidden array
-    /// are hidden as well; fields of a hidden object are not.
+    /// Returns the same place, with problems that show only the kind of the value: it may be a secret. Elements of a hidden
+    /// array are hidden as well; fields of a hidden object are not.
     #[must_use]
     pub fn hidden(self) -> Cursor<'a> {
         Cursor { hidden: true, ..self }
     }
 
-    /// The path from the root as the user would write it; the empty string for the root.
+    /// Returns the path from the root as the user would write it; empty for the root.
     pub fn path(&self) -> String {
         match self.step {
             Step::Root => String::new(),
@@ -50,7 +50,7 @@ impl<'a> Cursor<'a> {
         self.wrong_as(rule, self.shown())
     }
 
-    /// The value as a problem shows it.
+    /// Returns the value as a problem shows it.
     pub fn shown(&self) -> String {
         if self.hidden { self.node.json.kind().to_owned() } else { self.node.json.shown() }
     }
@@ -69,7 +69,7 @@ impl<'a> Cursor<'a> {
         self.sink.report(self.node.position, Problem { path, rule: rule.to_owned(), got })
     }
 
-    /// The string here.
+    /// Reads a string.
     ///
     /// # Errors
     /// It is not a string.
@@ -77,7 +77,7 @@ impl<'a> Cursor<'a> {
         self.as_str().ok_or_else(|| self.wrong("must be a string"))
     }
 
-    /// The string here, if it is one. Reports nothing.
+    /// Returns the string here, if it is one. Reports nothing.
     pub fn as_str(&self) -> Option<&'a str> {
         match &self.node.json {
             Json::String(text) => Some(text),
@@ -85,30 +85,30 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// The number here, if it is one. Reports nothing.
+    /// Returns the number here, if it is one. Reports nothing.
     pub fn as_number(&self) -> Option<f64> {
-        // Beyond 2^53 a double rounds; every range in the configuration ends far below.
+        // A double rounds beyond 2^53; every range of the configuration ends far below.
         match &self.node.json {
             Json::Unsigned(value) => Some(u64::from_ne_bytes(*value) as f64),
             Json::Negative(value) => Some(i64::from_ne_bytes(*value) as f64),
             Json::Float(value) => Some(f64::from_ne_bytes(*value)),
             Json::String(text) if self.sink.numbers_in_strings => {
-                // The JSON reader's own number parsing: `str::parse` would add 20 kB of another one.
+                // The number parser of `serde_json` is linked already; `str::parse` would add 20 kB.
                 serde_json::from_str(text).ok()
             }
             _ => None,
         }
     }
 
-    /// The integer here, if it is one that 32 bits hold. Reports nothing. `20.0` is the integer 20: JSON has only one kind
-    /// of number, and what comes through a protobuf `Struct` has been a double.
+    /// Returns the integer here, if it is one and 32 bits hold it. Reports nothing. `20.0` is the integer 20: JSON has only one
+    /// kind of number, and every number of a protobuf `Struct` is a double.
     pub fn as_integer(&self) -> Option<u32> {
         let value = self.as_number()?;
         let fits = value.fract() == 0.0 && value >= 0.0 && value <= f64::from(u32::MAX);
         fits.then_some(value as u32)
     }
 
-    /// The boolean here, if it is one. Reports nothing.
+    /// Returns the boolean here, if it is one. Reports nothing.
     pub fn as_bool(&self) -> Option<bool> {
         match self.node.json {
             Json::Bool(value) => Some(value),
@@ -116,12 +116,12 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Whether an object is here. Reports nothing.
+    /// Returns whether an object is here. Reports nothing.
     pub fn is_object(&self) -> bool {
         matches!(self.node.json, Json::Object(_))
     }
 
-    /// The boolean here.
+    /// Reads a boolean.
     ///
     /// # Errors
     /// It is not a boolean.
@@ -129,7 +129,7 @@ impl<'a> Cursor<'a> {
         self.as_bool().ok_or_else(|| self.wrong("must be true or false"))
     }
 
-    /// The integer here.
+    /// Reads an integer.
     ///
     /// # Errors
     /// It is not an integer, or not in `range`.
@@ -139,20 +139,21 @@ impl<'a> Cursor<'a> {
             .ok_or_else(|| self.wrong(&format!("must be an integer in {}..={}", range.start(), range.end())))
     }
 
-    /// The index in `words` of the string here.
+    /// Reads one of `words`, as its index.
     ///
     /// # Errors
-    /// It is none of them.
+    /// It is another word, or no string.
     pub fn choice(&self, words: &[&str]) -> Read<usize> {
         self.as_str()
             .and_then(|text| words.iter().position(|word| *word == text))
             .ok_or_else(|| self.wrong(&format!("must be one of {}", words.join(", "))))
     }
 
-    /// The elements of the array here.
+    /// Reads an array, as the cursors of its elements.
     ///
     /// # Errors
-    /// It is not an array, or has too few elements. With too many, those within the bound are given all the same.
+    /// It is not an array, or has too few elements. If it has too many, that is reported, and those within the bound are
+    /// returned.
     pub fn items(&self, count: &RangeInclusive<usize>) -> Read<Items<'_>> {
         let Json::Array(items) = &self.node.json else { return Err(self.wrong("must be an array")) };
         let mut complete = Ok(());
@@ -172,15 +173,15 @@ impl<'a> Cursor<'a> {
         Ok(Items { cursors: items.iter().take(*count.end()).enumerate().map(cursor).collect(), complete })
     }
 
-    /// The place of an element that was taken out of the array here.
+    /// Returns the cursor of an element that was taken out of the array here.
     pub fn element<'e>(&'e self, index: usize, node: &'e Node) -> Cursor<'e> {
         Cursor { node, step: Step::Index(self, index), ..*self }
     }
 
-    /// The object here, whose fields are `known`.
+    /// Reads an object with the fields `known`. Unknown and duplicate fields are reported, but do not fail.
     ///
     /// # Errors
-    /// It is not an object. (Unknown and duplicate fields are reported, and the object is given all the same.)
+    /// It is not an object.
     pub fn object(&self, known: &[&str]) -> Read<Object<'_>> {
         let object = self.as_object()?;
         let mut seen: u64 = 0;
@@ -210,7 +211,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// The members of the object here, whose names are the user's, all hidden. Names may repeat.
+    /// Reads an object whose field names the user chooses. The members are hidden; names may repeat.
     ///
     /// # Errors
     /// It is not an object.
@@ -224,7 +225,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// The field `name`, if an object is here and has it. Reports nothing.
+    /// Returns the field `name`, if an object is here and has it. Reports nothing.
     pub fn peek(&self, name: &'static str) -> Option<Cursor<'_>> {
         match &self.node.json {
             Json::Object(members) => Object { at: self, members }.get(name),
@@ -233,20 +234,20 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// An object whose unknown and duplicate fields have been reported.
+/// An object, after its unknown and duplicate fields were reported.
 pub struct Object<'a> {
     at: &'a Cursor<'a>,
     members: &'a [(Rc<str>, Node)],
 }
 
 impl<'a> Object<'a> {
-    /// The field `name`, if it is there; of duplicates the first.
+    /// Returns the field `name` (the first, of duplicates), if it is there.
     pub fn get(&self, name: &'static str) -> Option<Cursor<'a>> {
         let (_, node) = self.members.iter().find(|(member, _)| **member == *name)?;
         Some(Cursor { node, step: Step::Field(self.at, name), sink: self.at.sink, hidden: false })
     }
 
-    /// The field `name`.
+    /// Returns the field `name`.
     ///
     /// # Errors
     /// It is missing.
@@ -254,7 +255,7 @@ impl<'a> Object<'a> {
         self.get(name).ok_or_else(|| self.missing(name, "is required"))
     }
 
-    /// Reports `rule` about the field `name`, which is not there.
+    /// Reports `rule` about the field `name`, which is missing.
     pub fn missing(&self, name: &str, rule: &str) -> Reported {
         self.at.report(field_path(self.at.path(), name), rule, None)
     }
@@ -262,23 +263,23 @@ impl<'a> Object<'a> {
 
 /// The elements of an array.
 pub struct Items<'a> {
-    /// As many as the bound allows.
+    /// The elements within the bound.
     pub cursors: Vec<Cursor<'a>>,
-    /// Whether these are all of them.
+    /// `Ok` if these are all of them.
     pub complete: Read<()>,
 }
 
 impl Default for Items<'_> {
-    /// Those of an array that is not there.
+    /// Returns the elements of an array that is absent.
     fn default() -> Self {
         Items { cursors: Vec::new(), complete: Ok(()) }
     }
 }
 
-/// Reads all `items`, so that the problems of all are reported.
+/// Reads every item, so that the problems of all are reported.
 ///
 /// # Errors
-/// Any of them could not be read, or there were too many.
+/// An item could not be read, or there were too many.
 pub fn each<T>(items: &Items<'_>, mut read: impl FnMut(&Cursor<'_>) -> Read<T>) -> Read<Vec<T>> {
     let mut values = Vec::with_capacity(items.cursors.len());
     let mut outcome = items.complete;
@@ -291,12 +292,12 @@ pub fn each<T>(items: &Items<'_>, mut read: impl FnMut(&Cursor<'_>) -> Read<T>) 
     outcome.map(|()| values)
 }
 
-/// `parent.name`; a name that would not read well so is quoted: `parent["a b"]`.
+/// Returns `parent.name`, or `parent["a b"]` where the name has other than plain characters.
 fn field_path(mut path: String, name: &str) -> String {
     let plain = |b: u8| b.is_ascii_graphic() && !matches!(b, b'"' | b'[' | b']' | b'\\');
     if name.is_empty() || name.len() > SHOWN_CHARS || !name.bytes().all(plain) {
         path.push('[');
-        path.push_str(&quoted(name));
+        path.push_str(&shortened(name));
         path.push(']');
     } else {
         if !path.is_empty() {

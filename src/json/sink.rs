@@ -1,18 +1,17 @@
-//! Where problems go: all of one document, in its order, within a bound.
+//! The sink: collects the problems of one document, in its order, within a bound.
 
 use std::cell::Cell;
 
 use crate::problems::{Problem, Problems};
 
-/// Problems that are kept; the rest is counted. Each becomes a log line, and a generated document may be wrong a million
-/// times over.
+/// Problems that are kept; the rest is only counted. Each becomes a log line, and a generated document may have a million.
 pub const PROBLEMS_MAX: usize = 1000;
 
-/// Proof that a problem has been reported: the sink makes it, nobody else can.
+/// The proof that a problem has been reported. Only the sink can make one.
 #[derive(Debug, Clone, Copy)]
 pub struct Reported(());
 
-/// What was read, or the proof that its problem has been reported.
+/// The result of reading: a value, or the proof that its problem has been reported.
 pub type Read<T> = Result<T, Reported>;
 
 /// Collects the problems of one document.
@@ -20,19 +19,19 @@ pub type Read<T> = Result<T, Reported>;
 pub struct Sink {
     problems: Cell<Vec<(u32, Problem)>>,
     dropped: Cell<usize>,
-    /// A string that is a number passes for one.
+    /// Strings that are numbers are read as numbers.
     pub(super) numbers_in_strings: bool,
 }
 
 impl Sink {
-    /// For a document whose way here may have turned numbers into strings.
+    /// Returns a sink for a document from a YAML file, which may have numbers as strings.
     pub fn numbers_in_strings() -> Sink {
         Sink { numbers_in_strings: true, ..Sink::default() }
     }
 
     pub(super) fn report(&self, position: u32, problem: Problem) -> Reported {
         let mut problems = self.problems.take();
-        // In order from the beginning, so that what the bound drops is the end of the document, however it was read.
+        // Kept in document order, so that the bound always drops the end of the document.
         let index = problems.partition_point(|(earlier, _)| *earlier <= position);
         problems.insert(index, (position, problem));
         if problems.len() > PROBLEMS_MAX {
@@ -43,10 +42,10 @@ impl Sink {
         Reported(())
     }
 
-    /// The outcome of reading: the value if nothing at all was reported.
+    /// Returns the value, if no problem was reported.
     ///
     /// # Errors
-    /// Every problem, in document order. A problem of something missing stands where the object that lacks it begins.
+    /// All problems, in document order. A missing field has the position of its object.
     pub fn finish<T>(self, read: Read<T>) -> Result<T, Problems> {
         match (read, self.into_problems()) {
             (Ok(value), problems) if problems.0.is_empty() => Ok(value),

@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 
 use crate::engine::Transition;
+use crate::json::quoted;
 use crate::judge::limits::interval;
 use crate::keys::pool::KeyTransition;
 use crate::problems::{Problem, Problems};
@@ -154,12 +155,6 @@ fn side(out: &mut String, name: &str, (judged, bad): (u64, u64)) {
         out,
         r#""{name}":{{"requests":{judged},"errors":{bad},"rate":{rate},"rate_between":[{low},{high}]}}"#
     );
-}
-
-/// A text as a JSON string.
-pub fn quoted(text: &str) -> String {
-    // A string can always be serialized.
-    serde_json::to_string(text).unwrap_or_else(|_| "null".to_owned())
 }
 
 /// The last events of the process, oldest first.

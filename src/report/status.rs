@@ -3,6 +3,7 @@
 use std::fmt::Display;
 
 use crate::engine::View;
+use crate::json::quoted;
 use crate::judge::window::Tally;
 use crate::keys::health::Health;
 use crate::keys::usage::KeyUsage;
@@ -10,7 +11,6 @@ use crate::plan::guard::{GuardMode, Recovery};
 use crate::plan::pool::KeyPool;
 use crate::plan::ramp::Ramp;
 use crate::plan::{Deployment, Version};
-use crate::report::events::quoted;
 use crate::rollout::ramp::Position;
 use crate::rollout::{Cause, Phase};
 use crate::time::{Micros, Now, UnixMillis};

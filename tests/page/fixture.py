@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-PAGE = pathlib.Path(__file__).parents[2] / "src/page"
+PAGE = pathlib.Path(__file__).parents[2] / "src/admin/page"
 
 # At least as strict as the filter's policy. With trusted types, a single innerHTML anywhere would throw.
 POLICY = (
