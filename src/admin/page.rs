@@ -1,8 +1,9 @@
-//! The live page: three files, put together into one document when it is asked for.
+//! The live page: files that are put together into one document when it is asked for.
 
 const HTML: &str = include_str!("page/page.html");
 const CSS: &str = include_str!("page/page.css");
-const JS: &str = include_str!("page/page.js");
+/// One script: `charts.js` begins it, with `"use strict"` for both files.
+const JS: &str = concat!(include_str!("page/charts.js"), include_str!("page/page.js"));
 
 /// What a browser may do with an answer that is no page: nothing.
 pub const NO_PAGE: &str = "default-src 'none'; frame-ancestors 'none'";
