@@ -82,7 +82,7 @@ def stand() -> Iterator[Stand]:
 
 
 def test_a_rollback_is_seen_as_it_happens_and_the_buttons_work(stand: Stand, open_page: Open) -> None:
-    """With PICTURE=docs/page.png it takes its time, and the picture in README.md."""
+    """With PICTURE=docs/page.png it takes its time, and the picture in the guide."""
     page = open_page(stand.page)
     verdict, events = page.locator("#verdict"), page.locator("#events > li")
     expect(page.locator("#verdict-title")).to_have_text("All is well")
