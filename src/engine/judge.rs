@@ -3,10 +3,11 @@
 use super::advance::Seen;
 use super::state::{Scene, State, VersionState};
 use crate::engine::Notes;
-use crate::judge::comparison::{Comparison, Signal as Kind, YARDSTICK_MIN};
-use crate::judge::limits::{self, Limit, Verdict};
+use crate::judge::comparison::{Comparison, Measure as Kind, YARDSTICK_MIN};
+use crate::judge::limits::{self, Limit};
 use crate::judge::scores::Evidence;
 use crate::judge::stats::{Delta, Snapshot, Stats};
+use crate::judge::verdict::{self, Verdict};
 use crate::plan::guard::GuardMode;
 use crate::rollout::{Cause, Signal};
 use crate::shared::codec::Found;
@@ -205,7 +206,7 @@ impl State {
                 read.get_or_insert_default()
             }
         };
-        let found = if exceeded { limits::judge(guard, canary, stable) } else { Verdict::Pass };
+        let found = if exceeded { verdict::judge(guard, canary, stable) } else { Verdict::Pass };
         let cause = |label: &str, text: String| Cause {
             label: label.to_owned(),
             text,

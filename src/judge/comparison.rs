@@ -1,7 +1,7 @@
-//! The comparison as the workers share it: for each canary one record with a [`Share`] a signal, and what this worker holds
-//! back for it.
+//! The comparison as the workers share it: for each canary one record with [`Scores`] for each measure, and the outcomes that this
+//! worker has not merged yet.
 
-use crate::judge::scores::{Arm, BOUNDED, Evidence, Odds, Share, ShareDelta};
+use crate::judge::scores::{Arm, BOUNDED, Evidence, Odds, Scores, ScoresDelta};
 use crate::outcome::Outcome;
 use crate::outcome::blame::Event;
 use crate::plan::guard::Compare;
@@ -9,72 +9,72 @@ use crate::shared::codec::{Found, Reader, Writer};
 use crate::shared::names::COMPARISON_SCHEMA;
 use crate::time::Span;
 
-/// What is compared.
+/// A measure by which the versions are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Signal {
+pub enum Measure {
     /// Bad outcomes.
     Errors,
     /// Responses slower than stable's 95th percentile.
     Slow,
 }
 
-impl Signal {
-    /// Metric label of a rollback for this reason.
+impl Measure {
+    /// Returns the metric label of a rollback for this reason.
     pub const fn label(self) -> &'static str {
         match self {
-            Signal::Errors => "worse_errors",
-            Signal::Slow => "worse_latency",
+            Measure::Errors => "worse_errors",
+            Measure::Slow => "worse_latency",
         }
     }
 }
 
-/// Stable's latencies needed before its 95th percentile is a yardstick. Below, the yardstick jumps about; it would still be
-/// the same for both sides, so this bounds noise in what "slow" means, not the error of the comparison.
+/// The number of stable's latencies from which its 95th percentile is a yardstick. With fewer, the yardstick jumps about. It would
+/// still be the same for both sides: this bounds the noise in the meaning of "slow", not the error of the comparison.
 pub const YARDSTICK_MIN: u64 = 100;
 
-/// Both signals.
+/// The scores of all measures.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Comparison {
-    /// Of the canary's standing.
+    /// Epoch of the canary's standing.
     pub epoch: u32,
-    errors: Share,
-    slow: Share,
+    errors: Scores,
+    slow: Scores,
 }
 
 impl Comparison {
-    /// A fresh record.
+    /// Makes an empty record.
     pub fn new(epoch: u32) -> Comparison {
         Comparison { epoch, ..Comparison::default() }
     }
 
-    /// Replays what a worker held back.
+    /// Replays the outcomes that a worker held back.
     pub fn merge(&mut self, pending: &Pending, compare: &Compare) {
         self.errors.merge(&pending.errors, compare, usize::MAX);
         self.slow.merge(&pending.slow, compare, BOUNDED);
     }
 
-    /// Whether outcomes that are not bad need not be merged.
+    /// Returns whether good outcomes need not be merged.
     pub fn is_at_zero(&self) -> bool {
         self.errors.is_at_zero() && self.slow.is_at_zero()
     }
 
-    /// Evidence that suffices; errors before slowness.
-    pub fn verdict(&self, compare: &Compare) -> Option<(Signal, Evidence)> {
-        let errors = self.errors.verdict(compare).map(|evidence| (Signal::Errors, evidence));
-        errors.or_else(|| self.slow.verdict(compare).map(|evidence| (Signal::Slow, evidence)))
+    /// Returns evidence that suffices for a rollback; errors come before slowness.
+    pub fn verdict(&self, compare: &Compare) -> Option<(Measure, Evidence)> {
+        let errors = self.errors.verdict(compare).map(|evidence| (Measure::Errors, evidence));
+        errors.or_else(|| self.slow.verdict(compare).map(|evidence| (Measure::Slow, evidence)))
     }
 
-    /// How far the stronger signal is on its way to a rollback, in percent.
+    /// Returns how far the strongest measure is on its way to a rollback, in percent.
     pub fn percent(&self, compare: &Compare) -> u64 {
-        let of = |share: &Share| {
-            let evidence = share.evidence(compare);
+        let progress = |scores: &Scores| {
+            let evidence = scores.evidence(compare);
             // Not negative, and capped: the conversion cannot go wrong.
             (evidence.score / evidence.limit * 100.0).clamp(0.0, 100.0) as u64
         };
-        of(&self.errors).max(of(&self.slow))
+        progress(&self.errors).max(progress(&self.slow))
     }
 
-    /// To bytes.
+    /// Encodes the record.
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Writer::of(COMPARISON_SCHEMA);
         w.number(u64::from(self.epoch));
@@ -83,7 +83,7 @@ impl Comparison {
         w.finish()
     }
 
-    /// From bytes; total.
+    /// Decodes a record; total.
     pub fn decode(bytes: Option<&[u8]>) -> Found<Comparison> {
         Found::read(bytes, read)
     }
@@ -92,28 +92,28 @@ impl Comparison {
 fn read(bytes: &[u8]) -> Option<Comparison> {
     let mut r = Reader::of(COMPARISON_SCHEMA, bytes)?;
     let comparison =
-        Comparison { epoch: r.small()?, errors: Share::decode(&mut r)?, slow: Share::decode(&mut r)? };
+        Comparison { epoch: r.small()?, errors: Scores::decode(&mut r)?, slow: Scores::decode(&mut r)? };
     r.end()?;
     Some(comparison)
 }
 
-/// What a worker holds back for one canary.
+/// The outcomes that a worker holds back for one canary.
 #[derive(Debug, Clone, Default)]
 pub struct Pending {
-    errors: ShareDelta,
-    slow: ShareDelta,
+    errors: ScoresDelta,
+    slow: ScoresDelta,
 }
 
-/// One side's event, ready to be compared.
+/// One event of a version, ready to be compared.
 #[derive(Debug, Clone, Copy)]
 pub struct Observed {
-    /// Whose.
+    /// Version of the request.
     pub arm: Arm,
-    /// How the coin was loaded.
+    /// Shares by which the coin decided.
     pub odds: Odds,
     /// Hash of the sticky identity, if there is one.
     pub identity: Option<u64>,
-    /// What happened.
+    /// The event.
     pub event: Event,
     /// Above this a response is slow; `None` as long as there is no yardstick.
     pub yardstick: Option<Span>,
@@ -138,17 +138,17 @@ impl Pending {
         }
     }
 
-    /// Nothing bad is held back.
+    /// Returns whether nothing bad is held back.
     pub fn is_quiet(&self) -> bool {
         self.errors.is_quiet() && self.slow.is_quiet()
     }
 
-    /// It should be merged at once.
+    /// Returns whether it should be merged at once.
     pub fn is_full(&self) -> bool {
         self.errors.is_full() || self.slow.is_full()
     }
 
-    /// Forgets what was merged, or is not needed.
+    /// Forgets all outcomes: they were merged, or are not needed.
     pub fn clear(&mut self) {
         *self = Pending::default();
     }
@@ -167,7 +167,7 @@ mod tests {
         pending
     }
 
-    /// As much in it as there ever is: sixteen clients that fail again and again, in every sketch.
+    /// Makes the longest record: sixteen clients that fail again and again, in every sketch.
     fn full() -> Comparison {
         let (mut comparison, compare) = (Comparison::new(3), guard().compare.unwrap());
         for n in 0..400u64 {
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_comes_back_from_its_bytes_and_nothing_less_is_one() {
+    fn a_record_comes_back_from_its_bytes_and_no_part_of_them_decodes() {
         for comparison in [Comparison::new(3), full()] {
             let bytes = comparison.encode();
             assert!(matches!(Comparison::decode(Some(&bytes)), Found::Value(back) if back == comparison));

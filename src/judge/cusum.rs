@@ -1,9 +1,9 @@
-//! One alternative's score: a CUSUM (Page, 1954) of steps that [`crate::judge::scores`] works out, what happened since it left zero, and
-//! which clients it happened to.
+//! The score of one alternative: a CUSUM (E. S. Page, "Continuous inspection schemes", Biometrika 41, 1954) of the steps that
+//! [`crate::judge::scores`] computes, the outcomes since it left zero, and the clients that failed.
 //!
-//! Each score has its own beginning, so each remembers its own clients. What a client did before a score left zero is neither in
-//! the score nor to be taken from it: if it were, one client that has been broken for long would be charged to a canary that
-//! breaks only now, and the scores that would prove that soonest could not leave zero at all.
+//! Each score has its own beginning, so each remembers its own clients. A client's failures from before a score left zero are not in
+//! the score, and must not be subtracted from it. Otherwise one client that has been broken for long would hide a canary that breaks
+//! only now: the scores that would prove it soonest could not leave zero at all.
 
 use crate::judge::sketch::Top;
 use crate::shared::codec::{Reader, Writer};
@@ -11,18 +11,18 @@ use crate::shared::codec::{Reader, Writer};
 /// Outcomes since a score left zero.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Bad ones of the canary.
+    /// Bad outcomes of the canary.
     pub canary_bad: u64,
-    /// All of the canary.
+    /// All outcomes of the canary.
     pub canary: u64,
-    /// Bad ones of stable.
+    /// Bad outcomes of stable.
     pub stable_bad: u64,
-    /// All of stable.
+    /// All outcomes of stable.
     pub stable: u64,
 }
 
 impl Counts {
-    /// The same without so many failures of the canary.
+    /// Returns the counts without so many failures of the canary.
     fn without(self, failures: u64) -> Counts {
         let (canary_bad, canary) = (self.canary_bad, self.canary);
         Counts {
@@ -33,35 +33,35 @@ impl Counts {
     }
 }
 
-/// One alternative's CUSUM. At zero it holds nothing but whom to suspect.
+/// The CUSUM of one alternative. At zero it holds nothing but the suspected client.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Cusum {
     /// Natural logarithm of a likelihood ratio, 0 or more.
     score: f64,
-    /// The most that one failure of the canary has added to it: steps are larger while the canary's share is small.
+    /// Largest step of one failure of the canary: steps are larger while the canary's share is small.
     largest: f64,
     since: Counts,
-    /// Whose failures of the canary these are.
+    /// Failures of the canary by client.
     top: Top,
 }
 
 impl Cusum {
-    /// The score.
+    /// Returns the score.
     pub fn score(&self) -> f64 {
         self.score
     }
 
-    /// What it is based on.
+    /// Returns the outcomes that the score is based on.
     pub fn since(&self) -> Counts {
         self.since
     }
 
-    /// Nothing is held against the canary.
+    /// Returns whether nothing is held against the canary.
     pub fn is_at_zero(&self) -> bool {
         self.score <= 0.0
     }
 
-    /// Outcomes that were not bad. At zero they mean nothing.
+    /// Counts good outcomes. At zero they mean nothing.
     pub fn good(&mut self, canary: u64, stable: u64) {
         if !self.is_at_zero() {
             self.since.canary = self.since.canary.saturating_add(canary);
@@ -69,7 +69,7 @@ impl Cusum {
         }
     }
 
-    /// The canary has failed. `identity`: hash of the client's sticky identity, if there is one.
+    /// Adds a failure of the canary. `identity`: hash of the client's sticky identity, if there is one.
     pub fn canary_failed(&mut self, step: f64, identity: Option<u64>) {
         self.score += step;
         self.largest = self.largest.max(step);
@@ -81,7 +81,7 @@ impl Cusum {
         self.restart_if_nothing_is_left();
     }
 
-    /// Stable has failed: the step is negative.
+    /// Adds a failure of stable: the step is negative.
     pub fn stable_failed(&mut self, step: f64) {
         self.score += step;
         self.since.stable_bad = self.since.stable_bad.saturating_add(1);
@@ -89,8 +89,9 @@ impl Cusum {
         self.restart_if_nothing_is_left();
     }
 
-    /// What one broken client has added must not keep a score from starting again: behind it, a canary that breaks later would
-    /// have to make up first for all that stable has failed since. More restarts only lower a score, so the proof holds.
+    /// Starts the score again if nothing is left without the client that failed most. Its failures must not keep the score
+    /// above zero: a canary that breaks later would first have to make up for all failures of stable since. More restarts only lower a
+    /// score, so the proof of [`crate::judge::scores`] holds.
     fn restart_if_nothing_is_left(&mut self) {
         let (score, _) = self.believed();
         if score <= 0.0 || !score.is_finite() {
@@ -99,15 +100,15 @@ impl Cusum {
         }
     }
 
-    /// The score and the counts without the client that failed most: without so many failures of the canary, each at the most
-    /// that one has added. At what they have added on average a part would be left, where the canary's share has grown since:
-    /// of a client that failed a thousand times at 1 %, more than a verdict takes at 50 %.
+    /// Returns the score and the counts without the client that failed most: its failures are subtracted, each with the largest step.
+    /// The average step would leave a part where the canary's share has grown since. A client that failed a thousand times at a share
+    /// of 1 % would leave more than the limit at 50 %.
     pub fn believed(&self) -> (f64, Counts) {
         let failures = self.top.doubtful();
         (self.score - failures as f64 * self.largest, self.since.without(failures))
     }
 
-    /// Appends it to a value.
+    /// Appends the score to a value.
     pub fn encode(&self, w: &mut Writer) {
         w.number(self.score.to_bits());
         self.top.encode(w);
@@ -121,7 +122,7 @@ impl Cusum {
         }
     }
 
-    /// Reads it from a value; `None` unless it could have been written.
+    /// Reads a score from a value; `None` for bytes that [`Cusum::encode`] never writes.
     pub fn decode(r: &mut Reader<'_>) -> Option<Cusum> {
         let mut cusum = Cusum { score: read_score(r)?, top: Top::decode(r)?, ..Cusum::default() };
         if !cusum.is_at_zero() {
@@ -136,7 +137,7 @@ impl Cusum {
     }
 }
 
-/// A negative zero is none: it would not be written again as it is.
+/// Reads a number that is 0 or more. A negative zero is refused: it would not be written again as it is.
 fn read_score(r: &mut Reader<'_>) -> Option<f64> {
     Some(f64::from_bits(r.number()?)).filter(|score| score.is_finite() && score.is_sign_positive())
 }
@@ -145,7 +146,7 @@ fn read_score(r: &mut Reader<'_>) -> Option<f64> {
 mod tests {
     use super::*;
 
-    /// A score to which each failure of the canary adds 2 and from which each of stable's takes 1.
+    /// Replays events: each failure of the canary adds 2 and each of stable subtracts 1.
     fn after(events: &[Option<u64>]) -> Cusum {
         let mut cusum = Cusum::default();
         for event in events {
@@ -171,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_score_that_comes_to_zero_begins_anew() {
+    fn a_score_that_comes_to_zero_starts_again() {
         let mut cusum = after(&[Some(1), None]);
         cusum.good(5, 7);
         assert_eq!(cusum.score(), 1.0);
@@ -182,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn without_the_client_that_failed_most_are_left_the_score_and_the_counts_of_the_others() {
+    fn leaving_out_the_client_that_failed_most_keeps_the_score_and_the_counts_of_the_others() {
         let mut cusum = after(&[Some(1), Some(2), None, Some(1), Some(3), Some(1)]);
         cusum.good(4, 9);
         assert_eq!(cusum.score(), 9.0);
@@ -192,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_is_left_out_with_no_less_than_it_added() {
+    fn leaving_out_a_client_subtracts_at_least_its_steps() {
         let mut cusum = Cusum::default();
         [1, 2].into_iter().for_each(|client| cusum.canary_failed(5.0, Some(client)));
         (0..20).for_each(|_| cusum.canary_failed(5.0, Some(1)));
@@ -201,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_client_did_before_a_score_began_is_not_taken_from_it() {
+    fn failures_from_before_a_score_began_are_not_subtracted_from_it() {
         let mut long = vec![Some(1), Some(2)];
         long.extend([Some(1); 30]);
         long.extend([None; 4]);
@@ -236,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_have_been_written_is_undecodable() {
+    fn bytes_that_are_never_written_are_undecodable() {
         for number in [-1.0, -0.0, f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
             assert_eq!(decoded(&encoded(&Cusum { score: number, ..Cusum::default() })), None, "{number}");
             let largest = Cusum { score: 1.0, largest: number, ..Cusum::default() };

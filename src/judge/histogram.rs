@@ -1,9 +1,9 @@
 //! A mergeable latency histogram: log-linear cells, integers only.
 //!
-//! Eight linear cells an octave (the layout of HdrHistogram with three significant bits): no logarithm, no float, merged
-//! by addition on any worker. A percentile is reported as the harmonic mean of its cell's borders, which bounds the relative
-//! error by 1/17, 5.9 % (twice the cells would halve it and double the bytes in shared data). Below 8 ms cells are exact.
-//! Only occupied cells are held: an API's latencies spread over a few dozen of them.
+//! Eight linear cells an octave, the layout of HdrHistogram (G. Tene, hdrhistogram.org) with three significant bits: no logarithm, no
+//! float, merged by addition on any worker. A percentile is reported as the harmonic mean of its cell's borders, which bounds the
+//! relative error by 1/17, 5.9 %. Twice the cells would halve the error and double the bytes in shared data. Below 8 ms cells are
+//! exact. Only occupied cells are held: an API's latencies spread over a few dozen of them.
 
 use crate::time::{Millis, Span};
 
@@ -26,7 +26,7 @@ impl Histogram {
         (ascending && sound).then_some(Histogram { cells, sum })
     }
 
-    /// Occupied cells with their counts, ascending.
+    /// Returns the occupied cells with their counts, ascending.
     pub fn cells(&self) -> &[(u8, u64)] {
         &self.cells
     }
@@ -61,7 +61,7 @@ impl Histogram {
         }
     }
 
-    /// Number of latencies recorded.
+    /// Returns the number of recorded latencies.
     pub fn count(&self) -> u64 {
         self.cells.iter().fold(0, |sum: u64, (_, count)| sum.saturating_add(*count))
     }
@@ -71,18 +71,18 @@ impl Histogram {
         self.sum.0.checked_div(self.count()).map(Span)
     }
 
-    /// The latency in milliseconds that `bps` basis points of all recorded ones do not exceed (nearest rank), within 5.9 %;
-    /// `None` when empty. `bps` in `1..=10_000`.
+    /// Returns the latency in milliseconds that `bps` basis points of all recorded latencies do not exceed (nearest rank), within
+    /// 5.9 %; `None` when empty. `bps` in `1..=10_000`.
     pub fn percentile_millis(&self, bps: u16) -> Option<u64> {
         self.percentile_cell(bps).map(representative)
     }
 
-    /// The upper border of that latency's cell: whatever is above it is above the percentile for certain.
+    /// Returns the upper border of that latency's cell: any latency above it is certainly above the percentile.
     pub fn percentile_ceiling(&self, bps: u16) -> Option<Span> {
         self.percentile_cell(bps).map(|cell| Span::from_millis(upper(cell)))
     }
 
-    /// How many of the recorded latencies are above `limit` for certain: in cells that begin above it.
+    /// Counts the latencies that are certainly above `limit`: those in cells that begin above it.
     pub fn count_above(&self, limit: Millis) -> u64 {
         let border = cell_of(limit.0);
         let above = self.cells.iter().filter(|(cell, _)| *cell > border);
@@ -102,7 +102,7 @@ impl Histogram {
     }
 }
 
-/// The cell of a latency in milliseconds.
+/// Returns the cell of a latency in milliseconds.
 fn cell_of(millis: u64) -> u8 {
     if millis < 8 {
         return u8::try_from(millis).unwrap_or(0);
@@ -114,7 +114,7 @@ fn cell_of(millis: u64) -> u8 {
     u8::try_from(cell).unwrap_or(u8::MAX).min(CELLS.saturating_sub(1))
 }
 
-/// Where the next cell begins, in milliseconds.
+/// Returns the start of the next cell, in milliseconds.
 fn upper(cell: u8) -> u64 {
     match cell.checked_sub(8) {
         None => u64::from(cell).saturating_add(1),
@@ -122,7 +122,7 @@ fn upper(cell: u8) -> u64 {
     }
 }
 
-/// What a cell stands for, in milliseconds: the harmonic mean of its borders `a` and `b`, `2ab/(a+b)`.
+/// Returns the latency that a cell stands for, in milliseconds: the harmonic mean of its borders `a` and `b`, `2ab/(a+b)`.
 fn representative(cell: u8) -> u64 {
     let Some(above) = cell.checked_sub(8) else { return u64::from(cell) };
     let (octave, within) = (u32::from(above >> 3), u64::from(above & 7));

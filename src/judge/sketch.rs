@@ -1,37 +1,38 @@
-//! Who failed most: the counts of a few clients, however many there are.
+//! The clients that failed most: the failure counts of a few clients, however many there are.
 //!
-//! Misra and Gries (1982): there are sixteen counters, and each client takes one. A client that finds none free is not counted, and
-//! takes one off every count instead; a counter that comes to zero is free again. Such a round forgets seventeen failures, of as
-//! many clients. So whoever has no counter has had no more failures than there were rounds, and who has one has had no more than
-//! it says and one for each round: a count may be too high, by a seventeenth of all failures at most, and is never too low.
+//! The sketch is that of J. Misra and D. Gries ("Finding repeated elements", Science of Computer Programming 2, 1982). It has sixteen
+//! counters, and each client takes one. A client that finds no free counter is not counted; instead every count goes down by one, and
+//! a counter at zero is free again. Such a round forgets seventeen failures, of as many clients. So a client without a counter has
+//! had at most as many failures as there were rounds, and a client with a counter at most its count and one for each round. A count
+//! may be too high, by a seventeenth of all failures at most, and is never too low.
 //!
-//! Sketches are part of a value that workers read and write many times a second, so a client is known by 16 bits of its hash
-//! only. Of two clients each takes the other's failures for its own once in 65 536 times. That makes a count too high as well, and
-//! too high is the safe side: what is said of the canary has to stand without more of its failures.
+//! Sketches are part of a value that workers read and write many times a second, so a client is known by only 16 bits of its hash.
+//! Two given clients share these bits once in 65 536 times. Their shared count is too high as well, and too high is the safe side: the
+//! verdict on the canary has to stand without more of its failures.
 //!
-//! A sketch begins anew with the score that it belongs to, but it remembers who had failed again and again. That this client fails
-//! once more is no news, and no beginning of anything.
+//! A sketch restarts with its score, but remembers the client that had failed again and again. One more failure of that client is no
+//! news, and begins nothing.
 
 use crate::shared::codec::{Reader, Writer};
 
-/// Clients that are counted one by one. Each costs three bytes a sketch; half as many would double what chance puts on a client.
+/// Clients that are counted one by one. Each costs three bytes a sketch; half as many would double the excess of a count.
 const TOP: usize = 16;
 
-/// Failures by client, of those who have had most.
+/// Failures by client, of the clients that failed most.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Top {
     /// The client's bits, ascending, and its count: 1 or more.
     clients: Vec<(u16, u32)>,
-    /// Rounds in which a client was not counted.
+    /// Rounds: failures of clients that found no free counter.
     missed: u32,
-    /// The client that had failed most, and more than once, when the sketch last began anew; or an earlier time, if nobody had.
+    /// The client that had failed most, and more than once, when the sketch last restarted; if there was none, the one before.
     suspect: Option<u16>,
 }
 
 impl Top {
-    /// One more failure of a client. `identity`: hash of its sticky identity.
+    /// Adds a failure of a client. `identity`: hash of its sticky identity.
     pub fn add(&mut self, identity: u64) {
-        // The lowest bits: which version is the client's is decided by the highest.
+        // The lowest bits: the highest ones decide the client's version.
         let client = u16::try_from(identity & 0xffff).unwrap_or(0);
         match self.clients.binary_search_by_key(&client, |(held, _)| *held) {
             Ok(at) => {
@@ -50,12 +51,12 @@ impl Top {
         }
     }
 
-    /// The most failures that can be the fault of one client: those of the one that failed most, if it failed more than once, or
-    /// is known to have done so before.
+    /// Returns the most failures that one client can have caused: all failures of the client that failed most, if it failed more than
+    /// once, or is known to have done so before.
     ///
-    /// All of them: believing one of many would give the others a head start of a step each time a score leaves zero, and several
-    /// false alarms for one. For the same reason not even the first is believed of a client that is known. The first of others is:
-    /// everyone who fails is the one that failed most at first.
+    /// All of them are doubtful. If one of many were believed, the others would get a head start of one step each time a score leaves
+    /// zero, and one false alarm would become several. For the same reason not even the first failure of a suspected client is
+    /// believed. The first failure of any other client is: at first, each client that fails is the one that failed most.
     pub fn doubtful(&self) -> u64 {
         let most = self.counted(self.clients.iter());
         if most > 1 {
@@ -65,13 +66,13 @@ impl Top {
             .map_or(0, |suspect| self.counted(self.clients.iter().filter(|(held, _)| *held == suspect)))
     }
 
-    /// The most failures that one of these can have had.
+    /// Returns the most failures that one of these clients can have had.
     fn counted<'a>(&self, clients: impl Iterator<Item = &'a (u16, u32)>) -> u64 {
         let counted = clients.map(|(_, count)| *count).max().unwrap_or(0);
         u64::from(self.missed).saturating_add(u64::from(counted))
     }
 
-    /// Forgets all failures, but not who failed most.
+    /// Forgets all failures, but not the client that failed most.
     pub fn restart(&mut self) {
         let worst = self.clients.iter().max_by_key(|(_, count)| *count).filter(|(_, count)| *count > 1);
         self.suspect = worst.map(|(client, _)| *client).or(self.suspect);
@@ -79,7 +80,7 @@ impl Top {
         self.missed = 0;
     }
 
-    /// How many failures were added.
+    /// Returns the number of failures added.
     pub fn failures(&self) -> u64 {
         let counted = self.clients.iter().map(|(_, count)| u64::from(*count)).sum::<u64>();
         // Each round has taken one off every counter, and its own failure was not counted.
@@ -87,7 +88,7 @@ impl Top {
         counted.saturating_add(u64::from(self.missed).saturating_mul(round))
     }
 
-    /// Appends it to a value: a client is one number, its count above its bits.
+    /// Appends the sketch to a value: a client is one number, its count above its bits.
     pub fn encode(&self, w: &mut Writer) {
         w.number(self.suspect.map_or(0, |suspect| u64::from(suspect).saturating_add(1)));
         w.number(u64::from(self.missed) << 5 | u64::try_from(self.clients.len()).unwrap_or(0));
@@ -96,7 +97,7 @@ impl Top {
         }
     }
 
-    /// Reads it from a value; `None` unless it could have been written.
+    /// Reads a sketch from a value; `None` for bytes that [`Top::encode`] never writes.
     pub fn decode(r: &mut Reader<'_>) -> Option<Top> {
         let suspect = match r.number()? {
             0 => None,
@@ -135,7 +136,7 @@ mod tests {
         Some(top)
     }
 
-    /// A sketch that says so, whether or not it could have been written.
+    /// Encodes these fields, whether or not a sketch can have them.
     fn saying(missed: u32, clients: &[(u16, u32)]) -> Vec<u8> {
         bytes(&Top { clients: clients.to_vec(), missed, suspect: None })
     }
@@ -162,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn who_failed_once_is_believed_unless_it_is_known() {
+    fn a_client_that_failed_once_is_believed_unless_it_is_suspected() {
         let mut top = Top::default();
         (1..=3).for_each(|client| top.add(client));
         assert_eq!(top.doubtful(), 0);
@@ -189,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_known_and_was_not_counted_is_doubted_too() {
+    fn a_suspected_client_without_a_counter_is_doubted_too() {
         let mut top = Top { suspect: Some(99), ..Top::default() };
         (0..16).for_each(|client| top.add(client));
         assert_eq!(top.doubtful(), 0);
@@ -222,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_have_been_written_is_undecodable() {
+    fn bytes_that_are_never_written_are_undecodable() {
         assert!(decoded(&saying(9, &[(1, 1), (2, u32::MAX), (u16::MAX, 1)])).is_some());
         assert_eq!(decoded(&saying(0, &[(1, 0)])), None, "a client that has not failed");
         assert_eq!(decoded(&saying(0, &[(2, 1), (1, 1)])), None, "in another order");

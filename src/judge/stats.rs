@@ -1,10 +1,10 @@
-//! What is known of one version: the record in shared data, and what this worker has seen since it last merged.
+//! The statistics of one version: the record in shared data, and the outcomes that this worker has seen since its last merge.
 //!
-//! A response counts when its headers arrive, not when its body ends: a fast failure would otherwise be weighed against
-//! only those good answers that have already ended, and a healthy canary that streams for a minute would look broken for
-//! its first minute. A stream that breaks later adds a bad outcome then. For the same reason failures in a row are counted
-//! twice over: answers in a row that failed (broken by a good answer's headers) and streams in a row that broke (broken by
-//! a stream's good end); either may reach the limit.
+//! A response counts when its headers arrive, not when its body ends. Otherwise a fast failure would be weighed against only those
+//! good answers that have already ended, and a healthy canary that streams for a minute would look broken for its first minute. A
+//! stream that breaks later adds a bad outcome then. For the same reason there are two streaks of failures: answers in a row that
+//! failed (ended by a good answer's headers) and streams in a row that broke (ended by a stream's good end). Either may reach the
+//! limit.
 
 use crate::judge::histogram::{CELLS, Histogram};
 use crate::judge::window::{BUCKETS, Tally, Window};
@@ -13,10 +13,10 @@ use crate::outcome::blame::Event;
 use crate::shared::codec::{Found, Reader, Writer};
 use crate::time::{Micros, Millis, Span};
 
-/// Failures in a row, as one worker has seen them: enough to continue another's run.
+/// Failures in a row, as one worker has seen them: enough to continue another worker's streak.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Run {
-    /// A success was seen.
+struct Streak {
+    /// Whether a success was seen.
     broken: bool,
     /// Failures before the first success.
     leading: u32,
@@ -26,7 +26,7 @@ struct Run {
     trailing: u32,
 }
 
-impl Run {
+impl Streak {
     fn bad(&mut self) {
         self.trailing = self.trailing.saturating_add(1);
         self.longest = self.longest.max(self.trailing);
@@ -39,12 +39,12 @@ impl Run {
         (self.broken, self.trailing) = (true, 0);
     }
 
-    /// The length of a run that was `length` before.
+    /// Returns the length of a streak that was `length` before.
     fn continues(self, length: u32) -> u32 {
         if self.broken { self.trailing } else { length.saturating_add(self.trailing) }
     }
 
-    /// The most that a run has grown to, if it was `length` before; 0 if none has grown.
+    /// Returns the longest length that a streak reached, if it was `length` before; 0 if none has grown.
     fn reached(self, length: u32) -> u32 {
         match self.leading {
             0 => self.longest,
@@ -52,18 +52,18 @@ impl Run {
         }
     }
 
-    /// Whether the run that goes on has begun here.
+    /// Returns whether the current streak has begun here.
     fn begins(self, length: u32) -> bool {
         self.trailing > 0 && (self.broken || length == 0)
     }
 }
 
-/// What this worker has seen of a version since its last merge.
+/// The outcomes of a version that this worker has seen since its last merge.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Delta {
     tally: Tally,
-    answers: Run,
-    streams: Run,
+    answers: Streak,
+    streams: Streak,
 }
 
 impl Delta {
@@ -95,12 +95,12 @@ impl Delta {
         }
     }
 
-    /// Whether a merge would change nothing worth a write.
+    /// Returns whether a merge would change nothing that is worth a write.
     pub fn is_empty(&self) -> bool {
         self.tally.is_empty() && *self == Delta::default()
     }
 
-    /// Outcomes held, for the count of what is dropped.
+    /// Returns the number of outcomes, for the count of dropped ones.
     pub fn outcomes(&self) -> u64 {
         self.tally.judged.max(self.tally.bad)
     }
@@ -109,26 +109,26 @@ impl Delta {
 /// The shared record of one version of one release.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stats {
-    /// Of the version's standing; outcomes of another epoch do not mix.
+    /// Epoch of the version's standing; outcomes of another epoch do not mix.
     pub epoch: u32,
     /// Judged outcomes since the release was first seen.
     pub total: u64,
-    /// Bad ones among them.
+    /// Bad outcomes among them.
     pub total_bad: u64,
     /// Answers that failed in a row.
     pub answers_failed: u32,
     /// Streams that broke in a row.
     pub streams_broken: u32,
-    /// When something was last merged.
+    /// Time of the last merge.
     pub last: Micros,
-    /// When the last run of failures began.
+    /// Start of the last streak of failures.
     pub failing_since: Micros,
     /// The sliding window.
     pub window: Window,
 }
 
 impl Stats {
-    /// A fresh record.
+    /// Makes an empty record.
     pub fn new(epoch: u32, window: Millis) -> Stats {
         Stats {
             epoch,
@@ -142,7 +142,7 @@ impl Stats {
         }
     }
 
-    /// Merges what a worker has seen.
+    /// Merges the outcomes that a worker has seen.
     pub fn merge(&mut self, delta: &Delta, now: Micros) {
         self.total = self.total.saturating_add(delta.tally.judged);
         self.total_bad = self.total_bad.saturating_add(delta.tally.bad);
@@ -150,28 +150,28 @@ impl Stats {
         if answers.begins(self.answers_failed) || streams.begins(self.streams_broken) {
             self.failing_since = now;
         }
-        let longest_run = answers.reached(self.answers_failed).max(streams.reached(self.streams_broken));
+        let longest_streak = answers.reached(self.answers_failed).max(streams.reached(self.streams_broken));
         self.answers_failed = answers.continues(self.answers_failed);
         self.streams_broken = streams.continues(self.streams_broken);
         self.last = self.last.max(now);
-        self.window.add(now, &Tally { longest_run, ..delta.tally.clone() });
+        self.window.add(now, &Tally { longest_streak, ..delta.tally.clone() });
     }
 
-    /// Begins a new epoch: what was counted in the old one no longer judges; the totals go on.
+    /// Begins a new epoch. Counts of the old epoch no longer judge; the totals go on.
     pub fn restart(&mut self, epoch: u32, window: Millis) {
         *self = Stats { total: self.total, total_bad: self.total_bad, ..Stats::new(epoch, window) };
     }
 
-    /// What a verdict needs, at `now`.
+    /// Returns the numbers that a verdict needs, at `now`.
     pub fn snapshot(&self, now: Micros, span: Millis) -> Snapshot {
-        // A run that nothing has been added to for a whole window says nothing about now.
+        // A streak to which nothing was added for a whole window says nothing about now.
         let recent = now.since(self.last) <= span.span();
         let failed_in_a_row = if recent { self.answers_failed.max(self.streams_broken) } else { 0 };
         let (failing_since, heard) = (self.failing_since, self.last);
         Snapshot { tally: self.window.sum(now), failed_in_a_row, failing_since, heard }
     }
 
-    /// To bytes.
+    /// Encodes the record.
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Writer::new();
         w.number(u64::from(self.epoch));
@@ -196,11 +196,11 @@ impl Stats {
             }
         }
         w.number(self.failing_since.0);
-        buckets.iter().for_each(|(_, tally)| w.number(u64::from(tally.longest_run)));
+        buckets.iter().for_each(|(_, tally)| w.number(u64::from(tally.longest_streak)));
         w.finish()
     }
 
-    /// From bytes; total.
+    /// Decodes a record; total.
     pub fn decode(bytes: Option<&[u8]>) -> Found<Stats> {
         Found::read(bytes, read_stats)
     }
@@ -226,14 +226,14 @@ fn read_stats(bytes: &[u8]) -> Option<Stats> {
             cells.push((r.small()?, r.number()?));
         }
         let latency = Histogram::from_parts(cells, Span(sum))?;
-        buckets.push((slot, Tally { judged, bad, latency, longest_run: 0 }));
+        buckets.push((slot, Tally { judged, bad, latency, longest_streak: 0 }));
     }
     let mut failing_since = Micros(0);
-    // A build that knew nothing of runs in the window ends here.
+    // The record of a build without streaks in the window ends here.
     if !r.is_empty() {
         failing_since = Micros(r.number()?);
         for (_, tally) in &mut buckets {
-            tally.longest_run = r.small()?;
+            tally.longest_streak = r.small()?;
         }
     }
     r.end()?;
@@ -241,16 +241,16 @@ fn read_stats(bytes: &[u8]) -> Option<Stats> {
     Some(Stats { epoch, total, total_bad, answers_failed, streams_broken, last, failing_since, window })
 }
 
-/// One version as a verdict sees it.
+/// The numbers of one version that a verdict is based on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// Outcomes in the window.
     pub tally: Tally,
-    /// The longer of the two runs of failures; 0 unless the last thing heard of it, within the window, was a failure.
+    /// The longer of the two streaks of failures; 0 unless the version's last outcome, within the window, was a failure.
     pub failed_in_a_row: u32,
-    /// When that run began, or the last one before it.
+    /// Start of that streak, or of the last one before it.
     pub failing_since: Micros,
-    /// When something was last heard of it.
+    /// Time of the version's last outcome.
     pub heard: Micros,
 }
 
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_goes_on_across_merges_and_a_success_breaks_it() {
+    fn a_streak_goes_on_across_merges_and_a_success_ends_it() {
         assert_eq!(merged(&[&[BAD, BAD], &[BAD]]).answers_failed, 3);
         assert_eq!(merged(&[&[BAD, BAD], &[GOOD, BAD]]).answers_failed, 1);
         assert_eq!(merged(&[&[BAD, BAD], &[BAD, GOOD]]).answers_failed, 0);
@@ -289,8 +289,8 @@ mod tests {
     }
 
     #[test]
-    fn the_window_knows_its_longest_run_wherever_that_was() {
-        let longest = |events: &[&[Event]]| merged(events).snapshot(Micros(5), WINDOW).tally.longest_run;
+    fn the_window_knows_its_longest_streak_across_and_within_merges() {
+        let longest = |events: &[&[Event]]| merged(events).snapshot(Micros(5), WINDOW).tally.longest_streak;
         assert_eq!(longest(&[&[BAD, BAD], &[BAD, GOOD, BAD]]), 3, "across merges");
         assert_eq!(longest(&[&[GOOD, BAD, BAD, GOOD, BAD]]), 2, "within one");
         assert_eq!(longest(&[&[GOOD, Event::Broke, GOOD, Event::Broke]]), 2, "of streams");
@@ -299,12 +299,12 @@ mod tests {
         [GOOD, BAD].iter().for_each(|event| delta.add(*event));
         stats.merge(&delta, Micros(35_000_000));
         let seen = stats.snapshot(Micros(35_000_000), WINDOW);
-        assert_eq!(seen.tally.longest_run, 1, "the three have left with their bucket");
+        assert_eq!(seen.tally.longest_streak, 1, "the three have left with their bucket");
         assert_eq!((seen.failed_in_a_row, seen.failing_since, seen.heard.0), (1, seen.heard, 35_000_000));
     }
 
     #[test]
-    fn the_record_of_a_build_without_runs_in_the_window_can_be_read() {
+    fn the_record_of_a_build_without_streaks_in_the_window_can_be_read() {
         let stats = merged(&[&[GOOD], &[GOOD]]);
         let bytes = stats.encode();
         let Found::Value(back) = Stats::decode(Some(&bytes[..bytes.len() - 2])) else {
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn outcomes_that_judge_nobody_leave_no_trace() {
+    fn outcomes_that_judge_no_version_leave_no_trace() {
         for outcome in [
             Outcome::RateLimited,
             Outcome::KeyRejected,

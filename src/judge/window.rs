@@ -1,7 +1,7 @@
-//! The sliding window: what happened lately, in ten buckets.
+//! The sliding window: the recent outcomes, in ten buckets.
 //!
-//! Exact counts over a fixed span, not a moving average: an average that decays lets a short burst of failures fade before
-//! anybody judges it. The window is cut into [`BUCKETS`] slots of absolute time (slot = time / width), so that every worker
+//! The counts are exact over a fixed span. A moving average, which decays, would let a short burst of failures fade before it is
+//! judged. The window is cut into [`BUCKETS`] slots of absolute time (slot = time / width), so that every worker
 //! puts the same moment into the same bucket and merging is addition. The sum covers between nine tenths and the whole of
 //! the configured span. Time never runs backwards here (the monotonic clock), but a worker may be a little behind another:
 //! its outcomes go into the newest slot.
@@ -15,14 +15,14 @@ pub const BUCKETS: u64 = 10;
 /// Outcomes of one version over some span.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Outcomes that can judge a version: good and bad ones (a stream counts when its headers arrive).
+    /// Good and bad outcomes, which judge a version (a stream counts when its headers arrive).
     pub judged: u64,
-    /// Bad ones among them (a stream that breaks later counts when it breaks).
+    /// Bad outcomes among them (a stream that breaks later counts when it breaks).
     pub bad: u64,
     /// Latencies, request seen → response headers, of good outcomes and of time-outs.
     pub latency: Histogram,
-    /// The longest run of failures that grew within it, with what it had grown to before.
-    pub longest_run: u32,
+    /// Longest streak of failures that grew within the span, with its length from before the span.
+    pub longest_streak: u32,
 }
 
 impl Tally {
@@ -31,10 +31,10 @@ impl Tally {
         self.judged = self.judged.saturating_add(other.judged);
         self.bad = self.bad.saturating_add(other.bad);
         self.latency.merge(&other.latency);
-        self.longest_run = self.longest_run.max(other.longest_run);
+        self.longest_streak = self.longest_streak.max(other.longest_streak);
     }
 
-    /// Whether there is nothing in it.
+    /// Returns whether nothing was counted.
     pub fn is_empty(&self) -> bool {
         self.judged == 0 && self.bad == 0 && self.latency.cells().is_empty()
     }
@@ -49,7 +49,7 @@ pub struct Window {
 }
 
 impl Window {
-    /// An empty window over `span`.
+    /// Makes an empty window over `span`.
     pub fn new(span: Millis) -> Window {
         Window { width: width_of(span), buckets: Vec::new() }
     }
@@ -61,17 +61,17 @@ impl Window {
         (ascending && fits && width > Span::ZERO).then_some(Window { width, buckets })
     }
 
-    /// Width of a slot.
+    /// Returns the width of a slot.
     pub fn width(&self) -> Span {
         self.width
     }
 
-    /// The buckets, oldest first, with their slot numbers.
+    /// Returns the buckets, oldest first, with their slot numbers.
     pub fn buckets(&self) -> &[(u64, Tally)] {
         &self.buckets
     }
 
-    /// Makes this a window over `span`. What was counted keeps its time as well as the wider slots allow.
+    /// Changes the span of the window. Counts keep their time as well as the wider slots allow.
     pub fn resize(&mut self, span: Millis) {
         let width = width_of(span);
         if width == self.width {
@@ -84,7 +84,7 @@ impl Window {
         }
     }
 
-    /// Adds a tally at `now`, and forgets what has left the window.
+    /// Adds a tally at `now`, and forgets buckets that have left the window.
     pub fn add(&mut self, now: Micros, tally: &Tally) {
         let slot = self.slot(now);
         match self.buckets.last_mut() {
@@ -95,7 +95,7 @@ impl Window {
         self.buckets.retain(|(held, _)| held.saturating_add(BUCKETS) > newest);
     }
 
-    /// The sum over the window that ends at `now`.
+    /// Returns the sum over the window that ends at `now`.
     pub fn sum(&self, now: Micros) -> Tally {
         let slot = self.slot(now);
         let mut sum = Tally::default();
@@ -127,7 +127,7 @@ mod tests {
     const SECOND: u64 = 1_000_000;
 
     #[test]
-    fn what_is_older_than_the_window_is_forgotten() {
+    fn outcomes_older_than_the_window_are_forgotten() {
         let mut w = Window::new(Millis(10_000));
         w.add(Micros(0), &tally(7, 7));
         w.add(Micros(5 * SECOND), &tally(1, 0));
@@ -154,18 +154,18 @@ mod tests {
     }
 
     #[test]
-    fn of_the_runs_in_the_window_the_longest_counts() {
-        let run = |longest_run| Tally { longest_run, ..Tally::default() };
+    fn the_longest_streak_in_the_window_counts() {
+        let streak = |longest_streak| Tally { longest_streak, ..Tally::default() };
         let mut w = Window::new(Millis(10_000));
-        w.add(Micros(0), &run(7));
-        w.add(Micros(SECOND), &run(3));
-        w.add(Micros(SECOND), &run(2));
-        assert_eq!(w.sum(Micros(9 * SECOND)).longest_run, 7);
-        assert_eq!(w.sum(Micros(10 * SECOND)).longest_run, 3, "the seven have left");
+        w.add(Micros(0), &streak(7));
+        w.add(Micros(SECOND), &streak(3));
+        w.add(Micros(SECOND), &streak(2));
+        assert_eq!(w.sum(Micros(9 * SECOND)).longest_streak, 7);
+        assert_eq!(w.sum(Micros(10 * SECOND)).longest_streak, 3, "the seven have left");
     }
 
     #[test]
-    fn resizing_keeps_what_is_still_inside() {
+    fn resizing_keeps_outcomes_that_are_still_inside() {
         let mut w = Window::new(Millis(10_000));
         for i in 0..10u64 {
             w.add(Micros(i * SECOND), &tally(1, 0));

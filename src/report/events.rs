@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use crate::engine::Transition;
 use crate::json::quoted;
-use crate::judge::limits::interval;
+use crate::judge::proportion::interval;
 use crate::keys::pool::KeyTransition;
 use crate::problems::{Problem, Problems};
 use crate::rollout::Cause;

@@ -7,7 +7,7 @@ use bellwether::config::compile;
 use bellwether::headers::Headers;
 use bellwether::judge::comparison::Comparison;
 use bellwether::judge::histogram::Histogram;
-use bellwether::judge::scores::{Arm, Odds, Share, ShareDelta};
+use bellwether::judge::scores::{Arm, Odds, Scores, ScoresDelta};
 use bellwether::judge::stats::{Delta, Stats};
 use bellwether::judge::window::{Tally, Window};
 use bellwether::keys::health::{Health, PoolHealth};
@@ -260,8 +260,8 @@ proptest! {
     ) {
         let document = r#"{"deployments": [{"name": "d", "stable": "v", "versions": [{"id": "v", "weight": 100, "cluster": "c"}]}]}"#;
         let compare = plan(document).deployments[0].guard.compare.unwrap();
-        let (mut whole, mut cut) = (Share::default(), Share::default());
-        let (mut all, mut part) = (ShareDelta::default(), ShareDelta::default());
+        let (mut whole, mut cut) = (Scores::default(), Scores::default());
+        let (mut all, mut part) = (ScoresDelta::default(), ScoresDelta::default());
         for ((bad, canary, share), end) in events.into_iter().zip(cuts) {
             let arm = if canary { Arm::Canary } else { Arm::Stable };
             let odds = Odds { canary: share, stable: 10_000 - share };

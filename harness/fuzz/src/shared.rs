@@ -4,9 +4,9 @@
 //! operations follow, of eight bytes each; the rest is the value.
 
 use bellwether::judge::comparison::{Comparison, Observed, Pending};
-use bellwether::judge::limits;
 use bellwether::judge::scores::{Arm, Odds};
 use bellwether::judge::stats::{Delta, Stats};
+use bellwether::judge::{limits, proportion, verdict};
 use bellwether::keys::documents::Documents;
 use bellwether::keys::health::PoolHealth;
 use bellwether::outcome::Outcome;
@@ -110,10 +110,10 @@ fn stats(bytes: &[u8], steps: &[Step]) {
                 let (mine, other) =
                     (stats.snapshot(at, Millis(1_000)), stats.snapshot(Micros(0), Millis(1_000)));
                 for deployment in &plan.deployments {
-                    limits::judge(&deployment.guard, &mine, &other);
+                    verdict::judge(&deployment.guard, &mine, &other);
                     assert!(limits::evidence(&deployment.guard, &mine) <= 100);
                 }
-                let (low, high) = limits::interval(mine.tally.bad, mine.tally.judged);
+                let (low, high) = proportion::interval(mine.tally.bad, mine.tally.judged);
                 assert!((0.0..=1.0).contains(&low) && (0.0..=1.0).contains(&high), "{low} {high}");
             }
         }

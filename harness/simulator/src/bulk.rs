@@ -1,12 +1,12 @@
-//! The shipping comparison on traffic in bulk: [`Share`] and [`ShareDelta`] themselves, batched by workers as the engine does.
+//! The shipping comparison on traffic in bulk: [`Scores`] and [`ScoresDelta`] themselves, batched by workers as the engine does.
 //!
 //! A worker that sees the canary fail merges at once; anything else waits for the worker's next turn, every 20 ms. That is
 //! the longest the engine ever waits, so results of different workers change places at least as often as in the engine.
 //! Good answers are merged with the next bad event. The engine itself runs in [`crate::fleet`]; a table compares the two.
 
 use bellwether::engine::MERGE_AFTER;
-use bellwether::judge::comparison::Signal;
-use bellwether::judge::scores::{Arm, BOUNDED, Odds, Share, ShareDelta};
+use bellwether::judge::comparison::Measure;
+use bellwether::judge::scores::{Arm, BOUNDED, Odds, Scores, ScoresDelta};
 use bellwether::plan::guard::Compare;
 
 use crate::rng::Rng;
@@ -18,8 +18,8 @@ const WORKERS_MAX: usize = 64;
 /// What one worker holds back.
 #[derive(Debug, Clone, Default)]
 struct Held {
-    errors: ShareDelta,
-    slow: ShareDelta,
+    errors: ScoresDelta,
+    slow: ScoresDelta,
 }
 
 /// Workers that share one comparison.
@@ -27,8 +27,8 @@ struct Held {
 pub struct Bulk {
     compare: Compare,
     odds: Odds,
-    errors: Share,
-    slow: Share,
+    errors: Scores,
+    slow: Scores,
     held: Vec<Held>,
     /// Nothing is ever held back.
     each_time: bool,
@@ -48,8 +48,8 @@ impl Bulk {
         Bulk {
             compare,
             odds: Odds { canary: share, stable: 10_000 - share },
-            errors: Share::default(),
-            slow: Share::default(),
+            errors: Scores::default(),
+            slow: Scores::default(),
             held: vec![Held::default(); workers.clamp(1, WORKERS_MAX)],
             each_time: workers == 0,
             due: [u64::MAX; WORKERS_MAX],
@@ -62,7 +62,7 @@ impl Bulk {
 
     /// Takes a moment of the traffic in; the signal by which the canary is blamed, if it is.
     #[inline]
-    pub fn observe(&mut self, item: &Item, rng: &mut Rng) -> Option<Signal> {
+    pub fn observe(&mut self, item: &Item, rng: &mut Rng) -> Option<Measure> {
         self.calm(item.calm);
         let (arm, kind) = item.event?;
         let worker = if self.held.len() == 1 { 0 } else { rng.below(self.held.len()) };
@@ -86,7 +86,7 @@ impl Bulk {
         kind: Kind,
         client: Option<u64>,
         worker: usize,
-    ) -> Option<Signal> {
+    ) -> Option<Measure> {
         let blamed = if self.earliest <= at { self.flush_due(at) } else { None };
         let held = &mut self.held[worker];
         match kind {
@@ -118,7 +118,7 @@ impl Bulk {
         blamed
     }
 
-    fn flush_due(&mut self, at: u64) -> Option<Signal> {
+    fn flush_due(&mut self, at: u64) -> Option<Measure> {
         let mut blamed = None;
         loop {
             let due = &self.due[..self.held.len()];
@@ -133,7 +133,7 @@ impl Bulk {
         }
     }
 
-    fn flush(&mut self, worker: usize) -> Option<Signal> {
+    fn flush(&mut self, worker: usize) -> Option<Measure> {
         let held = std::mem::take(&mut self.held[worker]);
         self.due[worker] = u64::MAX;
         // As the engine: both signals are merged, then both are judged.
@@ -144,14 +144,14 @@ impl Bulk {
             self.slow.merge(&held.slow, &self.compare, BOUNDED);
         }
         if self.errors.verdict(&self.compare).is_some() {
-            return Some(Signal::Errors);
+            return Some(Measure::Errors);
         }
-        self.slow.verdict(&self.compare).map(|_| Signal::Slow)
+        self.slow.verdict(&self.compare).map(|_| Measure::Slow)
     }
 
     /// Starts the comparison again, as after a rollback that an operator resumed.
     pub fn restart(&mut self) {
-        (self.errors, self.slow) = (Share::default(), Share::default());
+        (self.errors, self.slow) = (Scores::default(), Scores::default());
     }
 }
 
@@ -166,7 +166,7 @@ mod tests {
         let mut bulk = Bulk::new(setup::compare(), 500, 8);
         for n in 1..=7 {
             let blamed = bulk.add(n * 100_000, Arm::Canary, Kind::Failed, None, n as usize % 8);
-            assert_eq!(blamed, (n == 7).then_some(Signal::Errors), "after {n}");
+            assert_eq!(blamed, (n == 7).then_some(Measure::Errors), "after {n}");
         }
     }
 
@@ -192,6 +192,6 @@ mod tests {
             blamed = bulk.observe(item, &mut workers);
             blamed.is_none()
         });
-        assert_eq!(blamed, Some(Signal::Slow));
+        assert_eq!(blamed, Some(Measure::Slow));
     }
 }

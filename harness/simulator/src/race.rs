@@ -1,6 +1,6 @@
 //! One trial in bulk: the shipping comparison and the other rules on the same traffic, until all have decided.
 
-use bellwether::judge::comparison::Signal;
+use bellwether::judge::comparison::Measure;
 use bellwether::judge::scores::Arm;
 use bellwether::plan::guard::Compare;
 
@@ -43,7 +43,7 @@ pub struct Course {
 #[derive(Debug, Clone)]
 pub struct Results {
     /// The comparison, by its signal.
-    pub share: Option<(Signal, Mark)>,
+    pub share: Option<(Measure, Mark)>,
     /// The rules, in the order of [`rules::ALL`].
     pub rules: Vec<Option<Mark>>,
 }

@@ -1,7 +1,8 @@
 //! Absolute limits: how often does each of them blame a healthy canary?
 
-use bellwether::judge::limits::{self, Verdict};
+use bellwether::judge::limits;
 use bellwether::judge::stats::{Delta, Snapshot, Stats};
+use bellwether::judge::verdict::{self, Verdict};
 use bellwether::judge::window::{Tally, Window};
 use bellwether::outcome::Outcome;
 use bellwether::outcome::blame::Event;
@@ -52,7 +53,7 @@ fn errors(guard: &Guard, traffic: &Traffic, seconds: u64, rng: &mut Rng) -> Opti
         if failed(Arm::Canary) {
             let snapshot = canary.snapshot(at);
             if limits::any_exceeded(guard, &snapshot)
-                && matches!(limits::judge(guard, &snapshot, &stable.snapshot(at)), Verdict::Fail(_))
+                && matches!(verdict::judge(guard, &snapshot, &stable.snapshot(at)), Verdict::Fail(_))
             {
                 blamed = Some(item.at / 1_000_000);
             }
@@ -80,7 +81,7 @@ fn latency(guard: &Guard, below: f64, rps: f64, seconds: u64, rng: &mut Rng) -> 
         window.add(at, &tally);
         // Stable's twenty times as many answers put its percentile below the limit, where its true value is.
         let snapshot = Snapshot { tally: window.sum(at), ..Snapshot::default() };
-        if matches!(limits::judge(guard, &snapshot, &Snapshot::default()), Verdict::Fail(_)) {
+        if matches!(verdict::judge(guard, &snapshot, &Snapshot::default()), Verdict::Fail(_)) {
             return Some(now as u64);
         }
     }
