@@ -5,8 +5,9 @@
 //! went away and an answer that Envoy gave by itself. Gateways that count every 4xx against the provider lose good keys to
 //! three bad prompts.
 
-pub mod blame;
 pub mod attempts;
+pub mod blame;
+pub mod judgement;
 pub mod member;
 
 use crate::plan::guard::BadOutcomes;

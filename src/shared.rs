@@ -6,6 +6,7 @@ pub mod codec;
 pub mod dropped;
 pub mod names;
 pub mod store;
+pub mod turn;
 
 use crate::time::Span;
 

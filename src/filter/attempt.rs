@@ -12,13 +12,14 @@ use proxy_wasm::types::Action;
 use super::reply;
 use super::request::Request;
 use super::rewrite::rewrite;
-use super::service::Service;
+use super::service::{Service, turn};
 use super::worker::Worker;
 use crate::engine::Notes;
 use crate::host;
 use crate::keys::pool::{KeyQuery, Pick};
-use crate::outcome::attempts::{Attempts, Carried};
+use crate::outcome::attempts::Attempts;
 use crate::outcome::flags;
+use crate::outcome::judgement::Carried;
 use crate::outcome::member::{Clusters, Side};
 use crate::plan::pool::{Inject, KeyRef};
 use crate::plan::{Deployment, Version};
@@ -59,7 +60,7 @@ impl AttemptStream {
             return self.refuse_unknown_side();
         };
         // The first attempt goes with the key that the router has put in.
-        let first = !attempts.seen_by_keys();
+        let first = !attempts.seen_by_keys_role();
         let mut carried = Carried { to_stable, ..Carried::default() };
         if to_stable != attempts.served_by_stable() {
             // Envoy has gone over to the other version since the last attempt, or before the first.
@@ -77,8 +78,8 @@ impl AttemptStream {
         {
             let identity = request.assigned.choice.identity;
             let tried = attempts.tried_keys(n);
-            let query = KeyQuery { tried: &tried, identity, random: self.worker.random(), now: now.mono };
-            match service.pick(n, query, &mut notes) {
+            let query = KeyQuery { tried: &tried, identity, random: self.worker.random() };
+            match service.pick(n, query, &mut turn(now.mono, &mut notes)) {
                 Some(Pick::Key(key)) => {
                     carried = service.inject_key(KeyRef { pool: n, key }, to_stable);
                 }
@@ -96,9 +97,9 @@ impl AttemptStream {
         }
         let errors = &request.guard(deployment).errors;
         if first && to_stable {
-            attempts.record_skipped(now.mono, errors, &mut judged);
+            judged.extend(attempts.record_skipped(now.mono, errors));
         }
-        let began = if first && !to_stable { attempts.seen() } else { now.mono };
+        let began = if first && !to_stable { attempts.seen_at() } else { now.mono };
         let attempt = attempts.begin(began, carried, errors, &mut judged);
         let next_to_stable = deployment.failover.is_some_and(|after| attempts.count_on_assigned() >= after);
         drop(attempts);

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 
-use super::service::Service;
+use super::service::{Service, turn};
 use super::worker::Worker;
 use crate::engine::Notes;
 use crate::host::SharedData;
@@ -56,7 +56,7 @@ impl Service {
     pub fn merge_usage(&self, now: Micros, notes: &mut Notes) {
         for usage in &self.usages {
             if let Ok(mut usage) = usage.try_borrow_mut() {
-                usage.merge(&SharedData, now, &mut notes.dropped);
+                usage.merge(&mut turn(now, notes));
             }
         }
     }
@@ -71,7 +71,7 @@ impl Service {
         else {
             return Vec::new();
         };
-        state.refresh(keys, &SharedData, now, &mut notes.dropped);
+        state.refresh(keys, &mut turn(now, notes));
         let used = self.usages.get(n).and_then(|usage| usage.try_borrow().ok()?.read(&SharedData));
         if used.is_none() {
             notes.dropped.one(Dropped::Undecodable);

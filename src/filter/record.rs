@@ -1,14 +1,14 @@
 //! What becomes of requests and attempts: counted, blamed, told.
 
 use super::request::Request;
-use super::service::Service;
+use super::service::{Service, turn};
 use super::worker::Worker;
 use crate::engine::Notes;
 use crate::host::{self, SharedData};
 use crate::keys::health::Status;
 use crate::outcome::Outcome;
-use crate::outcome::attempts::Judgement;
 use crate::outcome::blame::KeyOutcome;
+use crate::outcome::judgement::Judgement;
 use crate::plan::pool::KeyRef;
 use crate::problems::Problems;
 use crate::report::events::{self, EventLog};
@@ -61,9 +61,9 @@ impl Worker {
     /// The key that the router role has put in was carried by no attempt: if it was a trial, another may follow.
     pub fn router_key_unused(&self, request: &Request, now: Now) {
         let carried = request.router_key.get();
-        let began = request.attempts.try_borrow().map_or(now.mono, |attempts| attempts.seen());
+        let began = request.attempts.try_borrow().map_or(now.mono, |attempts| attempts.seen_at());
         let mut notes = Notes::default();
-        request.service.report(carried, KeyOutcome::Inconclusive, (began, now.mono), &mut notes);
+        request.service.report(carried, KeyOutcome::Inconclusive, began, &mut turn(now.mono, &mut notes));
         self.count_dropped(notes.dropped);
     }
 
@@ -89,8 +89,9 @@ impl Worker {
         let (Some(key_outcome), Some(pool)) = (judgement.key_outcome(wait), service.plan.pools.get(n)) else {
             return;
         };
-        let times = (judgement.began, now.mono);
-        let moved = service.report(judgement.carried, key_outcome, times, notes).unwrap_or_default();
+        let moved = service
+            .report(judgement.carried, key_outcome, judgement.began, &mut turn(now.mono, notes))
+            .unwrap_or_default();
         for moved in &moved {
             let id = pool.keys.get(moved.key).map_or("", |key| key.id.as_str());
             host::info(&events::key_line(&pool.name, id, moved, now));

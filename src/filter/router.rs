@@ -10,13 +10,13 @@ use proxy_wasm::types::Action;
 use super::reply;
 use super::request::{Request, smallest_latency_limit};
 use super::rewrite::{OriginalHeaders, rewrite};
-use super::service::Service;
+use super::service::{Service, turn};
 use super::worker::Worker;
 use crate::engine::{Assigned, Notes};
 use crate::headers::{Headers, OWN_PREFIX};
 use crate::host::{self, SharedData};
 use crate::keys::pool::{KeyQuery, Pick};
-use crate::outcome::attempts::Attempts;
+use crate::outcome::attempts::{Attempts, RequestEnd, RouterAnswer};
 use crate::outcome::{self, Outcome};
 use crate::plan::pool::KeyRef;
 use crate::plan::{Deployment, matching};
@@ -126,8 +126,8 @@ impl RouterStream {
         let version = deployment.versions.get(assigned.choice.version)?;
         let Some(pool) = version.pool else { return Some(None) };
         let identity = assigned.choice.identity;
-        let query = KeyQuery { tried: &[], identity, random: self.worker.random(), now };
-        match self.service.pick(pool, query, notes)? {
+        let query = KeyQuery { tried: &[], identity, random: self.worker.random() };
+        match self.service.pick(pool, query, &mut turn(now, notes))? {
             Pick::Key(key) => Some(Some(KeyRef { pool, key })),
             Pick::Exhausted { returns_in } => {
                 waits.extend(returns_in);
@@ -197,19 +197,19 @@ impl RouterStream {
         let Ok(mut attempts) = request.attempts.try_borrow_mut() else { return };
         let mut judged = None;
         if !attempts.has_last_headers()
-            && let Some((status, reached)) = self.status()
+            && let Some(answer) = self.router_answer()
         {
             let now = self.worker.clock.now();
-            self.wait.set(reply::rate_limit_wait(status, now.wall));
+            self.wait.set(reply::rate_limit_wait(answer.status, now.wall));
             let carried = request.router_key.get();
             let errors = &request.guard(deployment).errors;
             judged = attempts
-                .record_router_answer((status, reached), carried, now.mono, errors)
+                .record_router_answer(answer, carried, now.mono, errors)
                 .map(|judgement| (judgement, now));
         }
-        if attempts.reached() {
+        if attempts.upstream_answered() {
             let heard = attempts.good_headers_at().unwrap_or_else(|| self.worker.clock.mono());
-            let millis = heard.since(attempts.seen()).whole_millis();
+            let millis = heard.since(attempts.seen_at()).whole_millis();
             let metrics = self.service.metrics.get(request.deployment);
             let served_by = if attempts.served_by_stable() { deployment.stable } else { request.version() };
             if let Some(version) = metrics.and_then(|m| m.versions.get(served_by)) {
@@ -222,12 +222,12 @@ impl RouterStream {
         }
     }
 
-    /// The status, and whether an upstream gave it.
-    fn status(&self) -> Option<(u16, bool)> {
+    /// Returns the answer as the router sees it.
+    fn router_answer(&self) -> Option<RouterAnswer> {
         if self.service.upstream_ok.holds() {
-            return Some((200, true));
+            return Some(RouterAnswer { status: 200, from_upstream: true });
         }
-        Some((host::response_status()?, host::via_upstream()))
+        Some(RouterAnswer { status: host::response_status()?, from_upstream: host::via_upstream() })
     }
 
     fn finish(&self, serving: &Serving) {
@@ -238,9 +238,10 @@ impl RouterStream {
         let mut judged = Vec::new();
         let outcome = {
             let Ok(mut attempts) = request.attempts.try_borrow_mut() else { return };
-            let ending = outcome::ending(flags, attempts.reached());
+            let ending = outcome::ending(flags, attempts.upstream_answered());
             let carried = request.router_key.get();
-            attempts.finish(ending, carried, now.mono, &request.guard(deployment).errors, &mut judged)
+            let end = RequestEnd { ending, carried, now: now.mono };
+            attempts.finish(end, &request.guard(deployment).errors, &mut judged)
         };
         self.worker.record(request, &judged, self.wait.get(), now);
         if outcome == Outcome::Local {

@@ -7,12 +7,13 @@ use super::metrics::{DeploymentMetrics, KeyMetrics};
 use crate::engine::{Binding, Notes};
 use crate::host::{self, SharedData, UpstreamOk};
 use crate::keys::key_set::KeySet;
-use crate::keys::pool::{KeyQuery, KeyReport, KeyTransition, Pick, PoolState};
+use crate::keys::pool::{KeyQuery, KeyReport, KeyTransition, Pick, Pool, PoolState};
 use crate::keys::usage::WorkerUsage;
-use crate::outcome::attempts::Carried;
 use crate::outcome::blame::KeyOutcome;
+use crate::outcome::judgement::Carried;
 use crate::plan::Plan;
 use crate::plan::pool::KeyRef;
+use crate::shared::turn::Turn;
 use crate::time::{Micros, Millis};
 
 /// A plan in service: with its states, its keys and its metrics.
@@ -65,7 +66,7 @@ impl Service {
         let Ok(key_sets) = self.key_sets.try_borrow() else { return };
         for ((keys, metrics), state) in key_sets.iter().zip(&self.pool_metrics).zip(&self.pools) {
             let Ok(mut state) = state.try_borrow_mut() else { continue };
-            state.refresh(keys, &SharedData, now, &mut notes.dropped);
+            state.refresh(keys, &mut turn(now, notes));
             for (n, key) in metrics.iter().enumerate() {
                 key.status(state.health(keys, n).status.gauge());
             }
@@ -82,11 +83,11 @@ impl Service {
     }
 
     /// A key of a pool for an attempt.
-    pub fn pick(&self, n: usize, query: KeyQuery<'_>, notes: &mut Notes) -> Option<Pick> {
-        let pool = self.plan.pools.get(n)?;
+    pub fn pick(&self, n: usize, query: KeyQuery<'_>, turn: &mut Turn<'_>) -> Option<Pick> {
         let key_sets = self.key_sets.try_borrow().ok()?;
+        let pool = Pool { config: self.plan.pools.get(n)?, keys: key_sets.get(n)? };
         let mut state = self.pools.get(n)?.try_borrow_mut().ok()?;
-        Some(state.pick(pool, key_sets.get(n)?, query, &SharedData, &mut notes.dropped))
+        Some(state.pick(pool, query, turn))
     }
 
     /// Whether a request could have a key of this pool now, and else when the first one comes back by itself, if one does.
@@ -97,32 +98,22 @@ impl Service {
         if state.has_usable_key(keys, now) { Ok(()) } else { Err(state.returns_in(keys, now)) }
     }
 
-    /// Reports to a pool what an attempt says about the key that it carried; `None` if there is nothing to report on. The times
-    /// are when it began and now.
+    /// Reports the outcome of an attempt that began at `began` to the pool of its key. Returns `None` if there is no such key.
     pub fn report(
         &self,
         carried: Carried,
         outcome: KeyOutcome,
-        (began, now): (Micros, Micros),
-        notes: &mut Notes,
+        began: Micros,
+        turn: &mut Turn<'_>,
     ) -> Option<Vec<KeyTransition>> {
         let KeyRef { pool: n, key } = carried.key?;
         let key_sets = self.key_sets.try_borrow().ok()?;
-        let (pool, keys) = (self.plan.pools.get(n)?, key_sets.get(n)?);
+        let pool = Pool { config: self.plan.pools.get(n)?, keys: key_sets.get(n)? };
         let mut state = self.pools.get(n)?.try_borrow_mut().ok()?;
         let usage = self.usages.get(n)?.try_borrow().ok()?;
-        // The secret may have been rotated meanwhile: what the old one did is not the new one's fault.
-        let same = keys.fingerprint(key) == carried.fingerprint;
-        same.then(|| {
-            state.report(
-                pool,
-                keys,
-                KeyReport { key, outcome, began, now },
-                &usage,
-                &SharedData,
-                &mut notes.dropped,
-            )
-        })
+        // If the secret was rotated meanwhile, the outcome of the old one is not the new one's fault.
+        let same = pool.keys.fingerprint(key) == carried.fingerprint;
+        same.then(|| state.report(pool, KeyReport { key, outcome, began }, &usage, turn))
     }
 
     /// Puts a key's value into the pool's header in place of whatever is there, and says what the request carries now.
@@ -139,4 +130,9 @@ impl Service {
         host::set_request_header(&pool.header, value.expose().as_bytes());
         Carried { key: Some(key), fingerprint: keys.fingerprint(key.key), to_stable }
     }
+}
+
+/// Returns the turn of a callback that began at `now`; drops are counted in `notes`.
+pub fn turn(now: Micros, notes: &mut Notes) -> Turn<'_> {
+    Turn { store: &SharedData, now, drops: &mut notes.dropped }
 }

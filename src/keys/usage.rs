@@ -1,36 +1,36 @@
-//! How much each key is used, over all workers: counted on the worker, merged into shared data a few times a second.
+//! Use of the keys of a pool on all workers: counted on each worker, merged into shared data a few times a second.
 //!
-//! Metrics count the same, but a series that is read has to be defined first, and would then be shown for keys that were never
-//! used; and no counter can say when a key was last used. Nor can a worker know by itself whether the other keys of a pool
-//! work: whose clients they serve may all be on another worker.
+//! Metrics count the same, but a metric has to be defined before it can be read, and would then be shown for keys that were never
+//! used; and no counter holds the time of a key's last use. A worker also needs the counts of the others: all clients of another
+//! key may be on other workers, so its own counts do not show whether that key works.
 
 use crate::outcome::Outcome;
-use crate::outcome::attempts::Judgement;
 use crate::outcome::blame::Event;
+use crate::outcome::judgement::Judgement;
 use crate::shared::codec::{Found, Reader, Writer};
-use crate::shared::dropped::{Dropped, Drops};
+use crate::shared::dropped::Dropped;
 use crate::shared::names;
-
 use crate::shared::store::{Change, Store, update};
+use crate::shared::turn::Turn;
 use crate::time::{Micros, Span, UnixMillis};
 
-/// What was counted is merged when the last merge is older than this (250 ms, in microseconds): nobody looks more often.
+/// Age of the last merge after which counts are merged again (250 ms): nobody looks more often.
 const MERGE_AFTER: Span = Span::from_millis(250);
-/// Most keys that a record may hold: those of a pool, and as many that were rotated away.
-const KEYS: usize = 512;
+/// Most keys in a record: those of a pool, and as many that were rotated away.
+const MAX_KEYS: usize = 512;
 
 /// Use of one key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct KeyUsage {
-    /// Attempts that carried it.
+    /// Attempts that carried the key and are over.
     pub requests: u64,
-    /// Those of them that failed, were limited or were refused.
+    /// Attempts among them that failed, were limited or were refused.
     pub errors: u64,
-    /// When the last of them ended.
+    /// End of the last attempt.
     pub last: UnixMillis,
-    /// When the latest of those began that was answered well.
+    /// Beginning of the latest attempt whose answer began well.
     pub accepted: Micros,
-    /// The same, of those whose answer has come whole.
+    /// Beginning of the latest attempt whose answer came whole.
     pub completed: Micros,
 }
 
@@ -49,7 +49,7 @@ impl KeyUsage {
 pub struct PoolUsage(Vec<(u64, KeyUsage)>);
 
 impl PoolUsage {
-    /// Of a key; one that was never used has a use of nothing.
+    /// Returns the use of a key; zero for a key that was never used.
     pub fn get(&self, fingerprint: u64) -> KeyUsage {
         self.0.iter().find(|(held, _)| *held == fingerprint).map(|(_, used)| *used).unwrap_or_default()
     }
@@ -58,15 +58,19 @@ impl PoolUsage {
         if let Some((_, held)) = self.0.iter_mut().find(|(held, _)| *held == fingerprint) {
             return held.add(used);
         }
-        if self.0.len() >= KEYS {
-            // The one that has not been used for longest was rotated away.
+        if self.0.len() >= MAX_KEYS {
+            // The key that was not used for longest was rotated away.
             let oldest = self.0.iter().enumerate().min_by_key(|(_, (_, used))| used.last).map(|(at, _)| at);
             oldest.map(|at| self.0.swap_remove(at));
         }
         self.0.push((fingerprint, used));
     }
 
-    /// To bytes.
+    fn add_all(&mut self, other: &PoolUsage) {
+        other.0.iter().for_each(|(fingerprint, used)| self.add(*fingerprint, *used));
+    }
+
+    /// Writes the record as bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Writer::new();
         w.number(u64::try_from(self.0.len()).unwrap_or(0));
@@ -79,12 +83,12 @@ impl PoolUsage {
         w.finish()
     }
 
-    /// From bytes; total.
+    /// Reads a record from bytes; total.
     pub fn decode(bytes: Option<&[u8]>) -> Found<PoolUsage> {
         Found::read(bytes, |bytes| {
             let mut r = Reader::new(bytes)?;
             let mut record = PoolUsage::default();
-            for _ in 0..r.count(KEYS)? {
+            for _ in 0..r.count(MAX_KEYS)? {
                 let fingerprint = r.number()?;
                 let (requests, errors) = (r.number()?, r.number()?);
                 let (last, accepted) = (UnixMillis(r.number()?), Micros(r.number()?));
@@ -97,21 +101,22 @@ impl PoolUsage {
     }
 }
 
-/// What one worker has counted of a pool since it last merged.
+/// The counts of one worker for one pool since its last merge.
 pub struct WorkerUsage {
-    key: String,
+    /// Name of the record in shared data.
+    name: String,
     pending: PoolUsage,
     merged_at: Micros,
 }
 
 impl WorkerUsage {
-    /// Of this pool.
+    /// Returns empty counts for a pool.
     pub fn new(pool: &str) -> WorkerUsage {
-        let key = [names::USAGE, pool].concat();
-        WorkerUsage { key, pending: PoolUsage::default(), merged_at: Micros(0) }
+        let name = [names::USAGE, pool].concat();
+        WorkerUsage { name, pending: PoolUsage::default(), merged_at: Micros(0) }
     }
 
-    /// Takes in what became of an attempt with this key: an attempt counts when it is over.
+    /// Counts a judgement for the key of its attempt. An attempt counts when it is over.
     pub fn count(&mut self, fingerprint: u64, judgement: &Judgement, now: UnixMillis) {
         let mut used = KeyUsage::default();
         if let Some(outcome) = judgement.outcome {
@@ -128,44 +133,44 @@ impl WorkerUsage {
         }
     }
 
-    /// Merges what was counted, if that is due. What cannot be merged now stays for the next time.
-    pub fn merge(&mut self, store: &dyn Store, now: Micros, drops: &mut Drops) {
-        if self.pending.0.is_empty() || now.since(self.merged_at) < MERGE_AFTER {
+    /// Merges the counts into the shared record, if that is due. If other workers interfere, the counts stay for the next time.
+    pub fn merge(&mut self, turn: &mut Turn<'_>) {
+        if self.pending.0.is_empty() || turn.now.since(self.merged_at) < MERGE_AFTER {
             return;
         }
-        self.merged_at = now;
-        let merged = update(store, &self.key, &mut |bytes| {
+        self.merged_at = turn.now;
+        let merged = update(turn.store, &self.name, &mut |bytes| {
             let mut record = match PoolUsage::decode(bytes) {
                 Found::Nothing => PoolUsage::default(),
                 Found::Value(record) => record,
                 Found::Undecodable => return Change::Keep(false),
             };
-            self.pending.0.iter().for_each(|(fingerprint, used)| record.add(*fingerprint, *used));
+            record.add_all(&self.pending);
             Change::Write(record.encode(), true)
         });
         match merged {
             Ok(true) => self.pending.0.clear(),
             Ok(false) => {
                 self.pending.0.clear();
-                drops.one(Dropped::Undecodable);
+                turn.drops.one(Dropped::Undecodable);
             }
-            Err(error) => drops.one(Dropped::of(error)),
+            Err(error) => turn.drops.one(Dropped::of(error)),
         }
     }
 
-    /// What all workers have merged, with what this one has not merged yet. `None` if it cannot be read.
+    /// Returns the counts of all workers, with the pending ones of this worker. `None` if the record cannot be read.
     pub fn read(&self, store: &dyn Store) -> Option<PoolUsage> {
-        let found = store.get(&self.key).ok()?;
+        let found = store.get(&self.name).ok()?;
         let mut record = match PoolUsage::decode(found.as_ref().map(|found| found.bytes.as_slice())) {
             Found::Nothing => PoolUsage::default(),
             Found::Value(record) => record,
             Found::Undecodable => return None,
         };
-        self.pending.0.iter().for_each(|(fingerprint, used)| record.add(*fingerprint, *used));
+        record.add_all(&self.pending);
         Some(record)
     }
 
-    /// The same, for whoever cannot wait: if nothing can be read, at least what this worker knows.
+    /// Returns the counts of all workers or, if the record cannot be read, the pending ones of this worker.
     pub fn read_or_pending(&self, store: &dyn Store) -> PoolUsage {
         self.read(store).unwrap_or_else(|| self.pending.clone())
     }
@@ -174,17 +179,18 @@ impl WorkerUsage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outcome::attempts::Carried;
+    use crate::outcome::judgement::Carried;
+    use crate::shared::dropped::Drops;
     use crate::testing::MemoryStore;
 
-    /// Of an attempt that is over.
+    /// Returns the judgement of an attempt that is over.
     fn over(outcome: Outcome) -> Judgement {
         let carried = Carried::default();
         Judgement { event: None, outcome: Some(outcome), carried, began: Micros(0), status: None }
     }
 
-    fn at(millis: u64) -> Micros {
-        Micros(millis * 1000)
+    fn turn<'a>(store: &'a MemoryStore, millis: u64, drops: &'a mut Drops) -> Turn<'a> {
+        Turn { store, now: Micros(millis * 1000), drops }
     }
 
     #[test]
@@ -195,14 +201,14 @@ mod tests {
             a.count(1, &over(Outcome::Good), UnixMillis(n));
             b.count(1, &over(Outcome::RateLimited), UnixMillis(1000 + n));
             b.count(2, &over(Outcome::CallerError), UnixMillis(7));
-            a.merge(&store, at(1000 + n), &mut drops);
-            b.merge(&store, at(1000 + n), &mut drops);
+            a.merge(&mut turn(&store, 1000 + n, &mut drops));
+            b.merge(&mut turn(&store, 1000 + n, &mut drops));
         }
         assert_eq!(store.calls.get(), 4, "one read and one write each in a tenth of a second");
-        a.merge(&store, at(2000), &mut drops);
-        b.merge(&store, at(2000), &mut drops);
+        a.merge(&mut turn(&store, 2000, &mut drops));
+        b.merge(&mut turn(&store, 2000, &mut drops));
         let calls = store.calls.get();
-        (0..9).for_each(|n| a.merge(&store, at(3000 + 300 * n), &mut drops));
+        (0..9).for_each(|n| a.merge(&mut turn(&store, 3000 + 300 * n, &mut drops)));
         assert_eq!(store.calls.get(), calls, "nothing new is not written");
         let record = WorkerUsage::new("p").read(&store).unwrap();
         assert_eq!(
@@ -214,25 +220,25 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_merged_is_kept_and_shown() {
+    fn counts_that_cannot_be_merged_are_kept_and_shown() {
         let (store, mut drops) = (MemoryStore::default(), Drops::default());
         let mut usage = WorkerUsage::new("p");
         usage.count(1, &over(Outcome::Bad), UnixMillis(5));
         store.interference.set(16);
-        usage.merge(&store, at(1000), &mut drops);
+        usage.merge(&mut turn(&store, 1000, &mut drops));
         assert_eq!(drops.0, [(Dropped::MergeDeferred, 1)]);
         assert_eq!(usage.read(&store).unwrap().get(1).errors, 1);
-        usage.merge(&store, at(2000), &mut drops);
+        usage.merge(&mut turn(&store, 2000, &mut drops));
         assert_eq!(WorkerUsage::new("p").read(&store).unwrap().get(1).errors, 1);
     }
 
     #[test]
-    fn a_record_of_another_build_is_left_alone_and_not_taken_for_nothing() {
+    fn a_record_of_another_build_is_left_alone_and_not_read_as_empty() {
         let (store, mut drops) = (MemoryStore::default(), Drops::default());
         store.force("bellwether/2/usage/p", &[9, 9]);
         let mut usage = WorkerUsage::new("p");
         usage.count(1, &over(Outcome::Good), UnixMillis(5));
-        usage.merge(&store, at(1000), &mut drops);
+        usage.merge(&mut turn(&store, 1000, &mut drops));
         assert_eq!(drops.0, [(Dropped::Undecodable, 1)]);
         assert_eq!(usage.read(&store), None);
     }
@@ -243,7 +249,7 @@ mod tests {
         for n in 0..2000u64 {
             record.add(n, KeyUsage { requests: 1, last: UnixMillis(n), ..KeyUsage::default() });
         }
-        assert_eq!((record.0.len(), record.get(1999).requests, record.get(0).requests), (KEYS, 1, 0));
+        assert_eq!((record.0.len(), record.get(1999).requests, record.get(0).requests), (MAX_KEYS, 1, 0));
         assert!(matches!(PoolUsage::decode(Some(&record.encode())), Found::Value(back) if back == record));
     }
 }

@@ -1,152 +1,125 @@
-//! A request in flight: what the `router` role (which sees the client's side) and the `keys` role (which sees every
-//! attempt) know of it together, and what that says about the version.
+//! The attempts of one request, as both roles see them: the `router` role sees the client's side, the `keys` role each attempt.
 //!
-//! Each attempt is judged once as an answer (headers, or none) and, if it answered well, once more at its end (whole or
-//! broken). The attempts are seen by the `keys` role; where that role is not in the chain the router's view of the final
-//! answer stands in for the one attempt it can see. A failed attempt that Envoy retried still counts.
+//! Each attempt is judged as an answer once (headers, or none). After good headers it is judged again at its end (whole or
+//! broken). Without a `keys` role in the chain, the router's view of the final answer stands in for the one attempt that it can
+//! see. A failed attempt counts even if Envoy retried it.
 
 use crate::outcome::blame::Event;
-use crate::outcome::blame::KeyOutcome;
+use crate::outcome::judgement::{Carried, Judgement};
 use crate::outcome::{Ending, Outcome, classify};
 use crate::plan::guard::BadOutcomes;
-use crate::plan::pool::KeyRef;
 use crate::time::{Micros, Millis, Span};
-
-/// What an attempt carried, and to whom.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Carried {
-    /// The key of a pool.
-    pub key: Option<KeyRef>,
-    /// Fingerprint of that key's value.
-    pub fingerprint: Option<u64>,
-    /// It went to stable although the request was assigned to a canary (failover).
-    pub to_stable: bool,
-}
-
-impl Carried {
-    /// Whether it was a key of a pool: only then is a refusal the key's fault and not the caller's.
-    fn own_key(&self) -> bool {
-        self.key.is_some()
-    }
-}
 
 /// One try at an upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Attempt {
     began: Micros,
     carried: Carried,
-    /// When it gave headers.
-    heard: Option<Micros>,
+    /// Time of the headers, if the `keys` role saw them.
+    headers_at: Option<Micros>,
     state: State,
+}
+
+impl Attempt {
+    fn new(began: Micros, carried: Carried) -> Attempt {
+        Attempt { began, carried, headers_at: None, state: State::Open }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// No headers so far.
     Open,
-    /// Good headers; its end is awaited.
+    /// Good headers; the end is awaited.
     Good,
-    /// Judged for good.
+    /// Over, with its final outcome.
     Settled(Outcome),
 }
 
-/// A judgement to record: an event for the version's statistics, and for the metrics the attempt's final outcome.
+/// An answer as the router sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Judgement {
-    /// For the version; `None` if this says nothing about it (yet).
-    pub event: Option<Event>,
-    /// The attempt is over and was this.
-    pub outcome: Option<Outcome>,
-    /// What the attempt carried.
+pub struct RouterAnswer {
+    /// Status.
+    pub status: u16,
+    /// The answer came from an upstream, not from Envoy itself.
+    pub from_upstream: bool,
+}
+
+/// The end of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestEnd {
+    /// How the stream ended.
+    pub ending: Ending,
+    /// The key that the router put in, for an attempt that no role saw.
     pub carried: Carried,
-    /// When it began.
-    pub began: Micros,
-    /// Its status, if it had one.
-    pub status: Option<u16>,
+    /// Time of the end.
+    pub now: Micros,
 }
 
-impl Judgement {
-    /// What it says about the key that the attempt carried; `None`: nothing. `wait`: what the response says of a rate limit.
-    pub fn key_outcome(&self, wait: Option<Millis>) -> Option<KeyOutcome> {
-        // By the status first: a guard may count 429 against the version as well.
-        match (self.status, self.event?) {
-            (Some(429), _) => Some(KeyOutcome::Limited(wait)),
-            (Some(401 | 403), _) => Some(KeyOutcome::Rejected),
-            (_, Event::Completed) => Some(KeyOutcome::Completed),
-            (_, Event::Broke) => Some(KeyOutcome::Broke),
-            (_, Event::Answered { outcome, .. }) => match outcome {
-                Outcome::Good => Some(KeyOutcome::Accepted),
-                Outcome::Bad => Some(KeyOutcome::Failed),
-                Outcome::Cancelled | Outcome::CallerError => Some(KeyOutcome::Inconclusive),
-                _ => None,
-            },
-        }
-    }
-}
-
-/// The ledger of one request.
+/// The attempts of one request.
 #[derive(Debug)]
 pub struct Attempts {
-    seen: Micros,
-    /// A client that leaves after this long has left because of the latency.
-    impatient_after: Option<Millis>,
+    seen_at: Micros,
+    /// Smallest latency limit. A client that leaves later has left because of the latency.
+    latency_limit: Option<Millis>,
     attempts: Vec<Attempt>,
-    /// The router's own view of the answer: status, and whether it came from an upstream.
-    answer: Option<(u16, bool)>,
+    /// The answer, as the router sees it.
+    answer: Option<RouterAnswer>,
     /// The `keys` role has seen an attempt.
-    seen_by_keys: bool,
+    seen_by_keys_role: bool,
 }
 
 impl Attempts {
-    /// A request seen at `seen`. `impatient_after`: the smallest latency limit.
-    pub fn new(seen: Micros, impatient_after: Option<Millis>) -> Attempts {
-        Attempts { seen, impatient_after, attempts: Vec::new(), answer: None, seen_by_keys: false }
+    /// Returns the attempts of a new request: none. `latency_limit`: the smallest of the guard.
+    pub fn new(seen_at: Micros, latency_limit: Option<Millis>) -> Attempts {
+        Attempts { seen_at, latency_limit, attempts: Vec::new(), answer: None, seen_by_keys_role: false }
     }
 
-    /// When the request was seen.
-    pub fn seen(&self) -> Micros {
-        self.seen
+    /// Returns the time at which the request was seen.
+    pub fn seen_at(&self) -> Micros {
+        self.seen_at
     }
 
-    /// Whether the `keys` role has seen any attempt.
-    pub fn seen_by_keys(&self) -> bool {
-        self.seen_by_keys
+    /// Returns whether the `keys` role has seen an attempt.
+    pub fn seen_by_keys_role(&self) -> bool {
+        self.seen_by_keys_role
     }
 
-    /// Whether an upstream has answered, as far as either role knows.
-    pub fn reached(&self) -> bool {
-        self.has_last_headers() || self.answer.is_some_and(|(_, reached)| reached)
+    /// Returns whether an upstream has answered, as far as either role knows.
+    pub fn upstream_answered(&self) -> bool {
+        self.has_last_headers() || self.answer.is_some_and(|answer| answer.from_upstream)
     }
 
-    /// Whether the last attempt's headers were seen by the `keys` role.
+    /// Returns whether the `keys` role has seen the headers of the last attempt.
     pub fn has_last_headers(&self) -> bool {
-        self.attempts.last().is_some_and(|attempt| attempt.heard.is_some())
+        self.attempts.last().is_some_and(|attempt| attempt.headers_at.is_some())
     }
 
-    /// When the headers of the answer came, if they were good ones: others Envoy may have kept, and answered itself later.
+    /// Returns the time of the answer's headers, if they were good. Envoy may have kept bad ones and answered itself later.
     pub fn good_headers_at(&self) -> Option<Micros> {
-        self.attempts.last().filter(|attempt| attempt.state == State::Good).and_then(|attempt| attempt.heard)
+        let good = self.attempts.last().filter(|attempt| attempt.state == State::Good);
+        good.and_then(|attempt| attempt.headers_at)
     }
 
-    /// Keys of a pool that this request has already tried.
+    /// Returns the keys of a pool that this request has tried.
     pub fn tried_keys(&self, pool: usize) -> Vec<usize> {
         let keys = self.attempts.iter().filter_map(|attempt| attempt.carried.key);
         keys.filter(|key| key.pool == pool).map(|key| key.key).collect()
     }
 
-    /// How many attempts the assigned version has had.
+    /// Returns the number of attempts that went to the assigned version.
     pub fn count_on_assigned(&self) -> u32 {
         let on_assigned = self.attempts.iter().filter(|attempt| !attempt.carried.to_stable);
         u32::try_from(on_assigned.count()).unwrap_or(u32::MAX)
     }
 
-    /// Whether the last attempt went to stable by failover.
+    /// Returns whether the last attempt went to stable by failover.
     pub fn served_by_stable(&self) -> bool {
         self.attempts.last().is_some_and(|attempt| attempt.carried.to_stable)
     }
 
-    /// An attempt begins. Any earlier one that never answered has failed: Envoy would
-    /// not try again otherwise. Returns the attempt's number.
+    /// Begins an attempt and returns its number. Earlier attempts without an answer have failed: otherwise Envoy would not try
+    /// again.
     pub fn begin(
         &mut self,
         now: Micros,
@@ -155,27 +128,22 @@ impl Attempts {
         judged: &mut Vec<Judgement>,
     ) -> usize {
         for n in 0..self.attempts.len() {
-            self.settle_open(n, now, Ending::Unanswered, errors, judged);
+            judged.extend(self.settle_open(n, now, Ending::Unanswered, errors));
         }
-        self.seen_by_keys = true;
-        self.attempts.push(Attempt { began: now, carried, heard: None, state: State::Open });
+        self.seen_by_keys_role = true;
+        self.attempts.push(Attempt::new(now, carried));
         self.attempts.len().saturating_sub(1)
     }
 
-    /// Envoy goes to stable with its first attempt: the canary's cluster has no endpoint to go to, which counts against it as it
-    /// does where Envoy answers so by itself.
-    pub fn record_skipped(&mut self, now: Micros, errors: &BadOutcomes, judged: &mut Vec<Judgement>) {
-        self.attempts.push(Attempt {
-            began: now,
-            carried: Carried::default(),
-            heard: None,
-            state: State::Open,
-        });
+    /// Records that Envoy goes to stable with its first attempt, because the canary's cluster has no endpoint. This counts against
+    /// the canary just as Envoy's own answer in that case does.
+    pub fn record_skipped(&mut self, now: Micros, errors: &BadOutcomes) -> Option<Judgement> {
+        self.attempts.push(Attempt::new(now, Carried::default()));
         let n = self.attempts.len().saturating_sub(1);
-        self.settle_open(n, now, Ending::Reset, errors, judged);
+        self.settle_open(n, now, Ending::Reset, errors)
     }
 
-    /// Headers arrived for an attempt.
+    /// Records the headers of an attempt.
     pub fn record_headers(
         &mut self,
         attempt: usize,
@@ -185,9 +153,9 @@ impl Attempts {
     ) -> Option<Judgement> {
         let began = self.began(attempt);
         let held = self.attempts.get_mut(attempt).filter(|held| held.state == State::Open)?;
-        let outcome = classify(errors, Some(status), Ending::Complete, held.carried.own_key());
+        let outcome = classify(errors, Some(status), Ending::Complete, held.carried.has_pool_key());
         let good = outcome == Outcome::Good;
-        held.heard = Some(now);
+        held.headers_at = Some(now);
         held.state = if good { State::Good } else { State::Settled(outcome) };
         Some(Judgement {
             event: Some(Event::Answered { outcome, latency: good.then(|| now.since(began)) }),
@@ -198,92 +166,69 @@ impl Attempts {
         })
     }
 
-    /// An attempt is over without headers, and its client has left. (An attempt that failed by itself is settled by the
-    /// next one or by the request's end, when Envoy says how.)
+    /// Settles an attempt without headers whose client has left. (An attempt that failed by itself is settled by the next one, or
+    /// at the request's end, when Envoy says how it failed.)
     pub fn settle_abandoned(
         &mut self,
         attempt: usize,
         now: Micros,
         errors: &BadOutcomes,
     ) -> Option<Judgement> {
-        let mut judged = Vec::new();
-        self.settle_open(attempt, now, Ending::Cancelled, errors, &mut judged);
-        judged.pop()
+        self.settle_open(attempt, now, Ending::Cancelled, errors)
     }
 
-    /// An attempt is over without headers and its client is still there. Settled at once where a reset and a time-out mean
-    /// the same; otherwise left for whoever learns which it was.
+    /// Settles an attempt without headers whose client is still there, if a reset and a time-out mean the same to the guard.
+    /// Otherwise the next attempt or the request's end settles it.
     pub fn settle_failed(&mut self, attempt: usize, now: Micros, errors: &BadOutcomes) -> Option<Judgement> {
         if errors.reset != errors.timeout {
             return None;
         }
-        let mut judged = Vec::new();
-        self.settle_open(attempt, now, Ending::Unanswered, errors, &mut judged);
-        judged.pop()
+        self.settle_open(attempt, now, Ending::Unanswered, errors)
     }
 
-    /// The router saw an answer which the `keys` role did not: there is no such role here, or Envoy answered by itself.
-    /// A good one counts at once; anything else waits for the end, when Envoy says how it came to be.
+    /// Records an answer that the router saw and the `keys` role did not: the chain has no such role, or Envoy answered by itself.
+    /// A good answer counts at once. Any other waits for the end, when Envoy says how it came about.
     pub fn record_router_answer(
         &mut self,
-        (status, reached): (u16, bool),
+        answer: RouterAnswer,
         carried: Carried,
         now: Micros,
         errors: &BadOutcomes,
     ) -> Option<Judgement> {
-        self.answer = Some((status, reached));
-        if !reached || self.seen_by_keys {
+        self.answer = Some(answer);
+        if !answer.from_upstream || self.seen_by_keys_role {
             return None;
         }
-        self.attempts.push(Attempt { began: self.seen, carried, heard: None, state: State::Open });
-        if classify(errors, Some(status), Ending::Complete, carried.own_key()) == Outcome::Good {
-            return self.record_headers(0, status, now, errors);
-        }
-        None
+        self.attempts.push(Attempt::new(self.seen_at, carried));
+        let outcome = classify(errors, Some(answer.status), Ending::Complete, carried.has_pool_key());
+        if outcome == Outcome::Good { self.record_headers(0, answer.status, now, errors) } else { None }
     }
 
-    /// The request is over. Settles what is open and returns the request's own outcome. `carried`: what the router put in, for
-    /// an attempt that nobody saw.
-    pub fn finish(
-        &mut self,
-        ending: Ending,
-        carried: Carried,
-        now: Micros,
-        errors: &BadOutcomes,
-        judged: &mut Vec<Judgement>,
-    ) -> Outcome {
-        let status = self.answer.filter(|(_, reached)| *reached).map(|(status, _)| status);
+    /// Ends the request: settles its open attempts and returns its outcome.
+    pub fn finish(&mut self, end: RequestEnd, errors: &BadOutcomes, judged: &mut Vec<Judgement>) -> Outcome {
+        let RequestEnd { ending, now, .. } = end;
+        let status = self.answer.filter(|answer| answer.from_upstream).map(|answer| answer.status);
         if ending == Ending::Overflow {
             self.attempts.pop_if(|last| last.state == State::Open);
         }
-        if self.attempts.is_empty() {
-            // Nobody saw an attempt: either none was made, or there is no `keys` role and no upstream answered.
-            let outcome = classify(errors, status, ending, carried.own_key());
-            if outcome != Outcome::Local {
-                let latency = self.latency(self.seen, outcome, ending, now);
-                let event = Some(Event::Answered { outcome, latency });
-                judged.push(Judgement { event, outcome: Some(outcome), carried, began: self.seen, status });
-            }
-            return outcome;
+        let Some(last) = self.attempts.len().checked_sub(1) else {
+            return self.finish_unseen(status, end, errors, judged);
+        };
+        for n in 0..last {
+            judged.extend(self.settle_open(n, now, Ending::Unanswered, errors));
         }
-        let last = self.attempts.len().saturating_sub(1);
-        for n in 0..self.attempts.len() {
-            let how = if n == last { ending } else { Ending::Unanswered };
-            match self.attempts.get(n).map(|attempt| attempt.state) {
-                Some(State::Open) if n == last && status.is_some() => {
-                    if let Some((status, _)) = self.answer {
-                        judged.extend(self.record_headers(n, status, now, errors));
-                    }
-                    self.settle_good(n, how, errors, judged);
-                }
-                Some(State::Open) => {
-                    // Envoy answered although an attempt was made: the attempt gave nothing.
-                    let how = if how == Ending::Local { Ending::Unanswered } else { how };
-                    self.settle_open(n, now, how, errors, judged);
-                }
-                Some(State::Good) if n == last => self.settle_good(n, how, errors, judged),
-                _ => {}
+        match (self.attempts.get(last).map(|attempt| attempt.state), status) {
+            (Some(State::Open), Some(status)) => {
+                judged.extend(self.record_headers(last, status, now, errors));
+                judged.extend(self.settle_good(last, ending, errors));
             }
+            (Some(State::Open), None) => {
+                // Envoy answered by itself although an attempt was made: the attempt got no answer.
+                let ending = if ending == Ending::Local { Ending::Unanswered } else { ending };
+                judged.extend(self.settle_open(last, now, ending, errors));
+            }
+            (Some(State::Good), _) => judged.extend(self.settle_good(last, ending, errors)),
+            _ => {}
         }
         match self.attempts.last().map(|attempt| attempt.state) {
             Some(State::Settled(outcome)) => outcome,
@@ -291,55 +236,73 @@ impl Attempts {
         }
     }
 
+    /// Ends a request without a known attempt: none was made, or there is no `keys` role and no upstream answered.
+    fn finish_unseen(
+        &self,
+        status: Option<u16>,
+        RequestEnd { ending, carried, now }: RequestEnd,
+        errors: &BadOutcomes,
+        judged: &mut Vec<Judgement>,
+    ) -> Outcome {
+        let outcome = classify(errors, status, ending, carried.has_pool_key());
+        if outcome != Outcome::Local {
+            let latency = self.latency(self.seen_at, outcome, ending, now);
+            let event = Some(Event::Answered { outcome, latency });
+            judged.push(Judgement { event, outcome: Some(outcome), carried, began: self.seen_at, status });
+        }
+        outcome
+    }
+
+    /// Returns the time from which an attempt's latency counts.
     fn began(&self, attempt: usize) -> Micros {
         match attempt {
-            0 => self.seen,
-            n => self.attempts.get(n).map_or(self.seen, |held| held.began),
+            0 => self.seen_at,
+            n => self.attempts.get(n).map_or(self.seen_at, |held| held.began),
         }
     }
 
+    /// Settles an attempt without headers.
     fn settle_open(
         &mut self,
         n: usize,
         now: Micros,
         ending: Ending,
         errors: &BadOutcomes,
-        judged: &mut Vec<Judgement>,
-    ) {
+    ) -> Option<Judgement> {
         let began = self.began(n);
-        let Some(held) = self.attempts.get_mut(n).filter(|held| held.state == State::Open) else { return };
-        let outcome = classify(errors, None, ending, held.carried.own_key());
+        let held = self.attempts.get_mut(n).filter(|held| held.state == State::Open)?;
+        let outcome = classify(errors, None, ending, held.carried.has_pool_key());
         held.state = State::Settled(outcome);
         let carried = held.carried;
         let event = Some(Event::Answered { outcome, latency: self.latency(began, outcome, ending, now) });
-        judged.push(Judgement { event, outcome: Some(outcome), carried, began, status: None });
+        Some(Judgement { event, outcome: Some(outcome), carried, began, status: None })
     }
 
-    /// The end of an attempt with good headers.
-    fn settle_good(&mut self, n: usize, ending: Ending, errors: &BadOutcomes, judged: &mut Vec<Judgement>) {
+    /// Settles an attempt with good headers.
+    fn settle_good(&mut self, n: usize, ending: Ending, errors: &BadOutcomes) -> Option<Judgement> {
         let began = self.began(n);
-        let Some(held) = self.attempts.get_mut(n).filter(|held| held.state == State::Good) else { return };
-        // A status that let it pass as good does so again: only the ending matters.
-        let outcome = classify(errors, Some(200), ending, held.carried.own_key());
+        let held = self.attempts.get_mut(n).filter(|held| held.state == State::Good)?;
+        // The status was good for this guard, and 200 always is: only the ending matters.
+        let outcome = classify(errors, Some(200), ending, held.carried.has_pool_key());
         let event = match outcome {
             Outcome::Bad => Some(Event::Broke),
             Outcome::Good => Some(Event::Completed),
             _ => None,
         };
         held.state = State::Settled(outcome);
-        judged.push(Judgement { event, outcome: Some(outcome), carried: held.carried, began, status: None });
+        Some(Judgement { event, outcome: Some(outcome), carried: held.carried, began, status: None })
     }
 
-    /// The latency worth recording where no headers came: a time-out took at least this long, and a client that left after
-    /// the limit left because of it. Fast failures say nothing about speed.
+    /// Returns the latency of an attempt without headers, if it says something about the version's speed. A time-out took at least
+    /// this long, and a client that left after the latency limit left because of the latency. A fast failure says nothing.
     fn latency(&self, began: Micros, outcome: Outcome, ending: Ending, now: Micros) -> Option<Span> {
         let waited = now.since(began);
-        let telling = match outcome {
-            Outcome::Cancelled => self.impatient_after.is_some_and(|limit| waited > limit.span()),
+        let counts = match outcome {
+            Outcome::Cancelled => self.latency_limit.is_some_and(|limit| waited > limit.span()),
             Outcome::Bad => ending == Ending::Timeout,
             _ => false,
         };
-        telling.then_some(waited)
+        counts.then_some(waited)
     }
 }
 

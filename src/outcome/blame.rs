@@ -1,16 +1,16 @@
-//! What an attempt says about its version and about its key.
+//! The two parties that an attempt may judge: its version and its key.
 
 use crate::outcome::Outcome;
 use crate::time::{Millis, Span};
 
-/// Something that happened to an attempt and judges its version.
+/// An event of an attempt that counts for its version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// Headers arrived, or there will be none.
     Answered {
-        /// By the status, or by the fault.
+        /// Outcome by the status, or by the fault.
         outcome: Outcome,
-        /// Since the request was seen (a retry: since it began), if it says something about the version's speed.
+        /// Time since the request was seen (for a retry: since it began), if it says something about the version's speed.
         latency: Option<Span>,
     },
     /// The stream broke after good headers.
@@ -19,12 +19,12 @@ pub enum Event {
     Completed,
 }
 
-/// What an attempt says about its key.
+/// Outcome of an attempt for its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyOutcome {
-    /// It works: a good answer has come, whole.
+    /// A good answer came whole: the key works.
     Completed,
-    /// It is neither limited nor refused: a good answer has begun.
+    /// A good answer began: the key is neither limited nor refused.
     Accepted,
     /// 429, with the wait that the provider asked for.
     Limited(Option<Millis>),
@@ -32,8 +32,8 @@ pub enum KeyOutcome {
     Rejected,
     /// A bad answer, or none.
     Failed,
-    /// An answer that began well has broken off.
+    /// A stream broke after good headers.
     Broke,
-    /// Nothing: its client has left, or has asked for what cannot be had. If it was the trial, another one may follow.
+    /// The client left, or its request was wrong: nothing is known about the key. After such a trial another one may follow.
     Inconclusive,
 }

@@ -294,6 +294,7 @@ fn wall(now: Now, at: Micros) -> UnixMillis {
 mod tests {
     use super::*;
     use crate::engine::VersionView;
+    use crate::keys::health::Observation;
     use crate::outcome::blame::KeyOutcome;
     use crate::plan::Plan;
     use crate::plan::guard::Probe;
@@ -446,9 +447,11 @@ mod tests {
     fn a_pool_shows_no_more_of_a_key_than_its_mask() {
         let plan = testing::pool(&[("a", 3), ("b", 0)]);
         let limited = Health::default().apply(
-            KeyOutcome::Limited(Some(Millis(60_000))),
-            NOW.mono,
-            NOW.mono,
+            Observation {
+                outcome: KeyOutcome::Limited(Some(Millis(60_000))),
+                began: NOW.mono,
+                now: NOW.mono,
+            },
             true,
             &plan,
         );

@@ -10,12 +10,13 @@ use bellwether::judge::histogram::Histogram;
 use bellwether::judge::scores::{Arm, Odds, Scores, ScoresDelta};
 use bellwether::judge::stats::{Delta, Stats};
 use bellwether::judge::window::{Tally, Window};
-use bellwether::keys::health::{Health, PoolHealth};
+use bellwether::keys::health::{Health, Observation, PoolHealth};
 use bellwether::keys::key_set::KeySet;
 use bellwether::keys::usage::PoolUsage;
-use bellwether::outcome::attempts::{Attempts, Carried, Judgement};
+use bellwether::outcome::attempts::{Attempts, RequestEnd};
 use bellwether::outcome::blame::Event;
 use bellwether::outcome::blame::KeyOutcome;
+use bellwether::outcome::judgement::{Carried, Judgement};
 use bellwether::outcome::{Ending, Outcome, classify, ending};
 use bellwether::plan::Plan;
 use bellwether::plan::guard::BadOutcomes;
@@ -443,7 +444,8 @@ proptest! {
             }
         }
         let ending = [Ending::Complete, Ending::Reset, Ending::Timeout, Ending::Cancelled, Ending::Local][end];
-        attempts.finish(ending, Carried::default(), Micros(now), &errors, &mut judged);
+        let end = RequestEnd { ending, carried: Carried::default(), now: Micros(now) };
+        attempts.finish(end, &errors, &mut judged);
         let settled = judged.iter().filter(|j| j.outcome.is_some()).count();
         // An attempt with good headers that was overtaken by another is over, but nobody saw its end.
         prop_assert!(settled <= begun.max(1), "{settled} settled of {begun}");
@@ -494,14 +496,15 @@ proptest! {
                 _ => KeyOutcome::Failed,
             };
             let began = Micros(now - age * 1_000_000);
-            let after = health.apply(fault, began, Micros(now), others, &plan.pools[0]);
+            let after = health.apply(Observation { outcome: fault, began, now: Micros(now) }, others, &plan.pools[0]);
             prop_assert!(matches!(fault, KeyOutcome::Completed | KeyOutcome::Accepted) || after.until >= health.until, "{:?}: {:?} then {:?}", fault, health, after);
             // Nothing lasts longer than the longest of the pool's times from the last fault.
             prop_assert!(after.until.0 <= now + 600_000_000 || after.until == health.until);
-            prop_assert!(after.is_active() || after.start_trial(after.until).trial_due(Micros(after.until.0 + 60_000_000)));
+            prop_assert!(after.is_active() || after.start_trial(after.until).is_trial_due(Micros(after.until.0 + 60_000_000)));
             health = after;
         }
-        prop_assert_eq!(health.apply(KeyOutcome::Completed, Micros(now + 1_000_000), Micros(now + 1_000_000), true, &plan.pools[0]), Health::default());
+        let later = Micros(now + 1_000_000);
+        prop_assert_eq!(health.apply(Observation { outcome: KeyOutcome::Completed, began: later, now: later }, true, &plan.pools[0]), Health::default());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::path::Path;
 use bellwether::config::compile;
 use bellwether::engine::{Transition, VersionView, View};
 use bellwether::judge::window::Tally;
-use bellwether::keys::health::{Health, Status};
+use bellwether::keys::health::{Health, Observation, Status};
 use bellwether::keys::pool::KeyTransition;
 use bellwether::keys::usage::KeyUsage;
 use bellwether::outcome::blame::KeyOutcome;
@@ -90,7 +90,11 @@ fn views() -> Vec<View> {
 
 fn keys(plan: &Plan) -> Vec<Vec<KeyView>> {
     let limited = KeyOutcome::Limited(Some(Millis(60_500)));
-    let limited = Health::default().apply(limited, NOW.mono, NOW.mono, true, &plan.pools[0]);
+    let limited = Health::default().apply(
+        Observation { outcome: limited, began: NOW.mono, now: NOW.mono },
+        true,
+        &plan.pools[0],
+    );
     let used =
         KeyUsage { requests: 9, errors: 4, last: UnixMillis(1_795_168_799_001), ..KeyUsage::default() };
     let first =

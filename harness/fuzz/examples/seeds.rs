@@ -7,7 +7,7 @@ use std::path::Path;
 
 use bellwether::judge::comparison::{Comparison, Observed, Pending};
 use bellwether::report::events::EventLog;
-use bellwether::keys::health::{PoolHealth, Health};
+use bellwether::keys::health::{Health, Observation, PoolHealth};
 use bellwether::outcome::blame::KeyOutcome;
 use bellwether::outcome::Outcome;
 use bellwether::rollout::ramp::Position;
@@ -173,11 +173,12 @@ fn shared() {
         (1u64..).zip([KeyOutcome::Limited(None), KeyOutcome::Rejected, KeyOutcome::Failed, KeyOutcome::Limited(Some(Millis(5)))])
     {
         let at = Micros(n * 1_000_000);
-        health.put(n, Health::default().apply(outcome, at, at, true, &plan.pools[0]));
+        let seen = Observation { outcome, began: at, now: at };
+        health.put(n, Health::default().apply(seen, true, &plan.pools[0]), at);
     }
     value(b'k', "keyring", &health.encode());
 
     let mut log = EventLog::default();
-    (0..5).for_each(|n| log.push(&format!(r#"{{"bellwether":"transition","version":"v{n}"}}"#)));
+    (0..5).for_each(|n| drop(log.push(&format!(r#"{{"bellwether":"transition","version":"v{n}"}}"#))));
     value(b'e', "events", &log.encode());
 }

@@ -12,7 +12,7 @@ use bellwether::judge::comparison::Comparison;
 use bellwether::judge::stats::Stats;
 use bellwether::keys::health::PoolHealth;
 use bellwether::keys::key_set::KeySet;
-use bellwether::keys::pool::{KeyQuery, KeyReport, Pick, PoolState, Pools};
+use bellwether::keys::pool::{KeyQuery, KeyReport, Pick, Pool, PoolState, Pools};
 use bellwether::keys::usage::WorkerUsage;
 use bellwether::outcome::Outcome;
 use bellwether::outcome::blame::Event;
@@ -22,6 +22,7 @@ use bellwether::report::events;
 use bellwether::rollout::standings::Standings;
 use bellwether::route::RequestFacts;
 use bellwether::shared::codec::Found;
+use bellwether::shared::turn::Turn;
 use bellwether::time::{Micros, Millis, Span};
 
 use super::exercise::now;
@@ -208,9 +209,11 @@ fn key(
     notes: &mut Notes,
 ) -> Result<()> {
     let n = u.choose_index(worker.plan.pools.len())?;
-    let (pool, (state, keys)) = (&worker.plan.pools[n], &worker.key_sets[n]);
-    let query = KeyQuery { tried: &[0], identity: u.arbitrary()?, random: u.arbitrary()?, now: Micros(at) };
-    let Pick::Key(key) = state.borrow_mut().pick(pool, keys, query, store, &mut notes.dropped) else {
+    let (config, (state, keys)) = (&worker.plan.pools[n], &worker.key_sets[n]);
+    let pool = Pool { config, keys };
+    let mut turn = Turn { store, now: Micros(at), drops: &mut notes.dropped };
+    let query = KeyQuery { tried: &[0], identity: u.arbitrary()?, random: u.arbitrary()? };
+    let Pick::Key(key) = state.borrow_mut().pick(pool, query, &mut turn) else {
         return Ok(());
     };
     assert!(keys.value(key).is_some());
@@ -219,11 +222,11 @@ fn key(
     let badly = [KeyOutcome::Limited(wait), KeyOutcome::Rejected, KeyOutcome::Failed, KeyOutcome::Broke];
     let outcomes: Vec<KeyOutcome> = well.into_iter().chain(badly).collect();
     let began = Micros(at.saturating_sub(u.arbitrary::<u32>()?.into()));
-    let report = KeyReport { key, outcome: *u.choose(&outcomes)?, began, now: Micros(at) };
-    let usage = WorkerUsage::new(&pool.name);
-    let moved = state.borrow_mut().report(pool, keys, report, &usage, store, &mut notes.dropped);
+    let report = KeyReport { key, outcome: *u.choose(&outcomes)?, began };
+    let usage = WorkerUsage::new(&config.name);
+    let moved = state.borrow_mut().report(pool, report, &usage, &mut turn);
     for moved in &moved {
-        one_line(&events::key_line(&pool.name, &pool.keys[moved.key].id, moved, now(at)));
+        one_line(&events::key_line(&config.name, &config.keys[moved.key].id, moved, now(at)));
     }
     Ok(())
 }

@@ -5,12 +5,13 @@ use bellwether::config::secrets;
 use bellwether::engine::{Engine, Notes};
 use bellwether::headers::Headers;
 use bellwether::keys::key_set::KeySet;
-use bellwether::keys::pool::{KeyQuery, Pick, Pools};
+use bellwether::keys::pool::{KeyQuery, Pick, Pool, Pools};
 use bellwether::outcome::blame::Event;
 use bellwether::outcome::{Outcome, classify, ending};
 use bellwether::plan::matching::{HeaderCondition, HeaderTest, HostPattern};
 use bellwether::plan::{Deployment, IdentitySource, Plan};
 use bellwether::route::{Access, RequestFacts, choose, find, rewritten_path};
+use bellwether::shared::turn::Turn;
 use bellwether::time::{Micros, Now, Span, UnixMillis};
 
 use super::store::Memory;
@@ -51,9 +52,10 @@ pub fn routes_anything(plan: &Plan, u: &mut Unstructured<'_>) -> Result<()> {
         if let Some(pool) = version.pool {
             let (held, keys) = (pools.attach(&plan.pools[pool].name), &key_sets[pool]);
             let identity = assigned.choice.identity;
-            let query = KeyQuery { tried: &[], identity, random, now: Micros(at) };
+            let query = KeyQuery { tried: &[], identity, random };
+            let mut turn = Turn { store: &store, now: Micros(at), drops: &mut notes.dropped };
             if let Pick::Key(key) =
-                held.borrow_mut().pick(&plan.pools[pool], keys, query, &store, &mut notes.dropped)
+                held.borrow_mut().pick(Pool { config: &plan.pools[pool], keys }, query, &mut turn)
             {
                 assert!(keys.value(key).is_some(), "a key that is picked has a value");
             }

@@ -8,7 +8,7 @@ use bellwether::judge::scores::{Arm, Odds};
 use bellwether::judge::stats::{Delta, Stats};
 use bellwether::judge::{limits, proportion, verdict};
 use bellwether::keys::documents::Documents;
-use bellwether::keys::health::PoolHealth;
+use bellwether::keys::health::{Observation, PoolHealth};
 use bellwether::outcome::Outcome;
 use bellwether::outcome::blame::Event;
 use bellwether::outcome::blame::KeyOutcome;
@@ -218,7 +218,8 @@ fn pool_health(bytes: &[u8], steps: &[Step]) {
             _ => KeyOutcome::Inconclusive,
         };
         let (began, at) = (Micros(number >> 3), Micros(number));
-        let after = health.apply(outcome, began, at, step.what & 0x40 == 0, &plan.pools[0]);
+        let after =
+            health.apply(Observation { outcome, began, now: at }, step.what & 0x40 == 0, &plan.pools[0]);
         let succeeded = matches!(outcome, KeyOutcome::Completed | KeyOutcome::Accepted);
         assert!(succeeded || after.until >= health.until, "{health:?} {outcome:?} {after:?}");
         pool.put(fingerprint, if step.what & 0x20 == 0 { after } else { after.start_trial(at) }, at);

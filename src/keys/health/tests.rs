@@ -7,9 +7,13 @@ fn s(seconds: u64) -> Micros {
     Micros(seconds * SECOND)
 }
 
-/// After a fault of an attempt that took no time, others doing well.
-fn apply(memory: Health, outcome: KeyOutcome, at: u64) -> Health {
-    memory.apply(outcome, s(at), s(at), true, &pool(&[("a", 1)]))
+/// Applies the outcome of an attempt that took no time, while other keys work.
+fn apply(health: Health, outcome: KeyOutcome, at: u64) -> Health {
+    health.apply(seen(outcome, s(at), s(at)), true, &pool(&[("a", 1)]))
+}
+
+fn seen(outcome: KeyOutcome, began: Micros, now: Micros) -> Observation {
+    Observation { outcome, began, now }
 }
 
 #[test]
@@ -37,21 +41,21 @@ fn a_header_is_followed_and_clamped() {
 fn a_burst_of_limits_in_flight_counts_once_and_a_later_deadline_wins() {
     let m = apply(Health::default(), KeyOutcome::Limited(Some(Millis(30_000))), 100);
     let p = pool(&[("a", 1)]);
-    let burst = m.apply(KeyOutcome::Limited(None), s(99), s(101), true, &p);
+    let burst = m.apply(seen(KeyOutcome::Limited(None), s(99), s(101)), true, &p);
     assert_eq!((burst.until, burst.since), (s(161), s(100)), "the header-less default is longer");
-    let shorter = m.apply(KeyOutcome::Limited(Some(Millis(2000))), s(99), s(101), true, &p);
+    let shorter = m.apply(seen(KeyOutcome::Limited(Some(Millis(2000))), s(99), s(101)), true, &p);
     assert_eq!(shorter.until, s(130), "a shorter one does not shorten");
     let later = apply(apply(burst, KeyOutcome::Limited(None), 161), KeyOutcome::Completed, 400);
     assert_eq!(later, Health::default());
 }
 
 #[test]
-fn a_worker_that_did_not_know_yet_fails_no_trial_and_lifts_nothing() {
+fn attempts_with_a_stale_copy_fail_no_trial_and_end_no_limit() {
     let (m, p) = (apply(Health::default(), KeyOutcome::Limited(None), 100), pool(&[("a", 1)]));
     let (began, now) = (Micros(s(100).0 + 9_000), Micros(s(100).0 + 300_000));
-    let burst = (0..20).fold(m, |m, _| m.apply(KeyOutcome::Limited(None), began, now, true, &p));
+    let burst = (0..20).fold(m, |m, _| m.apply(seen(KeyOutcome::Limited(None), began, now), true, &p));
     assert_eq!(burst.until, now.plus(Millis(60_000)), "the cooldown is not doubled");
-    assert_eq!(m.apply(KeyOutcome::Completed, began, now, true, &p), m);
+    assert_eq!(m.apply(seen(KeyOutcome::Completed, began, now), true, &p), m);
     let trial = apply(burst.start_trial(burst.until), KeyOutcome::Limited(None), 161);
     assert_eq!(trial.until, s(161 + 120), "the first trial that fails doubles it, once");
 }
@@ -59,35 +63,35 @@ fn a_worker_that_did_not_know_yet_fails_no_trial_and_lifts_nothing() {
 #[test]
 fn an_answer_that_was_under_way_when_the_limit_struck_does_not_lift_it() {
     let m = apply(Health::default(), KeyOutcome::Limited(None), 100);
-    assert_eq!(m.apply(KeyOutcome::Completed, s(99), s(105), true, &pool(&[("a", 1)])), m);
+    assert_eq!(m.apply(seen(KeyOutcome::Completed, s(99), s(105)), true, &pool(&[("a", 1)])), m);
 }
 
 #[test]
 fn a_refused_key_is_disabled_and_tried_again_later() {
     let m = apply(Health::default(), KeyOutcome::Rejected, 100);
     assert_eq!((m.status, m.until), (Status::Disabled, s(700)));
-    assert!(!m.trial_due(s(699)) && m.trial_due(s(700)));
+    assert!(!m.is_trial_due(s(699)) && m.is_trial_due(s(700)));
     let trying = m.start_trial(s(700));
-    assert!(!trying.trial_due(s(701)), "one at a time");
-    assert!(trying.trial_due(s(760)), "a trial that never reports is given up");
-    let again = trying.apply(KeyOutcome::Rejected, s(700), s(702), true, &pool(&[("a", 1)]));
+    assert!(!trying.is_trial_due(s(701)), "one at a time");
+    assert!(trying.is_trial_due(s(760)), "a trial that never reports is given up");
+    let again = trying.apply(seen(KeyOutcome::Rejected, s(700), s(702)), true, &pool(&[("a", 1)]));
     assert_eq!((again.status, again.until), (Status::Disabled, s(1302)));
 }
 
 #[test]
-fn a_key_cools_after_a_run_of_failures_only_while_others_work() {
+fn a_key_cools_after_a_streak_of_failures_only_while_others_work() {
     let p = pool(&[("a", 1), ("b", 1)]);
     let (mut alone, mut outage) = (Health::default(), Health::default());
     for n in 1..=7 {
-        alone = alone.apply(KeyOutcome::Failed, s(n), s(n), true, &p);
-        outage = outage.apply(KeyOutcome::Failed, s(n), s(n), false, &p);
+        alone = alone.apply(seen(KeyOutcome::Failed, s(n), s(n)), true, &p);
+        outage = outage.apply(seen(KeyOutcome::Failed, s(n), s(n)), false, &p);
         assert_eq!(alone.is_active(), n < 5, "after {n}");
     }
     assert!(outage.is_active(), "when all keys fail it is not the key");
 }
 
 #[test]
-fn bad_answers_in_a_row_end_with_a_good_one_and_broken_streams_with_a_whole_one() {
+fn a_good_answer_ends_a_streak_of_bad_ones_and_a_whole_stream_one_of_broken_ones() {
     let broken = |m: Health, at| apply(apply(m, KeyOutcome::Accepted, at), KeyOutcome::Broke, at);
     let bad = |m: Health, at| apply(m, KeyOutcome::Failed, at);
     let streams = (1..=4).fold(Health::default(), broken);
@@ -105,37 +109,42 @@ fn bad_answers_in_a_row_end_with_a_good_one_and_broken_streams_with_a_whole_one(
 }
 
 #[test]
-fn a_trial_brings_the_key_back_as_it_begins_and_takes_it_out_again_if_it_breaks() {
+fn a_trial_brings_the_key_back_with_its_headers_and_takes_it_out_again_if_it_breaks() {
     let p = pool(&[("a", 1)]);
     let out = (1..=5).fold(Health::default(), |m, at| apply(m, KeyOutcome::Broke, at));
     assert_eq!((out.status, out.until), (Status::CoolingDown, s(35)));
-    let back = out.start_trial(s(35)).apply(KeyOutcome::Accepted, s(35), s(36), true, &p);
+    let back = out.start_trial(s(35)).apply(seen(KeyOutcome::Accepted, s(35), s(36)), true, &p);
     assert!(back.is_active());
     assert_eq!(
         back.streak_at_limit(KeyOutcome::Broke, s(40), &p),
         Some(s(36)),
         "others must work from then on"
     );
-    assert_eq!(back.apply(KeyOutcome::Completed, s(35), s(300), true, &p), Health::default());
-    let again = back.apply(KeyOutcome::Broke, s(35), s(40), true, &p);
+    assert_eq!(back.apply(seen(KeyOutcome::Completed, s(35), s(300)), true, &p), Health::default());
+    let again = back.apply(seen(KeyOutcome::Broke, s(35), s(40)), true, &p);
     assert_eq!((again.status, again.until), (Status::CoolingDown, s(70)));
-    assert!(back.apply(KeyOutcome::Broke, s(35), s(40), false, &p).is_active(), "unless nobody else works");
+    assert!(
+        back.apply(seen(KeyOutcome::Broke, s(35), s(40)), false, &p).is_active(),
+        "unless nobody else works"
+    );
     // What began before the key went out belongs to neither.
     for late in [KeyOutcome::Broke, KeyOutcome::Failed, KeyOutcome::Completed, KeyOutcome::Accepted] {
-        assert_eq!(back.apply(late, s(4), s(40), true, &p), back, "{late:?}");
+        assert_eq!(back.apply(seen(late, s(4), s(40)), true, &p), back, "{late:?}");
     }
     let limited = apply(Health::default(), KeyOutcome::Limited(None), 100).start_trial(s(160));
-    assert_eq!(limited.apply(KeyOutcome::Accepted, s(160), s(161), true, &p), Health::default());
+    assert_eq!(limited.apply(seen(KeyOutcome::Accepted, s(160), s(161)), true, &p), Health::default());
 }
 
 #[test]
-fn in_a_row_means_that_nothing_else_came_between() {
+fn another_outcome_ends_a_streak_and_a_caller_error_does_not() {
     use KeyOutcome::{Broke, Failed, Inconclusive, Limited, Rejected};
     let mut p = pool(&[("a", 1)]);
     (p.rejected.failures, p.failing.failures) = (2, 3);
     let after = |faults: &[KeyOutcome]| {
         let faults = faults.iter().zip(1..);
-        faults.fold(Health::default(), |m, (outcome, at)| m.apply(*outcome, s(at), s(at), true, &p)).status
+        faults
+            .fold(Health::default(), |m, (outcome, at)| m.apply(seen(*outcome, s(at), s(at)), true, &p))
+            .status
     };
     assert_eq!(after(&[Rejected, Rejected]), Status::Disabled);
     assert_eq!(after(&[Rejected, Inconclusive, Rejected]), Status::Disabled, "a bad prompt ends no run");
@@ -148,7 +157,7 @@ fn in_a_row_means_that_nothing_else_came_between() {
         assert_eq!(after(&[run, run, Rejected, run]), Status::Active, "{run:?}");
     }
     let limited = [Failed, Failed, Limited(None)].iter().zip(1..);
-    let limited = limited.fold(Health::default(), |m, (f, at)| m.apply(*f, s(at), s(at), true, &p));
+    let limited = limited.fold(Health::default(), |m, (f, at)| m.apply(seen(*f, s(at), s(at)), true, &p));
     assert_eq!((limited.status, limited.failed), (Status::RateLimited, Streak::NONE));
 }
 
@@ -167,49 +176,6 @@ fn while_a_trial_is_under_way_the_wait_is_short() {
 fn a_trial_whose_client_leaves_makes_room_for_another() {
     let p = pool(&[("a", 1)]);
     let trying = apply(Health::default(), KeyOutcome::Limited(None), 100).start_trial(s(160));
-    assert!(!trying.trial_due(s(161)));
-    assert!(trying.apply(KeyOutcome::Inconclusive, s(160), s(161), true, &p).trial_due(s(161)));
-}
-
-#[test]
-fn keys_that_were_rotated_away_make_room() {
-    let mut ring = PoolHealth::default();
-    for n in 0..2000u64 {
-        ring.put(n, apply(Health::default(), KeyOutcome::Rejected, 100 + n), s(5));
-        assert!(!ring.get(n).is_active(), "key {n}");
-    }
-    assert!(ring.0.len() <= KEYS);
-}
-
-#[test]
-fn a_state_lasts_as_long_as_somebody_has_its_key() {
-    let out = apply(Health::default(), KeyOutcome::Rejected, 100);
-    let mut ring = PoolHealth::default();
-    ring.put(7, out, s(100));
-    // Who has the key keeps it, also when everything stood still for a while.
-    for at in [101, 102, 200] {
-        ring.confirm(&[7, 8], &[7, 8], s(at));
-        assert_eq!(ring.get(7), out);
-    }
-    // Away for a moment: it is not confirmed, and still there when it comes back.
-    ring.confirm(&[7, 8], &[8], s(202));
-    ring.confirm(&[8], &[7, 8], s(202));
-    assert_eq!(ring.get(7), out);
-    // Away for good: whoever looks next drops it, also who has the key anew.
-    let mut again = ring.clone();
-    ring.confirm(&[8], &[8], s(205));
-    again.confirm(&[], &[7], s(205));
-    assert_eq!((ring.0.len(), again.0.len()), (0, 0));
-}
-
-#[test]
-fn a_record_comes_back_from_its_bytes_and_forgets_healthy_keys() {
-    let mut ring = PoolHealth::default();
-    ring.put(7, apply(Health::default(), KeyOutcome::Limited(None), 5), s(5));
-    ring.put(9, apply(Health::default(), KeyOutcome::Rejected, 5).start_trial(s(700)), s(5));
-    ring.put(8, apply(apply(Health::default(), KeyOutcome::Failed, 5), KeyOutcome::Broke, 6), s(5));
-    assert!(matches!(PoolHealth::decode(Some(&ring.encode())), Found::Value(back) if back == ring));
-    ring.put(7, Health::default(), s(5));
-    assert_eq!(ring.0.len(), 2);
-    assert!(matches!(PoolHealth::decode(Some(&[1, 1])), Found::Undecodable));
+    assert!(!trying.is_trial_due(s(161)));
+    assert!(trying.apply(seen(KeyOutcome::Inconclusive, s(160), s(161)), true, &p).is_trial_due(s(161)));
 }

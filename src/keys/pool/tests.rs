@@ -4,9 +4,11 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::keys::usage::WorkerUsage;
 use crate::outcome::Outcome;
-use crate::outcome::attempts::{Carried, Judgement};
 use crate::outcome::blame::Event;
+use crate::outcome::judgement::{Carried, Judgement};
+use crate::shared::dropped::Drops;
 use crate::testing::{MemoryStore, pool};
 use crate::time::UnixMillis;
 
@@ -14,8 +16,8 @@ const SECOND: u64 = 1_000_000;
 
 struct Worker {
     state: PoolState,
-    pool: KeyPool,
-    ring: KeySet,
+    config: KeyPool,
+    keys: KeySet,
     usage: WorkerUsage,
 }
 
@@ -24,14 +26,19 @@ impl Worker {
         Worker::on(pool(keys))
     }
 
-    fn on(pool: KeyPool) -> Worker {
-        let ring = KeySet::new(&pool, &BTreeMap::new());
-        Worker { state: PoolState::new("p"), pool, ring, usage: WorkerUsage::new("p") }
+    fn on(config: KeyPool) -> Worker {
+        let keys = KeySet::new(&config, &BTreeMap::new());
+        Worker { state: PoolState::new("p"), config, keys, usage: WorkerUsage::new("p") }
+    }
+
+    fn health(&self, key: usize) -> Health {
+        self.state.health(&self.keys, key)
     }
 
     fn pick(&mut self, store: &MemoryStore, at: u64, random: u64, tried: &[usize]) -> Pick {
-        let wish = KeyQuery { tried, identity: None, random, now: Micros(at) };
-        self.state.pick(&self.pool, &self.ring, wish, store, &mut Drops::default())
+        let query = KeyQuery { tried, identity: None, random };
+        let pool = Pool { config: &self.config, keys: &self.keys };
+        self.state.pick(pool, query, &mut turn(store, at, &mut Drops::default()))
     }
 
     /// The keys that a thousand evenly spread requests would get.
@@ -47,6 +54,7 @@ impl Worker {
         used
     }
 
+    /// Reports an attempt that took no time.
     fn report(
         &mut self,
         store: &MemoryStore,
@@ -57,7 +65,7 @@ impl Worker {
         self.report_of(store, (at, at), key, outcome)
     }
 
-    /// Of an attempt that began then and is heard of now.
+    /// Reports an attempt that took some time.
     fn report_of(
         &mut self,
         store: &MemoryStore,
@@ -65,20 +73,21 @@ impl Worker {
         key: usize,
         outcome: KeyOutcome,
     ) -> Vec<KeyTransition> {
-        let report = KeyReport { key, outcome, began: Micros(began), now: Micros(now) };
+        let report = KeyReport { key, outcome, began: Micros(began) };
         self.count(report);
-        self.state.report(&self.pool, &self.ring, report, &self.usage, store, &mut Drops::default())
+        let pool = Pool { config: &self.config, keys: &self.keys };
+        self.state.report(pool, report, &self.usage, &mut turn(store, now, &mut Drops::default()))
     }
 
-    /// What the filter counts of such an attempt.
-    fn count(&mut self, KeyReport { key, outcome, began, .. }: KeyReport) {
-        // One that has come whole has begun well before.
+    /// Counts an attempt as the filter does.
+    fn count(&mut self, KeyReport { key, outcome, began }: KeyReport) {
+        // A whole answer began well.
         let events = match outcome {
             KeyOutcome::Completed => vec![ANSWERED, Event::Completed],
             KeyOutcome::Accepted => vec![ANSWERED],
             _ => vec![],
         };
-        let (carried, fingerprint) = (Carried::default(), self.ring.fingerprint(key).unwrap());
+        let (carried, fingerprint) = (Carried::default(), self.keys.fingerprint(key).unwrap());
         for event in events {
             let judgement = Judgement { event: Some(event), outcome: None, carried, began, status: None };
             self.usage.count(fingerprint, &judgement, UnixMillis(0));
@@ -86,8 +95,12 @@ impl Worker {
     }
 
     fn merge(&mut self, store: &MemoryStore, at: u64) {
-        self.usage.merge(store, Micros(at), &mut Drops::default());
+        self.usage.merge(&mut turn(store, at, &mut Drops::default()));
     }
+}
+
+fn turn<'a>(store: &'a MemoryStore, at: u64, drops: &'a mut Drops) -> Turn<'a> {
+    Turn { store, now: Micros(at), drops }
 }
 
 const THREE: [(&str, u32); 3] = [("a", 1), ("b", 1), ("c", 1)];
@@ -139,7 +152,7 @@ fn keys_of_a_quota_group_cool_together() {
 }
 
 #[test]
-fn what_a_key_of_the_group_has_met_is_no_outcome_of_the_others() {
+fn a_rate_limit_of_the_group_ends_no_streak_of_another_key() {
     let store = MemoryStore::default();
     let mut p = pool(&[("a", 1), ("b", 1)]);
     p.rejected.failures = 2;
@@ -148,21 +161,21 @@ fn what_a_key_of_the_group_has_met_is_no_outcome_of_the_others() {
     a.report(&store, SECOND, 0, KeyOutcome::Rejected);
     a.report(&store, 2 * SECOND, 1, KeyOutcome::Limited(Some(Millis(100_000))));
     a.report(&store, 3 * SECOND, 0, KeyOutcome::Rejected);
-    assert_eq!(a.state.health(&a.ring, 0).status, Status::Disabled, "twice in a row");
+    assert_eq!(a.health(0).status, Status::Disabled, "twice in a row");
 }
 
 #[test]
-fn a_pool_whose_keys_are_all_refused_says_so() {
+fn a_pool_whose_keys_are_all_refused_is_exhausted() {
     let store = MemoryStore::default();
     let mut a = Worker::new(&[("a", 1)]);
     a.report(&store, SECOND, 0, KeyOutcome::Rejected);
     assert_eq!(a.pick(&store, 2 * SECOND, 0, &[]), Pick::Exhausted { returns_in: None });
-    assert!(!a.state.has_usable_key(&a.ring, Micros(2 * SECOND)));
-    assert!(a.state.has_usable_key(&a.ring, Micros(601 * SECOND)), "one trial");
+    assert!(!a.state.has_usable_key(&a.keys, Micros(2 * SECOND)));
+    assert!(a.state.has_usable_key(&a.keys, Micros(601 * SECOND)), "one trial");
 }
 
 #[test]
-fn an_outage_of_the_provider_burns_no_key() {
+fn an_outage_of_the_provider_takes_no_key_out_of_use() {
     let store = MemoryStore::default();
     let mut a = Worker::new(&THREE);
     (0..3).for_each(|key| drop(a.report(&store, SECOND, key, KeyOutcome::Completed)));
@@ -180,7 +193,7 @@ fn an_outage_of_the_provider_burns_no_key() {
 }
 
 #[test]
-fn attempts_under_way_when_the_provider_fails_burn_no_key_however_they_end() {
+fn attempts_under_way_when_the_provider_fails_take_no_key_out_of_use() {
     // Both keys have long attempts under way; some are answered just before the breakdown, the others fail with it.
     let store = MemoryStore::default();
     let mut a = Worker::new(&[("a", 1), ("b", 1)]);
@@ -203,12 +216,7 @@ fn attempts_under_way_when_the_provider_fails_burn_no_key_however_they_end() {
     // And the last one stays, although the other has worked since: it is not there to take its place.
     report(&mut a, (15, 16), 1, KeyOutcome::Failed);
     report(&mut a, (17, 18), 0, KeyOutcome::Inconclusive);
-    a.count(KeyReport {
-        key: 0,
-        outcome: KeyOutcome::Completed,
-        began: Micros(17 * SECOND),
-        now: Micros(17 * SECOND),
-    });
+    a.count(KeyReport { key: 0, outcome: KeyOutcome::Completed, began: Micros(17 * SECOND) });
     for _ in 0..20 {
         assert!(report(&mut a, (18, 19), 1, KeyOutcome::Failed).is_empty());
     }
@@ -216,7 +224,7 @@ fn attempts_under_way_when_the_provider_fails_burn_no_key_however_they_end() {
 }
 
 #[test]
-fn a_key_whose_streams_all_break_cools_however_many_of_them_are_under_way() {
+fn a_key_whose_streams_all_break_cools_with_any_number_of_them_under_way() {
     // Each second a stream of each key begins, which ends ten seconds later; those of the first key break. Two workers in turn.
     let store = MemoryStore::default();
     let mut workers = [Worker::new(&[("a", 1), ("b", 1)]), Worker::new(&[("a", 1), ("b", 1)])];
@@ -240,7 +248,7 @@ fn a_key_whose_streams_all_break_cools_however_many_of_them_are_under_way() {
 }
 
 #[test]
-fn healthy_keys_of_long_streams_do_not_cool_for_an_answer_that_fails_now_and_then() {
+fn healthy_keys_with_long_streams_do_not_cool_after_occasional_failures() {
     // Streams of two minutes, none of which is over yet; every tenth answer of either key is a 500.
     let store = MemoryStore::default();
     let mut a = Worker::new(&[("a", 1), ("b", 1)]);
@@ -251,7 +259,7 @@ fn healthy_keys_of_long_streams_do_not_cool_for_an_answer_that_fails_now_and_the
 }
 
 #[test]
-fn a_failing_key_cools_wherever_the_others_have_worked() {
+fn a_failing_key_cools_even_if_the_others_worked_on_another_worker() {
     let two = [("a", 1), ("b", 1)];
     let store = MemoryStore::default();
     let (mut first, mut second) = (Worker::new(&two), Worker::new(&two));
@@ -270,7 +278,7 @@ fn a_failing_key_cools_wherever_the_others_have_worked() {
 }
 
 #[test]
-fn a_success_that_another_worker_has_seen_ends_a_run_that_it_did_not_know_of() {
+fn a_success_on_another_worker_ends_a_streak_that_it_did_not_know_of() {
     let two = [("a", 1), ("b", 1)];
     let store = MemoryStore::default();
     let (mut first, mut second) = (Worker::new(&two), Worker::new(&two));
@@ -332,7 +340,7 @@ fn a_healthy_pool_writes_nothing() {
 }
 
 #[test]
-fn a_state_leaves_with_its_key_and_survives_its_workers() {
+fn an_entry_goes_with_its_key_and_outlives_its_workers() {
     let store = MemoryStore::default();
     let two = [("a", 1), ("b", 1)];
     let mut first = Worker::new(&two);
@@ -355,19 +363,19 @@ fn a_state_leaves_with_its_key_and_survives_its_workers() {
 }
 
 #[test]
-fn a_pool_that_comes_back_begins_afresh() {
+fn a_pool_that_comes_back_starts_healthy() {
     let (store, mut pools) = (MemoryStore::default(), Pools::default());
-    let Worker { pool, ring, usage, .. } = Worker::new(&[("a", 1)]);
-    let notes = &mut Drops::default();
-    let of_plan = pools.attach("p");
-    of_plan.borrow_mut().refresh(&ring, &store, Micros(SECOND), notes);
-    let report =
-        KeyReport { key: 0, outcome: KeyOutcome::Rejected, began: Micros(SECOND), now: Micros(SECOND) };
-    of_plan.borrow_mut().report(&pool, &ring, report, &usage, &store, notes);
-    drop(of_plan);
+    let Worker { config, keys, usage, .. } = Worker::new(&[("a", 1)]);
+    let drops = &mut Drops::default();
+    let first = pools.attach("p");
+    first.borrow_mut().refresh(&keys, &mut turn(&store, SECOND, drops));
+    let report = KeyReport { key: 0, outcome: KeyOutcome::Rejected, began: Micros(SECOND) };
+    let pool = Pool { config: &config, keys: &keys };
+    first.borrow_mut().report(pool, report, &usage, &mut turn(&store, SECOND, drops));
+    drop(first);
     let again = pools.attach("p");
-    again.borrow_mut().refresh(&ring, &store, Micros(60 * SECOND), notes);
-    assert!(again.borrow().health(&ring, 0).is_active());
+    again.borrow_mut().refresh(&keys, &mut turn(&store, 60 * SECOND, drops));
+    assert!(again.borrow().health(&keys, 0).is_active());
 }
 
 #[test]
@@ -410,8 +418,7 @@ proptest! {
                 prop_assert!(matches!(untried, Pick::Key(_)), "{untried:?}");
             }
         }
-        let memory = workers[0].state.health(&workers[0].ring, healthy);
-        prop_assert!(memory.is_active());
+        prop_assert!(workers[0].health(healthy).is_active());
     }
 }
 
@@ -442,13 +449,12 @@ fn a_refused_key_stays_disabled_when_its_group_is_limited() {
     let mut a = Worker::on(pool);
     a.report(&store, SECOND, 0, KeyOutcome::Rejected);
     a.report(&store, 5 * SECOND, 1, WAIT);
-    let of = |worker: &Worker, key| worker.state.health(&worker.ring, key);
-    assert_eq!((of(&a, 0).status, of(&a, 0).until), (Status::Disabled, Micros(601 * SECOND)));
-    assert_eq!(of(&a, 1).status, Status::RateLimited);
+    assert_eq!((a.health(0).status, a.health(0).until), (Status::Disabled, Micros(601 * SECOND)));
+    assert_eq!(a.health(1).status, Status::RateLimited);
 }
 
 #[test]
-fn only_a_rate_limit_says_when_to_come_again() {
+fn only_a_rate_limit_gives_a_time_to_retry() {
     let store = MemoryStore::default();
     let mut a = Worker::new(&[("a", 1), ("b", 1)]);
     for n in 0..6 {
@@ -456,7 +462,7 @@ fn only_a_rate_limit_says_when_to_come_again() {
         a.report(&store, SECOND + n * 1000 + 500, 1, KeyOutcome::Completed);
     }
     a.report(&store, 2 * SECOND, 1, KeyOutcome::Rejected);
-    let statuses = [0, 1].map(|key| a.state.health(&a.ring, key).status);
+    let statuses = [0, 1].map(|key| a.health(key).status);
     assert_eq!(statuses, [Status::CoolingDown, Status::Disabled]);
     assert_eq!(a.pick(&store, 3 * SECOND, 0, &[]), Pick::Exhausted { returns_in: None });
 }

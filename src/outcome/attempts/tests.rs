@@ -1,4 +1,6 @@
 use super::*;
+use crate::outcome::blame::KeyOutcome;
+use crate::plan::pool::KeyRef;
 
 const MS: u64 = 1000;
 
@@ -6,7 +8,7 @@ fn errors() -> BadOutcomes {
     BadOutcomes { server_errors: true, reset: true, timeout: true, ..BadOutcomes::default() }
 }
 
-fn flight() -> Attempts {
+fn attempts() -> Attempts {
     Attempts::new(Micros(0), Some(Millis(1000)))
 }
 
@@ -14,40 +16,46 @@ fn answered(outcome: Outcome, latency: Option<u64>) -> Option<Event> {
     Some(Event::Answered { outcome, latency: latency.map(Span) })
 }
 
-fn finish(flight: &mut Attempts, ending: Ending, at: u64) -> (Outcome, Vec<Judgement>) {
+fn finish(attempts: &mut Attempts, ending: Ending, at: u64) -> (Outcome, Vec<Judgement>) {
     let mut judged = Vec::new();
-    let outcome = flight.finish(ending, Carried::default(), Micros(at), &errors(), &mut judged);
+    let outcome = attempts.finish(end(ending, at), &errors(), &mut judged);
     (outcome, judged)
+}
+
+fn end(ending: Ending, at: u64) -> RequestEnd {
+    RequestEnd { ending, carried: Carried::default(), now: Micros(at) }
+}
+
+/// Records an answer that the router saw, for a request without a key.
+fn router_answer(attempts: &mut Attempts, status: u16, from_upstream: bool, at: u64) -> Option<Judgement> {
+    let answer = RouterAnswer { status, from_upstream };
+    attempts.record_router_answer(answer, Carried::default(), Micros(at), &errors())
 }
 
 fn key_of(key: usize) -> Carried {
     Carried { key: Some(KeyRef { pool: 0, key }), ..Carried::default() }
 }
 
-fn begin(flight: &mut Attempts, at: u64, key: usize) -> (usize, Vec<Judgement>) {
+fn begin(attempts: &mut Attempts, at: u64, key: usize) -> (usize, Vec<Judgement>) {
     let mut judged = Vec::new();
-    let n = flight.begin(Micros(at), key_of(key), &errors(), &mut judged);
+    let n = attempts.begin(Micros(at), key_of(key), &errors(), &mut judged);
     (n, judged)
 }
 
 #[test]
-fn an_attempt_that_failed_without_headers_has_reached_nobody() {
-    let mut f = flight();
+fn an_attempt_that_failed_without_headers_has_no_answer_of_an_upstream() {
+    let mut f = attempts();
     let (n, _) = begin(&mut f, 0, 0);
     assert_eq!(f.settle_failed(n, Micros(MS), &errors()).map(|j| j.outcome), Some(Some(Outcome::Bad)));
-    assert!(!f.has_last_headers() && !f.reached(), "nobody answered");
-    assert_eq!(
-        f.record_router_answer((503, false), Carried::default(), Micros(MS), &errors()),
-        None,
-        "Envoy's own answer"
-    );
-    assert!(!f.reached());
+    assert!(!f.has_last_headers() && !f.upstream_answered(), "nobody answered");
+    assert_eq!(router_answer(&mut f, 503, false, MS), None, "Envoy's own answer");
+    assert!(!f.upstream_answered());
     assert_eq!(finish(&mut f, Ending::Reset, 2 * MS), (Outcome::Bad, vec![]));
 }
 
 #[test]
 fn a_good_attempt_counts_at_its_headers_and_completes_at_its_end() {
-    let mut f = flight();
+    let mut f = attempts();
     let (n, earlier) = begin(&mut f, MS, 3);
     assert!(earlier.is_empty());
     let at_headers = f.record_headers(n, 200, Micros(20 * MS), &errors()).unwrap();
@@ -63,7 +71,7 @@ fn a_good_attempt_counts_at_its_headers_and_completes_at_its_end() {
 #[test]
 fn a_stream_that_breaks_is_bad_at_its_end() {
     for ending in [Ending::Reset, Ending::Timeout] {
-        let mut f = flight();
+        let mut f = attempts();
         let (n, _) = begin(&mut f, 0, 0);
         f.record_headers(n, 200, Micros(MS), &errors());
         let (outcome, judged) = finish(&mut f, ending, 9 * MS);
@@ -74,7 +82,7 @@ fn a_stream_that_breaks_is_bad_at_its_end() {
 #[test]
 fn only_a_whole_answer_says_that_a_key_works() {
     let says = |status: u16, ending: Ending| {
-        let mut f = flight();
+        let mut f = attempts();
         let (n, mut judged) = begin(&mut f, 0, 0);
         judged.extend(f.record_headers(n, status, Micros(MS), &errors()));
         judged.extend(finish(&mut f, ending, 9 * MS).1);
@@ -94,10 +102,10 @@ fn only_a_whole_answer_says_that_a_key_works() {
 }
 
 #[test]
-fn a_canary_that_envoy_passes_over_has_failed_and_stable_has_served() {
-    let mut f = flight();
+fn a_canary_that_envoy_skips_has_failed_and_stable_has_served() {
+    let mut f = attempts();
     let mut judged = Vec::new();
-    f.record_skipped(Micros(MS), &errors(), &mut judged);
+    judged.extend(f.record_skipped(Micros(MS), &errors()));
     assert_eq!(judged.len(), 1);
     assert_eq!((judged[0].event, judged[0].outcome), (answered(Outcome::Bad, None), Some(Outcome::Bad)));
     assert_eq!(judged[0].carried, Carried::default(), "no key had a part in it");
@@ -113,7 +121,7 @@ fn a_canary_that_envoy_passes_over_has_failed_and_stable_has_served() {
 
 #[test]
 fn a_client_that_leaves_a_stream_judges_nobody() {
-    let mut f = flight();
+    let mut f = attempts();
     let (n, _) = begin(&mut f, 0, 0);
     f.record_headers(n, 200, Micros(MS), &errors());
     let (outcome, judged) = finish(&mut f, Ending::Cancelled, 9 * MS);
@@ -122,7 +130,7 @@ fn a_client_that_leaves_a_stream_judges_nobody() {
 
 #[test]
 fn an_attempt_that_envoy_retried_still_counts_against_its_version() {
-    let mut f = flight();
+    let mut f = attempts();
     let (first, _) = begin(&mut f, 0, 0);
     let bad = f.record_headers(first, 503, Micros(5 * MS), &errors()).unwrap();
     assert_eq!((bad.event, bad.outcome), (answered(Outcome::Bad, None), Some(Outcome::Bad)));
@@ -137,7 +145,7 @@ fn an_attempt_that_envoy_retried_still_counts_against_its_version() {
 
 #[test]
 fn an_attempt_without_an_answer_is_settled_by_the_next() {
-    let mut f = flight();
+    let mut f = attempts();
     begin(&mut f, 0, 0);
     let (_, earlier) = begin(&mut f, 30 * MS, 1);
     assert_eq!(earlier.len(), 1);
@@ -147,21 +155,21 @@ fn an_attempt_without_an_answer_is_settled_by_the_next() {
 
 #[test]
 fn an_unanswered_attempt_waits_only_where_reset_and_timeout_differ() {
-    let mut f = flight();
+    let mut f = attempts();
     let (n, _) = begin(&mut f, 0, 0);
     assert!(f.settle_failed(n, Micros(MS), &errors()).is_some());
     assert!(f.settle_failed(n, Micros(MS), &errors()).is_none(), "once only");
     let only_timeouts = BadOutcomes { timeout: true, ..BadOutcomes::default() };
-    let mut f = flight();
+    let mut f = attempts();
     let n = f.begin(Micros(0), Carried::default(), &only_timeouts, &mut Vec::new());
     assert!(f.settle_failed(n, Micros(MS), &only_timeouts).is_none());
-    let outcome = f.finish(Ending::Reset, Carried::default(), Micros(MS), &only_timeouts, &mut Vec::new());
+    let outcome = f.finish(end(Ending::Reset, MS), &only_timeouts, &mut Vec::new());
     assert_eq!(outcome, Outcome::Good, "a reset is not among the errors");
 }
 
 #[test]
-fn a_timeout_is_as_slow_as_it_took() {
-    let mut f = flight();
+fn a_timeout_counts_with_the_time_it_took() {
+    let mut f = attempts();
     begin(&mut f, 0, 0);
     let (outcome, judged) = finish(&mut f, Ending::Timeout, 3000 * MS);
     assert_eq!(outcome, Outcome::Bad);
@@ -169,9 +177,9 @@ fn a_timeout_is_as_slow_as_it_took() {
 }
 
 #[test]
-fn a_client_that_leaves_is_neutral_but_past_the_latency_limit_it_is_slow() {
+fn a_client_that_leaves_counts_as_slow_only_past_the_latency_limit() {
     for (left_at, latency) in [(900 * MS, None), (1200 * MS, Some(1200 * MS))] {
-        let mut f = flight();
+        let mut f = attempts();
         let (n, _) = begin(&mut f, 0, 0);
         let judged = f.settle_abandoned(n, Micros(left_at), &errors()).unwrap();
         assert_eq!(judged.event, answered(Outcome::Cancelled, latency));
@@ -181,37 +189,37 @@ fn a_client_that_leaves_is_neutral_but_past_the_latency_limit_it_is_slow() {
 
 #[test]
 fn without_the_keys_role_the_routers_view_stands_in() {
-    let mut f = flight();
-    let good = f.record_router_answer((200, true), Carried::default(), Micros(20 * MS), &errors()).unwrap();
+    let mut f = attempts();
+    let good = router_answer(&mut f, 200, true, 20 * MS).unwrap();
     assert_eq!(good.event, answered(Outcome::Good, Some(20 * MS)));
     assert_eq!(finish(&mut f, Ending::Complete, 30 * MS).0, Outcome::Good);
 
-    let mut f = flight();
-    assert!(f.record_router_answer((500, true), Carried::default(), Micros(20 * MS), &errors()).is_none());
+    let mut f = attempts();
+    assert!(router_answer(&mut f, 500, true, 20 * MS).is_none());
     let (outcome, judged) = finish(&mut f, Ending::Complete, 30 * MS);
     assert_eq!((outcome, judged[0].event), (Outcome::Bad, answered(Outcome::Bad, None)));
 
-    let mut f = flight();
-    assert!(f.record_router_answer((503, false), Carried::default(), Micros(MS), &errors()).is_none());
+    let mut f = attempts();
+    assert!(router_answer(&mut f, 503, false, MS).is_none());
     let (outcome, judged) = finish(&mut f, Ending::Reset, MS);
     assert_eq!((outcome, judged[0].event), (Outcome::Bad, answered(Outcome::Bad, None)));
 }
 
 #[test]
-fn what_envoy_answers_before_any_attempt_judges_nobody() {
-    let mut f = flight();
-    f.record_router_answer((403, false), Carried::default(), Micros(MS), &errors());
+fn an_answer_of_envoy_before_any_attempt_judges_nobody() {
+    let mut f = attempts();
+    router_answer(&mut f, 403, false, MS);
     assert_eq!(finish(&mut f, Ending::Local, MS), (Outcome::Local, vec![]));
 }
 
 #[test]
-fn an_attempt_that_the_circuit_breaker_forbids_was_none() {
-    let mut f = flight();
+fn an_attempt_that_the_circuit_breaker_forbids_does_not_count() {
+    let mut f = attempts();
     begin(&mut f, 0, 0);
-    f.record_router_answer((503, false), Carried::default(), Micros(MS), &errors());
+    router_answer(&mut f, 503, false, MS);
     assert_eq!(finish(&mut f, Ending::Overflow, MS), (Outcome::Local, vec![]));
 
-    let mut f = flight();
+    let mut f = attempts();
     let (first, _) = begin(&mut f, 0, 0);
     f.record_headers(first, 503, Micros(MS), &errors());
     begin(&mut f, 2 * MS, 1);
@@ -220,9 +228,9 @@ fn an_attempt_that_the_circuit_breaker_forbids_was_none() {
 
 #[test]
 fn an_attempt_is_never_local_once_it_was_made() {
-    let mut f = flight();
+    let mut f = attempts();
     begin(&mut f, 0, 0);
-    f.record_router_answer((503, false), Carried::default(), Micros(MS), &errors());
+    router_answer(&mut f, 503, false, MS);
     let (outcome, judged) = finish(&mut f, Ending::Local, MS);
     assert_eq!((outcome, judged.len()), (Outcome::Bad, 1));
 }

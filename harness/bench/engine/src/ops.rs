@@ -12,13 +12,14 @@ use bellwether::headers::Headers;
 use bellwether::judge::stats::{Delta, Stats};
 use bellwether::judge::verdict::judge;
 use bellwether::keys::key_set::KeySet;
-use bellwether::keys::pool::{KeyQuery, Pools};
+use bellwether::keys::pool::{KeyQuery, Pool, Pools};
 use bellwether::outcome::Outcome;
 use bellwether::outcome::blame::Event;
 use bellwether::plan::Plan;
 use bellwether::route::{RequestFacts, find};
 use bellwether::shared::dropped::Drops;
 use bellwether::shared::store::{Expected, Store, StoreError, Versioned};
+use bellwether::shared::turn::Turn;
 use bellwether::time::{Micros, Now, Span, UnixMillis};
 
 /// Names, and what they are.
@@ -159,8 +160,9 @@ fn picking(keys: usize, count: u64) -> Result<()> {
     let mut state = state.try_borrow_mut()?;
     for n in 0..count {
         let random = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let query = KeyQuery { tried: &[], identity: None, random, now: Micros(1_000_000 + n / 100) };
-        black_box(state.pick(pool, &keys, query, &store, &mut Drops::default()));
+        let query = KeyQuery { tried: &[], identity: None, random };
+        let mut turn = Turn { store: &store, now: Micros(1_000_000 + n / 100), drops: &mut Drops::default() };
+        black_box(state.pick(Pool { config: pool, keys: &keys }, query, &mut turn));
     }
     Ok(())
 }
