@@ -27,7 +27,7 @@ pub fn hash(parts: &[&[u8]]) -> u64 {
     state ^ (state >> 33)
 }
 
-/// A hasher for maps whose keys are consecutive numbers of our own. It does one multiplication, by 2⁶⁴ divided by the golden
+/// A hasher for maps with consecutive numbers of our own as keys. It does one multiplication, by 2⁶⁴ divided by the golden
 /// ratio (Knuth's multiplicative hashing). The slower hasher of `std` defends against keys that an attacker chooses; nobody
 /// chooses these.
 #[derive(Default)]

@@ -1,13 +1,13 @@
 //! The reader of JSON documents that people write. It reports all problems of a document at once.
 //!
-//! Why the reader is our own: an operator should need one rejection to mend a configuration. That takes four things which a
-//! derived `Deserialize` and `serde_json::Value` do not give:
+//! Why the reader is our own: an operator should need one rejection to mend a configuration. A derived
+//! `Deserialize` or `serde_json::Value` cannot do this, because the reader must report:
 //!
-//! - All problems, each with its path. A derived type stops at the first wrong field.
-//! - Duplicate and unknown fields. A `Value` silently keeps the last of two equal keys.
-//! - Ranges and rules across fields, reported with the value as it was written. After deserialization the text, the order and
-//!   the path are lost.
-//! - Hidden secrets. A derived type's error quotes the value, which may be a key.
+//! - all problems, each with its path: a derived type stops at the first wrong field.
+//! - duplicate and unknown fields: a `Value` silently keeps the last of two equal keys.
+//! - values out of range and rules across fields, with the value as it was written: deserialization loses the text, the order
+//!   and the path.
+//! - nothing of a secret: the error of a derived type quotes the value, which may be a key.
 //!
 //! `serde_json` does the parsing. It fills a tree of [`Node`]s that keeps every member in document order, duplicates included.
 //! The configuration reads the tree through a [`Cursor`], which knows its path, reports each problem to one [`Sink`], and goes

@@ -1,7 +1,14 @@
-//! The plan: a configuration that has been checked. Immutable, complete, and valid by construction, so that nothing on
-//! the request path can meet a configuration error: references are indices, weights sum to the whole, defaults are filled in.
+//! The plan: a checked configuration. It is immutable, complete and valid by construction, so that no request can meet a
+//! configuration error: references are indices, weights sum to the whole, defaults are filled in.
 //!
-//! A [`Plan`] comes from [`crate::config::compile`] and from nowhere else (`#[non_exhaustive]` sees to it).
+//! Only [`crate::config::compile`] makes a [`Plan`]; `#[non_exhaustive]` ensures this.
+//!
+//! - `guard`: limits, comparison and recovery of a deployment, as configured
+//! - `index`: finds the few deployments that a request may belong to
+//! - `matching`: conditions on hosts, paths and headers, and their evaluation; host and address without port
+//! - `pool`: key pools as configured: cooldowns, limits, secrets
+//! - `ramp`: stages of a canary's share
+//! - `split`: computes the split, from the versions' weights to the points of each version
 
 pub mod guard;
 pub mod index;
@@ -23,17 +30,17 @@ use crate::units::Bps;
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Plan {
-    /// In configuration order: the first whose match holds takes the request. `1..=1024` of them.
+    /// `1..=1024`, in configuration order. A request belongs to the first with a match that holds.
     pub deployments: Vec<Deployment>,
-    /// Where to look for a request's deployment.
+    /// Finds the deployments that a request may belong to.
     pub index: Index,
     /// Key pools; versions refer to them by index.
     pub pools: Vec<KeyPool>,
     /// Request header that carries the chosen cluster to the route; lower case.
     pub cluster_header: String,
-    /// Response header that names the version which served; `None` for none; lower case.
+    /// Response header that names the version that served; lower case; `None` for none.
     pub version_header: Option<String>,
-    /// Where transitions are POSTed.
+    /// Receiver of alerts.
     pub alerts: Option<Alerts>,
 }
 
@@ -41,36 +48,36 @@ pub struct Plan {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Deployment {
-    /// Unique in the plan, `^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`.
+    /// Name; unique in the plan, `^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`.
     pub name: String,
-    /// Identity of this rollout; state belongs to it. `^[A-Za-z0-9._-]{1,63}$`.
+    /// Identity of this rollout. All state belongs to a release. `^[A-Za-z0-9._-]{1,63}$`.
     pub release: String,
-    /// Which requests belong here.
+    /// Conditions of the requests that belong here.
     pub matches: Match,
-    /// Index into `versions` of the version traffic falls back to.
+    /// Index into `versions` of the stable version, to which traffic falls back.
     pub stable: usize,
-    /// `1..=16`, in configuration order.
+    /// `1..=16` versions, in configuration order.
     pub versions: Vec<Version>,
-    /// How points map to versions: the configured weights, or those of the ramp's first stage.
+    /// The map from points to versions, by the configured weights or those of the ramp's first stage.
     pub split: Split,
-    /// Before the split; the first that matches wins.
+    /// Rules, tried before the split; the first that matches wins.
     pub rules: Vec<Rule>,
-    /// Identities that keep their version, if any are configured.
+    /// Identities that keep their version; `None` if there are none.
     pub sticky: Option<Sticky>,
-    /// The effective salt of the sticky hash, whether configured or defaulted to `name/release`.
+    /// Salt of the sticky hash: the configured one, or `name/release`.
     pub salt: String,
-    /// After how many failed attempts on a canary the next one goes to stable; `None` for never.
+    /// Number of failed attempts on a canary after which the next one goes to stable; `None` for never.
     pub failover: Option<u32>,
-    /// What makes a canary fail. Present also when the document has none: then all limits are off.
+    /// Limits that make a canary fail. If the document has no guard, only the comparison with stable is on.
     pub guard: Guard,
-    /// What happens after a rollback.
+    /// Behaviour after a rollback.
     pub recovery: Recovery,
-    /// Stages of the canary's share; then there are exactly two versions, and they carry no weights.
+    /// Stages of the canary's share. With a ramp there are exactly two versions, and they have no weights.
     pub ramp: Option<Ramp>,
 }
 
 impl Deployment {
-    /// The guard in effect at a stage of the ramp; the deployment's own before it starts, and without a ramp.
+    /// Returns the guard in effect at a stage of the ramp. Before the ramp starts, and without one, it is the deployment's own.
     pub fn guard_at(&self, stage: Option<u32>) -> &Guard {
         let staged = self.ramp.as_ref().and_then(|ramp| ramp.stage(stage));
         staged.map_or(&self.guard, |stage| &stage.guard)
@@ -81,7 +88,7 @@ impl Deployment {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Version {
-    /// Unique in the deployment.
+    /// Name; unique in the deployment.
     pub id: String,
     /// Configured share; `None` under a ramp.
     pub weight: Option<Bps>,
@@ -89,7 +96,7 @@ pub struct Version {
     pub cluster: String,
     /// Index into [`Plan::pools`].
     pub pool: Option<usize>,
-    /// `:authority` for this version.
+    /// `:authority` of requests to this version; `None` leaves the client's.
     pub host: Option<String>,
     /// Replacement of the path's beginning.
     pub rewrite_prefix: Option<PrefixRewrite>,
@@ -97,47 +104,48 @@ pub struct Version {
     pub set_headers: Vec<(String, String)>,
 }
 
-/// A path that begins with `from` begins with `to` instead; any other path stays.
+/// A replacement of a path prefix: a path that begins with `from` begins with `to` instead. Any other path stays.
+/// [`crate::route::rewritten_path`] applies it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PrefixRewrite {
-    /// What the path must begin with.
+    /// Prefix of the client's path.
     pub from: String,
-    /// What it begins with afterwards.
+    /// Prefix of the upstream's path.
     pub to: String,
 }
 
-/// A rule sends matching requests to a version before weights are asked.
+/// A rule: sends matching requests to a version, before the split decides.
 #[derive(Debug)]
 pub struct Rule {
-    /// All must hold; never empty.
+    /// Conditions that must all hold; never empty.
     pub headers: Vec<HeaderCondition>,
     /// Index into the deployment's versions.
     pub version: usize,
-    /// Share of the identities that the rule takes; the rest falls through to later rules and the weights.
+    /// Share of the identities that the rule takes; the others go on to later rules and the split.
     pub percent: Bps,
-    /// `after_rollback: keep`: the rule still holds while its version is rolled back.
+    /// `after_rollback: keep`: the rule applies even while its version is rolled back.
     pub keep_after_rollback: bool,
 }
 
-/// Sticky identities, in order of preference; the first one present in the request wins.
+/// Sources of sticky identities, in order of preference. The first one that a request has is its identity.
 #[derive(Debug)]
 pub struct Sticky {
-    /// Never empty.
+    /// Sources; never empty.
     pub on: Vec<IdentitySource>,
 }
 
-/// Where an identity comes from.
+/// The source of an identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IdentitySource {
-    /// The value of a request header, not empty; lower-case name.
+    /// The value of a request header, if it is not empty. The name is in lower case.
     Header(String),
-    /// The value of a cookie, not empty; names are case-sensitive.
+    /// The value of a cookie, if it is not empty. The name is case-sensitive.
     Cookie(String),
-    /// The downstream address without the port.
+    /// The client's address without the port.
     ClientAddress,
 }
 
-/// Where transitions are POSTed.
+/// The receiver of alerts: each transition is POSTed to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Alerts {
     /// Envoy cluster.
@@ -146,6 +154,6 @@ pub struct Alerts {
     pub host: String,
     /// `:path`.
     pub path: String,
-    /// How long one try may take.
+    /// Longest time of one try.
     pub timeout: Millis,
 }

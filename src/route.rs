@@ -1,10 +1,11 @@
-//! Routing: from the facts of a request to a version. Pure; the order of precedence is the order of this file.
+//! Routing: chooses the version of a request, reads its sticky identity, rewrites its path. In order of precedence:
 //!
-//! 1. the first deployment whose match holds ([`find`]);
-//! 2. the first rule whose conditions hold and whose percentage takes this identity;
-//! 3. the split, at the point of the sticky identity or at a random one ([`choose`]).
+//! 1. [`find`] takes the first deployment with a match that holds.
+//! 2. [`choose`] takes the first rule that applies: its conditions hold, and its percentage includes this identity.
+//! 3. Without such a rule, [`choose`] asks the split, at the point of the sticky identity or at a random point.
 //!
-//! A version that is not available (rolled back) is replaced by stable, except for rules that say `keep`.
+//! Stable replaces a version that is rolled back, except for rules with `keep`. [`rewritten_path`] replaces the prefix of the
+//! path for the chosen version.
 
 use std::borrow::Cow;
 
@@ -15,14 +16,14 @@ use crate::plan::split::Split;
 use crate::plan::{Deployment, IdentitySource, Plan, Rule, Version};
 use crate::units::{Bps, Point};
 
-/// What the decision may depend on.
+/// The inputs of the decision.
 pub struct RequestFacts<'a> {
     /// Request headers.
     pub headers: &'a Headers,
-    /// The downstream address without port. Asked for only when a sticky source or a rule's percentage needs it, because
-    /// the host call costs as much as the whole decision.
+    /// Reads the client's address without port. Called only if a sticky source or a rule's percentage needs it: the host call
+    /// costs as much as the rest of the decision.
     pub client_address: &'a dyn Fn() -> Option<Vec<u8>>,
-    /// 64 uniform random bits.
+    /// Uniform random bits.
     pub random: u64,
 }
 
@@ -31,40 +32,39 @@ pub struct RequestFacts<'a> {
 pub struct Choice {
     /// Index into the deployment's versions.
     pub version: usize,
-    /// A rule decided, not the split: such traffic is not a fair sample.
+    /// Set if a rule decided, not the split. Such traffic is no random sample, so it is not compared.
     pub forced: bool,
-    /// The version is rolled back and this request may show whether it has recovered.
+    /// Set if the version is probing, and this request may be a probe.
     pub probe: bool,
     /// Hash of the sticky identity, if the request has one.
     pub identity: Option<u64>,
 }
 
-/// The first deployment whose match holds.
+/// Returns the first deployment with a match that holds.
 pub fn find(plan: &Plan, headers: &Headers) -> Option<usize> {
     plan.index.first(headers, &|n| plan.deployments.get(n).is_some_and(|d| matches(&d.matches, headers)))
 }
 
-/// Whether a version may be given traffic.
+/// A version's right to traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// By weight and by rule.
+    /// Traffic by weight and by rule.
     Open,
-    /// Only as a probe.
+    /// Only probes.
     Probe,
-    /// Not at all.
+    /// No traffic.
     Shut,
 }
 
-/// Picks the version. `split`: the shares in effect; `access(version)`: whether it may be given traffic; stable is never
-/// asked about. A choice that is a `probe` still needs a place as one.
+/// Chooses the version of a request. `split` has the shares in effect. `access` returns a canary's right to traffic; stable
+/// always has it. A choice with `probe` still needs a free place as a probe.
 pub fn choose(
     deployment: &Deployment,
     split: &Split,
     facts: &RequestFacts<'_>,
     access: &dyn Fn(usize) -> Access,
 ) -> Choice {
-    let identity =
-        deployment.sticky.as_ref().and_then(|sticky| sticky.on.iter().find_map(|source| read(source, facts)));
+    let identity = sticky_identity(deployment, facts);
     let hashed = identity.as_deref().map(|identity| hash(&[deployment.salt.as_bytes(), identity]));
     for rule in &deployment.rules {
         if all_hold(&rule.headers, facts.headers) && takes(deployment, rule, identity.as_deref(), facts) {
@@ -81,8 +81,8 @@ pub fn choose(
     Choice { version, forced: false, probe: access == Access::Probe, identity: hashed }
 }
 
-/// Whether the rule's percentage takes this request. The hash is salted with the rule's version as well: the people in a
-/// rule's 10 % must not be the same as those in the split's first 10 %.
+/// Returns whether the rule's percentage includes this request. The rule's version is part of the salt, so that the clients in a
+/// rule's 10 % are not the clients in the split's first 10 %.
 fn takes(deployment: &Deployment, rule: &Rule, identity: Option<&[u8]>, facts: &RequestFacts<'_>) -> bool {
     if rule.percent == Bps::ALL {
         return true;
@@ -96,7 +96,12 @@ fn takes(deployment: &Deployment, rule: &Rule, identity: Option<&[u8]>, facts: &
     Point::from_random(bits).get() < rule.percent.get()
 }
 
-fn read<'a>(source: &IdentitySource, facts: &RequestFacts<'a>) -> Option<Cow<'a, [u8]>> {
+/// Reads the sticky identity of a request: the first of the deployment's sources that has a value.
+fn sticky_identity<'a>(deployment: &Deployment, facts: &RequestFacts<'a>) -> Option<Cow<'a, [u8]>> {
+    deployment.sticky.as_ref()?.on.iter().find_map(|source| identity_from(source, facts))
+}
+
+fn identity_from<'a>(source: &IdentitySource, facts: &RequestFacts<'a>) -> Option<Cow<'a, [u8]>> {
     let found = match source {
         IdentitySource::Header(name) => facts.headers.get(name),
         IdentitySource::Cookie(name) => cookie(facts.headers, name).map(Cow::Borrowed),
@@ -105,7 +110,7 @@ fn read<'a>(source: &IdentitySource, facts: &RequestFacts<'a>) -> Option<Cow<'a,
     found.filter(|value| !value.is_empty())
 }
 
-/// The first cookie of this name, without quotes around its value.
+/// Returns the value of the first cookie of this name, without quotes.
 fn cookie<'a>(headers: &'a Headers, name: &str) -> Option<&'a [u8]> {
     headers.all("cookie").flat_map(|value| value.split(|byte| *byte == b';')).find_map(|pair| {
         let rest = pair.trim_ascii().strip_prefix(name.as_bytes())?;
@@ -114,7 +119,7 @@ fn cookie<'a>(headers: &'a Headers, name: &str) -> Option<&'a [u8]> {
     })
 }
 
-/// The path as this version's upstream expects it, if that differs.
+/// Rewrites the path prefix for this version; `None` if the path stays as it is.
 pub fn rewritten_path(version: &Version, path: &[u8]) -> Option<Vec<u8>> {
     let rewrite = version.rewrite_prefix.as_ref()?;
     let rest = path.strip_prefix(rewrite.from.as_bytes())?;
@@ -130,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn cookies_are_found_among_others_and_never_by_prefix() {
+    fn cookies_are_found_by_their_whole_name() {
         let h = headers(&[("cookie", "xuid=1; uidx=2;uid = \"me\" ; uid=later"), ("cookie", "b=3")]);
         assert_eq!(cookie(&h, "uid"), Some(b"me".as_slice()));
         assert_eq!(cookie(&h, "b"), Some(b"3".as_slice()));

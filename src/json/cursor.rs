@@ -211,7 +211,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Reads an object whose field names the user chooses. The members are hidden; names may repeat.
+    /// Reads an object with field names of the user's choice. The members are hidden; names may repeat.
     ///
     /// # Errors
     /// It is not an object.

@@ -1,36 +1,36 @@
-//! The limits that make a canary fail, and what follows.
+//! Limits that make a canary fail, and the behaviour after a rollback, as configured.
 
 use crate::time::Millis;
 use crate::units::Bps;
 
-/// What a breach leads to.
+/// The effect of a breached limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GuardMode {
     /// Roll back.
     Enforce,
-    /// Count and report what would have happened.
+    /// Only count and report that the canary would have been rolled back.
     Observe,
 }
 
-/// What happens when stable breaches the same limit in the same window.
+/// The effect if stable breaches the same limit in the same window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SharedOutage {
-    /// Do not blame the canary; freeze and report.
+    /// Hold the canary: keep its share, stop its ramp, and report.
     Hold,
-    /// Roll back all the same.
+    /// Roll back.
     Rollback,
 }
 
-/// When a canary is rolled back. Limits that are `None` are off.
+/// Conditions of a rollback. A limit that is `None` is off.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Guard {
     /// Enforce or observe.
     pub mode: GuardMode,
-    /// What is a bad outcome.
+    /// Outcomes that count as bad.
     pub errors: BadOutcomes,
     /// Length of the sliding window, `1s..=1h`.
     pub window: Millis,
-    /// Limits on rates and latencies are judged only with this many outcomes in the window.
+    /// Outcomes in the window that limits on rates and latencies need.
     pub min_requests: u32,
     /// Share of bad outcomes above which the canary fails.
     pub max_error_rate: Option<Bps>,
@@ -38,20 +38,20 @@ pub struct Guard {
     pub max_errors: Option<u32>,
     /// Bad outcomes in a row at which the canary fails.
     pub max_consecutive_errors: Option<u32>,
-    /// Latency (request seen → response headers) above which the canary fails.
+    /// Latencies (from the request to the response headers) above which the canary fails.
     pub max_latency: LatencyLimits,
-    /// Sequential comparison with stable; `None` when switched off.
+    /// Sequential comparison with stable; `None` if it is off.
     pub compare: Option<Compare>,
-    /// Shared trouble.
+    /// Effect of trouble that stable shares.
     pub shared_outage: SharedOutage,
 }
 
-/// Which answers and faults count as bad.
+/// Answers and faults that count as bad.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct BadOutcomes {
     /// Any status 500…599.
     pub server_errors: bool,
-    /// Any status 400…499, except 429 and a pool key's 401 and 403, which are the key's matter unless listed by number.
+    /// Any status 400…499 except 429 and, with a pool's key, 401 and 403. Those judge the key, unless they are in `statuses`.
     pub client_errors: bool,
     /// Single statuses, ascending, `100..=599`.
     pub statuses: Vec<u16>,
@@ -61,7 +61,7 @@ pub struct BadOutcomes {
     pub timeout: bool,
 }
 
-/// Latency limits over the window; each optional.
+/// Latency limits over the window; each may be absent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LatencyLimits {
     /// Arithmetic mean.
@@ -81,33 +81,33 @@ pub struct Compare {
     pub worse_than_stable_milli: u32,
     /// Mean number of failing requests between false rollbacks, `1e2..=1e12`.
     pub confidence: f64,
-    /// The canary's rate must exceed stable's by this much.
+    /// Least difference between the canary's rate and stable's.
     pub min_difference: Bps,
-    /// The canary's rate must be at least this.
+    /// Least rate of the canary.
     pub floor: Bps,
-    /// A response faster than this is never a slow one: where everything answers in a few milliseconds, stable's 95th percentile
-    /// tells how busy the machine is.
+    /// Latency below which no response counts as slow. Where all responses take a few milliseconds, stable's 95th percentile
+    /// only shows how busy the machine is.
     pub latency_floor: Millis,
 }
 
-/// What follows a rollback.
+/// The behaviour after a rollback.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recovery {
-    /// Rolled back until the release changes or an operator resumes.
+    /// Stay rolled back until the release changes or an operator resumes.
     Hold,
-    /// Back in by probing.
+    /// Try the canary again with probes.
     Probe(Probe),
 }
 
-/// How a rolled-back canary is tried again.
+/// Parameters of probing a rolled-back canary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Probe {
-    /// Wait before the first probe.
+    /// Wait before the first probes.
     pub after: Millis,
-    /// The wait doubles after a failed probe up to this.
+    /// Longest wait; it doubles after each failed round.
     pub max_after: Millis,
-    /// Probes in flight at once.
+    /// Most probes in flight at once.
     pub max_in_flight: u32,
-    /// Successful probes that reopen the canary.
+    /// Successful probes after which the canary is active again.
     pub successes: u32,
 }

@@ -1,9 +1,12 @@
-//! Which deployments a request may belong to, so that a thousand of them cost a request no more than one.
+//! The index of deployments: finds the few that a request may belong to, so that a thousand deployments cost a request no more
+//! than one.
 //!
-//! Every deployment is filed under one condition that its match cannot hold without: the value of a header, else its hosts, else
-//! its path prefix; what has none of these is looked at for every request. A look into the files gives the few whose condition
-//! holds, and these are then asked in full, in configuration order. Not a hash table: the standard one draws a random seed, and
-//! ten comparisons find one in a thousand.
+//! The index lists each deployment under one necessary condition of its match: the value of a header, else its hosts, else its
+//! path prefix. A deployment without any of these is a candidate for every request. A look-up returns the candidates with a
+//! condition that this request meets; only their matches are then evaluated in full, in configuration order.
+//!
+//! The tables are sorted vectors: ten comparisons find one entry in a thousand, and the standard hash table would draw a random
+//! seed.
 
 use std::borrow::Cow;
 
@@ -11,27 +14,27 @@ use crate::headers::Headers;
 use crate::plan::matching;
 use crate::plan::matching::{HeaderTest, HostPattern, Match};
 
-/// Deployments (indices, ascending) by what they are filed under, in its order.
+/// A sorted table from a condition's value to the deployments with it (indices, ascending).
 #[derive(Debug, Default)]
-struct File(Vec<(Vec<u8>, Vec<usize>)>);
+struct Table(Vec<(Vec<u8>, Vec<usize>)>);
 
-impl File {
-    fn add(&mut self, under: &[u8], n: usize) {
-        match self.0.binary_search_by(|(held, _)| held.as_slice().cmp(under)) {
+impl Table {
+    fn add(&mut self, value: &[u8], n: usize) {
+        match self.0.binary_search_by(|(held, _)| held.as_slice().cmp(value)) {
             Ok(at) => {
-                if let Some((_, filed)) = self.0.get_mut(at)
-                    && filed.last() != Some(&n)
+                if let Some((_, listed)) = self.0.get_mut(at)
+                    && listed.last() != Some(&n)
                 {
-                    filed.push(n);
+                    listed.push(n);
                 }
             }
-            Err(at) => self.0.insert(at, (under.to_vec(), vec![n])),
+            Err(at) => self.0.insert(at, (value.to_vec(), vec![n])),
         }
     }
 
-    fn get(&self, under: &[u8]) -> Option<&[usize]> {
-        let at = self.0.binary_search_by(|(held, _)| held.as_slice().cmp(under)).ok()?;
-        self.0.get(at).map(|(_, filed)| filed.as_slice())
+    fn get(&self, value: &[u8]) -> Option<&[usize]> {
+        let at = self.0.binary_search_by(|(held, _)| held.as_slice().cmp(value)).ok()?;
+        self.0.get(at).map(|(_, listed)| listed.as_slice())
     }
 
     fn is_empty(&self) -> bool {
@@ -39,33 +42,34 @@ impl File {
     }
 }
 
-/// Where to look for the deployment of a request.
+/// Tables from conditions to deployments.
 #[derive(Debug, Default)]
 pub struct Index {
-    /// By header name, then by its value.
-    headers: Vec<(String, File)>,
-    /// By host, lower case, with a port where the pattern has one.
-    hosts: File,
-    /// By the end of a host, beginning with a dot.
-    suffixes: File,
-    /// By path prefix, and the lengths that these have.
-    prefixes: File,
+    /// By the name of a header, then by its value.
+    headers: Vec<(String, Table)>,
+    /// By host, in lower case, with a port where the pattern has one.
+    hosts: Table,
+    /// By the end of a host, which begins with a dot.
+    suffixes: Table,
+    /// By path prefix.
+    prefixes: Table,
+    /// All lengths of path prefixes.
     prefix_lengths: Vec<usize>,
-    /// Filed under nothing.
+    /// Deployments without such a condition.
     rest: Vec<usize>,
 }
 
 impl Index {
-    /// Files the matches of all deployments, in configuration order.
+    /// Builds the index from the matches of all deployments, in configuration order.
     pub fn new<'a>(matches: impl Iterator<Item = &'a Match>) -> Index {
         let mut index = Index::default();
         for (n, conditions) in matches.enumerate() {
-            index.file(n, conditions);
+            index.add(n, conditions);
         }
         index
     }
 
-    fn file(&mut self, n: usize, conditions: &Match) {
+    fn add(&mut self, n: usize, conditions: &Match) {
         let required = conditions.headers.iter().filter(|condition| !condition.invert);
         let mut values = required.filter_map(|condition| match &condition.test {
             HeaderTest::Exact(value) => Some((&condition.name, std::slice::from_ref(value))),
@@ -76,12 +80,12 @@ impl Index {
             let at = match self.headers.iter().position(|(held, _)| held == name) {
                 Some(at) => at,
                 None => {
-                    self.headers.push((name.clone(), File::default()));
+                    self.headers.push((name.clone(), Table::default()));
                     self.headers.len().saturating_sub(1)
                 }
             };
-            if let Some((_, file)) = self.headers.get_mut(at) {
-                values.iter().for_each(|value| file.add(value.as_bytes(), n));
+            if let Some((_, table)) = self.headers.get_mut(at) {
+                values.iter().for_each(|value| table.add(value.as_bytes(), n));
             }
         } else if !conditions.hosts.is_empty() {
             for host in &conditions.hosts {
@@ -100,24 +104,24 @@ impl Index {
         }
     }
 
-    /// The first deployment for which `holds`, among those whose condition this request meets.
+    /// Returns the first deployment, in configuration order, that is a candidate for this request and that `holds`.
     pub fn first(&self, headers: &Headers, holds: &dyn Fn(usize) -> bool) -> Option<usize> {
         let mut found: Option<usize> = None;
-        let mut look = |filed: &[usize]| {
-            let earlier = filed.iter().take_while(|n| found.is_none_or(|found| **n < found));
+        let mut look = |listed: &[usize]| {
+            let earlier = listed.iter().take_while(|n| found.is_none_or(|found| **n < found));
             if let Some(n) = earlier.copied().find(|n| holds(*n)) {
                 found = Some(n);
             }
         };
-        for (name, file) in &self.headers {
-            if let Some(filed) = headers.get(name).and_then(|value| file.get(value.as_ref())) {
-                look(filed);
+        for (name, table) in &self.headers {
+            if let Some(listed) = headers.get(name).and_then(|value| table.get(value.as_ref())) {
+                look(listed);
             }
         }
         if !(self.hosts.is_empty() && self.suffixes.is_empty())
             && let Some(authority) = headers.get(":authority")
         {
-            self.of_host(&lower(&authority), &mut look);
+            self.look_up_host(&lower(&authority), &mut look);
         }
         if !self.prefixes.is_empty()
             && let Some(path) = headers.get(":path")
@@ -129,11 +133,12 @@ impl Index {
         found
     }
 
-    fn of_host(&self, authority: &[u8], look: &mut dyn FnMut(&[usize])) {
+    /// Calls `look` with the deployments listed under this host and under each of its suffixes, with the port and without.
+    fn look_up_host(&self, authority: &[u8], look: &mut dyn FnMut(&[usize])) {
         let bare = matching::without_port(authority);
         for host in [bare, authority] {
-            if let Some(filed) = self.hosts.get(host) {
-                look(filed);
+            if let Some(listed) = self.hosts.get(host) {
+                look(listed);
             }
             if !self.suffixes.is_empty() {
                 let dots = host.iter().enumerate().skip(1).filter(|(_, byte)| **byte == b'.');
@@ -161,7 +166,7 @@ mod tests {
     use crate::plan::matching::matches;
     use crate::route::find;
 
-    /// Every kind of condition, and pairs of them: 0…2 of each of hosts, prefix and headers.
+    /// Returns a document with every kind of condition and all their combinations: 0…2 of each of hosts, prefix and headers.
     fn document() -> String {
         let hosts = ["", r#""hosts": ["a.example.com"]"#, r#""hosts": ["*.example.com", "A.test:8443"]"#];
         let paths = ["", r#""path_prefix": "/v1/""#, r#""path_prefix": "/v1/chat""#];
@@ -174,7 +179,7 @@ mod tests {
             r#"{"name": "x-other", "prefix": "o"}"#,
         ];
         let mut deployments = Vec::new();
-        // The most particular ones first, so that each can be the first to match.
+        // The narrowest ones first, so that each can be the first to match.
         for header in headers.iter().rev() {
             for path in paths.iter().rev() {
                 for host in hosts.iter().rev() {
@@ -194,10 +199,10 @@ mod tests {
     }
 
     #[test]
-    fn the_index_finds_what_asking_every_deployment_finds() {
+    fn the_index_finds_the_same_deployment_as_a_search_of_all() {
         let mut plan = crate::testing::plan(&document());
         let mut taken = std::collections::BTreeSet::new();
-        // Without its first deployments too, so that the others come to take requests.
+        // The first deployments are removed one by one, so that each of the others takes requests.
         while !plan.deployments.is_empty() {
             for authority in
                 ["a.example.com", "A.EXAMPLE.com:80", "a.test:8443", "b.a.example.com:1", ".", ""]

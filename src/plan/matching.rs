@@ -1,39 +1,39 @@
-//! Conditions on a request, and whether they hold.
+//! Conditions on a request (hosts, path prefix, headers), and their evaluation.
 
 use crate::headers::Headers;
 
-/// Conditions that must all hold; an absent part holds for every request.
+/// Conditions that must all hold. An absent part holds for every request.
 #[derive(Debug, Default)]
 pub struct Match {
-    /// Any of these; empty holds for all.
+    /// Hosts, of which one must match; empty holds for all.
     pub hosts: Vec<HostPattern>,
-    /// The path, query included, begins with this.
+    /// Prefix of the path, query included.
     pub path_prefix: Option<String>,
-    /// All of these.
+    /// Conditions on headers, which must all hold.
     pub headers: Vec<HeaderCondition>,
 }
 
-/// A host as a match names it; lower case. The request's port is ignored unless the pattern has one.
+/// A pattern for a host, in lower case. The request's port counts only if the pattern has one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HostPattern {
     /// `api.example.com`
     Exact(String),
-    /// `*.example.com`, held as `.example.com`: any host that ends so and has at least one label more.
+    /// `*.example.com`, held as `.example.com`: any host with this suffix and at least one more label.
     Suffix(String),
 }
 
-/// A condition on one request header. A header sent several times is joined by `,` as HTTP has it.
+/// A condition on one request header. Several headers of one name are joined by `,` as in HTTP.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeaderCondition {
-    /// Lower case.
+    /// Name, in lower case.
     pub name: String,
-    /// What the value must be.
+    /// Test of the value.
     pub test: HeaderTest,
-    /// The condition holds when the test does not.
+    /// Inverts the condition: it holds if the test fails.
     pub invert: bool,
 }
 
-/// What a header's value must be. An absent header fails every test but `Present(false)`.
+/// A test of a header's value. An absent header fails every test but `Present(false)`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HeaderTest {
     /// Equal, byte by byte.
@@ -42,15 +42,15 @@ pub enum HeaderTest {
     Prefix(String),
     /// Ends with.
     Suffix(String),
-    /// Has within.
+    /// Contains.
     Contains(String),
     /// Equal to one of these; never empty.
     OneOf(Vec<String>),
-    /// Present (true) or absent (false), whatever the value.
+    /// Present (true) or absent (false), with any value.
     Present(bool),
 }
 
-/// Whether every condition holds.
+/// Returns whether every condition holds.
 pub(crate) fn matches(conditions: &Match, headers: &Headers) -> bool {
     if !conditions.hosts.is_empty() {
         let Some(authority) = headers.get(":authority") else { return false };
@@ -76,25 +76,26 @@ fn host_matches(pattern: &HostPattern, authority: &[u8]) -> bool {
     }
 }
 
-/// Whether a host has this suffix and at least a byte more; without case.
+/// Returns whether a host has this suffix, in any case, and at least one more byte.
 fn ends_with(host: &[u8], suffix: &str) -> bool {
     let begin = host.len().checked_sub(suffix.len()).filter(|begin| *begin > 0);
     begin.and_then(|begin| host.get(begin..)).is_some_and(|end| end.eq_ignore_ascii_case(suffix.as_bytes()))
 }
 
-/// `host:port` → `host`, `[::1]:port` → `[::1]`; anything else as it is.
+/// Removes the port: `host:port` → `host`, `[::1]:port` → `[::1]`. Anything else stays.
 pub(crate) fn without_port(authority: &[u8]) -> &[u8] {
     match authority.iter().rposition(|byte| *byte == b':') {
         Some(colon) => {
             let (host, port) = authority.split_at_checked(colon).unwrap_or((authority, b""));
             let is_port = port.len() > 1 && port.iter().skip(1).all(u8::is_ascii_digit);
-            // The last colon of a bare IPv6 address separates no port.
+            // In an IPv6 address without brackets the last colon begins no port.
             if is_port && (!host.contains(&b':') || host.ends_with(b"]")) { host } else { authority }
         }
         None => authority,
     }
 }
 
+/// Returns whether all conditions hold.
 pub(crate) fn all_hold(conditions: &[HeaderCondition], headers: &Headers) -> bool {
     conditions.iter().all(|condition| holds(condition, headers))
 }
@@ -117,7 +118,7 @@ fn contains(value: &[u8], part: &[u8]) -> bool {
     part.is_empty() || value.windows(part.len()).any(|window| window == part)
 }
 
-/// Strips the port off a socket address as the proxy prints it (`10.0.0.1:4711`, `[::1]:4711`).
+/// Removes the port and the brackets from a socket address as the proxy writes it (`10.0.0.1:4711`, `[::1]:4711`).
 pub fn address_without_port(address: &[u8]) -> &[u8] {
     let bare = without_port(address);
     bare.strip_prefix(b"[").and_then(|inner| inner.strip_suffix(b"]")).unwrap_or(bare)
@@ -149,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wildcard_needs_a_label_more() {
+    fn a_wildcard_needs_one_more_label() {
         let suffix = HostPattern::Suffix(".example.com".to_owned());
         assert!(host_matches(&suffix, b"a.example.com:80"));
         assert!(host_matches(&suffix, b"a.b.Example.com"));
@@ -198,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_sent_twice_is_joined() {
+    fn headers_of_one_name_are_joined() {
         let h = headers(&[("x-a", "1"), ("x-b", "-"), ("x-a", "2")]);
         assert_eq!(h.get("x-a").as_deref(), Some(b"1,2".as_slice()));
     }

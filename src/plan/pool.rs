@@ -6,15 +6,15 @@ use crate::time::Millis;
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct KeyPool {
-    /// Unique in the plan.
+    /// Name; unique in the plan.
     pub name: String,
     /// Request header that carries the key; lower case.
     pub header: String,
-    /// Written before the key.
+    /// Text before the key in the header.
     pub prefix: String,
-    /// `1..=256`; at least one has a weight above 0.
+    /// `1..=256` keys; at least one has a weight above 0.
     pub keys: Vec<Key>,
-    /// Where the key is put in.
+    /// The role that puts the key in.
     pub inject: Inject,
     /// Cooldown after a 429.
     pub rate_limited: Cooldown,
@@ -22,11 +22,11 @@ pub struct KeyPool {
     pub rejected: StreakLimit,
     /// Limit of bad outcomes in a row.
     pub failing: StreakLimit,
-    /// Same identity, same key while it is usable.
+    /// Gives one identity the same key as long as the key is usable.
     pub sticky: bool,
 }
 
-/// A cooldown that doubles each time it has not helped.
+/// A cooldown that doubles after each failed trial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cooldown {
     /// Length of the first one.
@@ -53,12 +53,12 @@ pub struct KeyRef {
     pub key: usize,
 }
 
-/// Where the key is put in.
+/// The role that puts a key into the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Inject {
-    /// By the `keys` role, once per attempt.
+    /// The `keys` role, for each attempt.
     Attempt,
-    /// By the `router`, once per request.
+    /// The `router` role, once a request.
     Request,
 }
 
@@ -66,21 +66,21 @@ pub enum Inject {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Key {
-    /// Unique in the pool.
+    /// Name; unique in the pool.
     pub id: String,
-    /// The value, or the name under which the `keys` role's document will bring it.
+    /// Value, or the name of the secret that will bring it.
     pub value: KeyValue,
-    /// `0..=1000`.
+    /// Weight, `0..=1000`.
     pub weight: u32,
-    /// Keys of one group cool together.
+    /// Keys of one group share a quota, so they cool down together.
     pub quota_group: Option<String>,
 }
 
-/// A key's value, or where it will come from.
+/// The value of a key, or the name of the secret that will bring it.
 pub enum KeyValue {
-    /// Known: inline or from the environment; trimmed, without a doubled prefix.
+    /// A value from the document or the environment, trimmed and without a doubled prefix.
     Known(Secret),
-    /// In the `keys` role's secrets document under this name; until it is there the key is disabled.
+    /// The name of a secret in the `keys` role's document. Until the secret arrives the key is disabled.
     Named(String),
 }
 
@@ -93,19 +93,20 @@ impl std::fmt::Debug for KeyValue {
     }
 }
 
-/// A secret. It implements neither `Debug` nor `Display` nor `Serialize`, so it cannot slip into a log line.
+/// A secret. It implements neither `Debug` nor `Display` nor `Serialize`, so that no log line can contain it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Takes a key as people paste it: white space around it and one leading copy of `prefix` (in any case, with or without
-    /// the white space after it) are removed, so that `Bearer Bearer sk-…` is never sent.
+    /// Cleans a pasted key: removes white space around it and one leading copy of `prefix` (in any case, with or without the
+    /// white space after it), so that `Bearer Bearer sk-…` is never sent.
     pub fn clean(raw: &str, prefix: &str) -> Secret {
         let value = raw.trim();
         let scheme = prefix.trim();
         let rest = match (scheme.is_empty(), value.split_at_checked(scheme.len())) {
             (false, Some((head, rest))) if head.eq_ignore_ascii_case(scheme) => {
-                // `Bearerxyz` is a key, `Bearer xyz` is a doubled prefix; a prefix without a space has no such border.
+                // With the prefix `Bearer `, `Bearerxyz` is a key and `Bearer xyz` a doubled prefix. A prefix without a space
+                // needs no border.
                 let border =
                     prefix.len() == scheme.len() || rest.is_empty() || rest.starts_with(char::is_whitespace);
                 if border { rest.trim_start() } else { value }
@@ -115,12 +116,12 @@ impl Secret {
         Secret(rest.to_owned())
     }
 
-    /// The value as it goes into a header, after `prefix`.
+    /// Returns the value of the header: `prefix`, then the key.
     pub fn prefixed(&self, prefix: &str) -> Secret {
         Secret([prefix, &self.0].concat())
     }
 
-    /// The value itself. Only for writing it into a request header.
+    /// Returns the value itself. Only code that writes it into a request header may call this.
     pub fn expose(&self) -> &str {
         &self.0
     }

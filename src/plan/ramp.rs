@@ -1,4 +1,4 @@
-//! Stages of the canary's share.
+//! Stages of the canary's share, as configured.
 
 use crate::plan::guard::Guard;
 use crate::time::{Millis, UnixMillis};
@@ -7,35 +7,35 @@ use crate::units::Bps;
 /// Stages of the canary's share.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ramp {
-    /// In order; never empty.
+    /// Stages in order; never empty.
     pub stages: Vec<Stage>,
-    /// When the first stage begins; `None`: when this release is first seen.
+    /// Time at which the first stage begins; `None` if it begins with the first sight of the release.
     pub start: Option<UnixMillis>,
-    /// The clock of the stages stands still.
+    /// Stops the clock of the stages.
     pub paused: bool,
 }
 
 /// One stage of a ramp.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stage {
-    /// The canary's share.
+    /// Share of the canary.
     pub weight: Bps,
-    /// How long the stage lasts at least.
+    /// Least duration of the stage.
     pub duration: Millis,
-    /// Outcomes of the canary that must be seen in it.
+    /// Least number of the canary's outcomes in the stage.
     pub min_requests: u32,
-    /// The deployment's guard with this stage's overrides applied.
+    /// Guard of the deployment, with the fields that this stage overrides.
     pub guard: Guard,
 }
 
 impl Ramp {
-    /// The stage at an index, or the last one if a reload has left fewer; `None` before the start.
+    /// Returns the stage at an index, or the last one if a reload has removed that stage; `None` before the start.
     pub fn stage(&self, n: Option<u32>) -> Option<&Stage> {
         let n = usize::try_from(n?).ok()?;
         self.stages.get(n).or(self.stages.last())
     }
 
-    /// The canary's share at a stage; zero before the start.
+    /// Returns the canary's share at a stage; zero before the start.
     pub fn weight(&self, n: Option<u32>) -> Bps {
         self.stage(n).map_or(Bps::ZERO, |stage| stage.weight)
     }

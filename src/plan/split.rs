@@ -1,20 +1,22 @@
-//! The split: which version a point means.
+//! The split: maps each point to a version, by the versions' weights.
 //!
-//! All 10 000 points are dealt out once, at configuration: each canary gets exactly its weight in points, stable gets the
-//! rest. Every canary has a home segment (the points divided evenly between the canaries, in configuration order) that it
-//! fills from the beginning; only what does not fit there spills into the ends of the other segments. So raising a weight
-//! only adds points to that canary and lowering it only gives them back, and as long as every canary fits its home (one
-//! canary always does, up to 100 %), no other canary's points move either. The obvious layout, weights laid end to end,
-//! would shift every canary behind the one that grows.
+//! The 10 000 points are assigned once, when the configuration is compiled: each canary gets exactly its weight in points, and
+//! stable gets the rest. The points are divided evenly into one segment a canary, in configuration order. A canary takes points
+//! from the start of its own segment; the overflow, if there is any, takes points from the ends of the other segments.
 //!
-//! Ranges instead of a table of 10 000 bytes: a gateway may hold a thousand deployments on every worker.
+//! So a higher weight only adds points to that canary, and a lower weight only returns points to stable. As long as every
+//! canary fits its own segment (a single canary always does), the points of the other canaries do not move either. The simpler
+//! layout, weights end to end, would move every canary after the one that grows.
+//!
+//! The assignment is stored as ranges: a table of 10 000 bytes for each of a thousand deployments, on every worker, would be
+//! too large.
 
 use crate::units::{Bps, Point, WHOLE};
 
-/// A complete assignment of points to versions (indices into the deployment's versions).
+/// An assignment of all points to versions (indices into the deployment's versions).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Split {
-    /// Ascending by start; the first starts at 0; neighbours differ in version.
+    /// Ranges, ascending by start. The first starts at 0, and neighbours differ in version.
     ranges: Vec<Range>,
 }
 
@@ -25,8 +27,8 @@ struct Range {
 }
 
 impl Split {
-    /// Deals the points out. `weights` has one entry a version; stable's is ignored: it gets what the canaries leave. Where
-    /// the canaries ask for more than all, the later ones get less.
+    /// Assigns the points. `weights` has one entry a version. Stable's entry is ignored: stable gets the points that the canaries
+    /// leave. If the canaries' weights sum to more than 100 %, the later ones get less.
     pub fn new(stable: usize, weights: &[Bps]) -> Split {
         let canaries: Vec<(usize, u16)> = weights
             .iter()
@@ -37,27 +39,27 @@ impl Split {
         let mut segments = Vec::with_capacity(canaries.len());
         for (i, (version, weight)) in canaries.iter().enumerate() {
             let (start, end) = (share(i, canaries.len()), share(i.saturating_add(1), canaries.len()));
-            let home = (*weight).min(end.saturating_sub(start));
+            let own = (*weight).min(end.saturating_sub(start));
             segments.push(Segment {
                 start,
-                free_from: start.saturating_add(home),
+                free_from: start.saturating_add(own),
                 free_to: end,
-                home: *version,
-                spill: weight.saturating_sub(home),
-                guests: Vec::new(),
+                owner: *version,
+                overflow: weight.saturating_sub(own),
+                others: Vec::new(),
             });
         }
-        spill(&mut segments);
+        place_overflow(&mut segments);
         let mut split = Split { ranges: Vec::new() };
         for segment in &segments {
             if segment.free_from > segment.start {
-                split.push(segment.start, segment.home);
+                split.push(segment.start, segment.owner);
             }
             if segment.free_to > segment.free_from {
                 split.push(segment.free_from, stable);
             }
-            // Guests moved in from the end downwards: the last one in is the lowest.
-            for (start, version) in segment.guests.iter().rev() {
+            // The overflow of others was placed from the end downwards, so that the last one is the lowest.
+            for (start, version) in segment.others.iter().rev() {
                 split.push(*start, *version);
             }
         }
@@ -73,7 +75,7 @@ impl Split {
         }
     }
 
-    /// The version a point means. A version of weight 0 is meant by none.
+    /// Returns the version of a point. A version of weight 0 has no point.
     pub fn pick(&self, point: Point) -> usize {
         let mut found = 0;
         for range in &self.ranges {
@@ -85,7 +87,7 @@ impl Split {
         found
     }
 
-    /// How many of the 10 000 points mean `version`.
+    /// Returns the share of the points that `version` has.
     pub fn share_of(&self, version: usize) -> Bps {
         let mut sum = 0u16;
         for (i, range) in self.ranges.iter().enumerate() {
@@ -100,40 +102,39 @@ impl Split {
 
 struct Segment {
     start: u16,
-    /// Points `free_from..free_to` belong to nobody yet.
+    /// The points `free_from..free_to` are not assigned to a canary.
     free_from: u16,
     free_to: u16,
-    home: usize,
-    /// Points of the home version that did not fit.
-    spill: u16,
-    guests: Vec<(u16, usize)>,
+    /// The canary that this segment belongs to.
+    owner: usize,
+    /// Points of the owner that did not fit and are not placed yet.
+    overflow: u16,
+    /// Ranges at the end that other canaries have taken: start and version.
+    others: Vec<(u16, usize)>,
 }
 
-/// Where the i-th of n equal segments begins.
+/// Returns the start of the i-th of n equal segments.
 fn share(i: usize, n: usize) -> u16 {
     let point = usize::from(WHOLE).saturating_mul(i).checked_div(n).unwrap_or(0);
     u16::try_from(point).unwrap_or(WHOLE)
 }
 
-/// Lodges what did not fit at home in the free ends of the other segments, the next one first.
-fn spill(segments: &mut [Segment]) {
+/// Places each canary's overflow at the free ends of the other segments, beginning with the next one.
+fn place_overflow(segments: &mut [Segment]) {
     let n = segments.len();
     for i in 0..n {
         for step in 1..n {
-            let (Some(version), Some(spill)) =
-                (segments.get(i).map(|s| s.home), segments.get(i).map(|s| s.spill))
-            else {
-                return;
-            };
-            let host = i.saturating_add(step).checked_rem(n).unwrap_or(0);
-            let Some(segment) = segments.get_mut(host) else { return };
-            let taken = spill.min(segment.free_to.saturating_sub(segment.free_from));
+            let Some(Segment { owner, overflow, .. }) = segments.get(i) else { return };
+            let (version, overflow) = (*owner, *overflow);
+            let other = i.saturating_add(step).checked_rem(n).unwrap_or(0);
+            let Some(segment) = segments.get_mut(other) else { return };
+            let taken = overflow.min(segment.free_to.saturating_sub(segment.free_from));
             if taken > 0 {
                 segment.free_to = segment.free_to.saturating_sub(taken);
-                segment.guests.push((segment.free_to, version));
+                segment.others.push((segment.free_to, version));
             }
-            if let Some(guest) = segments.get_mut(i) {
-                guest.spill = guest.spill.saturating_sub(taken);
+            if let Some(own) = segments.get_mut(i) {
+                own.overflow = own.overflow.saturating_sub(taken);
             }
         }
     }
@@ -183,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn canaries_that_fit_their_home_do_not_move_each_other() {
+    fn canaries_that_fit_their_segment_do_not_move_each_other() {
         let before = picks(&split(1, &[1000, 8500, 500]));
         let after = picks(&split(1, &[3000, 6500, 500]));
         for (b, a) in before.iter().zip(&after) {
@@ -192,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_that_do_not_fit_their_home_still_get_exactly_their_points() {
+    fn versions_that_overflow_their_segment_still_get_exactly_their_points() {
         for weights in [
             vec![0u16, 9000, 500, 500],
             vec![100, 4950, 4950],
