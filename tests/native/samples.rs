@@ -47,19 +47,3 @@ fn all_roles_of_the_samples_share_one_vm() {
     assert_eq!(vm(include_str!("../../envoy/ecds/keys.yaml")), router);
     assert_eq!(vm(include_str!("../../envoy/ecds/admin.yaml")), router);
 }
-
-#[test]
-fn every_configuration_in_the_readme_is_valid() {
-    let readme = include_str!("../../README.md");
-    let documents: Vec<&str> = readme
-        .split("```json\n")
-        .skip(1)
-        .filter_map(|rest| rest.split("```").next())
-        .filter(|text| text.contains("\"deployments\""))
-        .collect();
-    assert!(!documents.is_empty(), "the README shows no configuration");
-    for document in documents {
-        let plan = config::compile(document.as_bytes(), &|name| Some(format!("sk-{name}")));
-        assert!(plan.is_ok(), "{}\n{document}", plan.err().map(|p| p.to_string()).unwrap_or_default());
-    }
-}
