@@ -318,9 +318,11 @@ fn the_index_names_every_page() {
 }
 
 #[test]
-fn examples_come_before_tables() {
+fn every_page_begins_with_the_reader_and_an_example_before_its_tables() {
     for page in guide() {
         let text = read(&page);
+        let begin = text.split("\n\n").nth(1).unwrap_or_default().to_lowercase();
+        assert!(begin.contains("you"), "{}: {begin}", page.display());
         let line = |begin: &str| text.lines().position(|line| line.trim_start().starts_with(begin));
         if let (Some(example), Some(table)) = (line("```"), line("|---")) {
             assert!(example < table, "{}: a table in line {table}, an example in {example}", page.display());
