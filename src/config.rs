@@ -1,15 +1,25 @@
-//! Configuration: from the operator's JSON document to a [`Plan`], or to the complete list of what is wrong with it.
+//! Configuration: turns the operator's JSON document into a [`Plan`], or into the complete list of its problems.
 //!
-//! One file for each part of the document, all of the same shape: a function takes a [`Cursor`], reads every field before
-//! it gives up on any, and returns the checked part. Not derived with serde, which stops at the first problem: whoever
-//! pushes a configuration gets one rejection to read, and it should be the last one. Not in two stages (raw structs,
-//! then validation) either: a raw struct has lost the paths, the order and the duplicates.
+//! Each part of the document has a file, and all files have the same shape: a function takes a [`Cursor`], reads every field,
+//! and only then fails or returns the checked part. [`crate::json`] says why serde's derive does not do this. Deserialization
+//! into raw structs with a validation afterwards would not do it either: a raw struct has no paths, order or duplicates.
 //!
-//! What a part means to another (a version's key pool, a rule's version) is looked up in the document, not in the result,
-//! so that one mistake does not hide another or cause a second message.
+//! References (a version's key pool, a rule's version) are looked up in the document, not in the result. So one mistake neither
+//! hides another nor causes a second message.
 //!
-//! No problem shows a key: values below `key_pools[].keys`, of `set_headers` and of a secrets document are named by
-//! their kind at most.
+//! No problem shows a key: of values below `key_pools[].keys`, of `set_headers` and of a secrets document it names at most the
+//! kind.
+//!
+//! - `bounds`: every range of the configuration
+//! - `condition`: `match` of a deployment, and conditions on headers
+//! - `deployment`: `deployments[]`: versions, rules, sticky identities, failover
+//! - `envelope`: finds the JSON document in the plugin configuration's bytes
+//! - `guard`: `guard` and `recovery`
+//! - `pool`: `key_pools[]`: keys, their values, cooldowns
+//! - `ramp`: `ramp` and its stages
+//! - `structure`: a serialized protobuf `Struct` as JSON text
+//! - `value`: single values: names, hosts, durations, percentages
+//! - `wire`: protobuf's wire format
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -35,28 +45,28 @@ mod wire;
 
 pub use envelope::document;
 
-/// Compiles the `router`'s plugin configuration, and releases it as soon as it is read, if it is handed over. `env` reads an
-/// environment variable, for keys that name one.
+/// Compiles the `router`'s plugin configuration. A document that is passed by value is released as soon as it is parsed. `env`
+/// reads an environment variable, for keys that name one.
 ///
 /// # Errors
-/// Everything that is wrong with it, in document order.
+/// All problems, in document order.
 pub fn compile(document: impl AsRef<[u8]>, env: &dyn Fn(&str) -> Option<String>) -> Result<Plan, Problems> {
     let text = envelope::document(document.as_ref())?;
     let mut root = json::parse(&text)?;
-    // A Struct from a YAML file has its decimals as strings: Envoy's YAML reader knows no others.
+    // Envoy's YAML reader turns the decimals of a Struct into strings.
     let sink = if let Cow::Owned(_) = text { Sink::numbers_in_strings() } else { Sink::default() };
-    // What is released here the plan uses again: a VM's memory never shrinks.
+    // A VM's memory never shrinks: the plan reuses the memory that is released here.
     drop(text);
     drop(document);
     let plan = plan(&mut root, &sink, env);
     sink.finish(plan)
 }
 
-/// Reads the `keys` role's plugin configuration: `{}` or `{"secrets": {"NAME": "value"}}`, or nothing at all. Values are
-/// trimmed; a doubled prefix is the pool's to remove.
+/// Reads the `keys` role's plugin configuration: `{}` or `{"secrets": {"NAME": "value"}}`, or nothing at all. Trims the values;
+/// a doubled prefix stays, because only the pool knows the prefix.
 ///
 /// # Errors
-/// Everything that is wrong with it, in document order, without any value.
+/// All problems, in document order, without any value.
 pub fn secrets(document: &[u8]) -> Result<BTreeMap<String, Secret>, Problems> {
     if document.is_empty() {
         return Ok(BTreeMap::new());
@@ -68,10 +78,10 @@ pub fn secrets(document: &[u8]) -> Result<BTreeMap<String, Secret>, Problems> {
 }
 
 /// Reads the `admin` role's plugin configuration: `{}` or `{"hosts": ["ops.example.com"]}`, or nothing at all. Returns the
-/// hosts, in lower case, by which the admin listener may be asked besides IP addresses and `localhost`.
+/// hosts, in lower case, that requests to the admin listener may name besides IP addresses and `localhost`.
 ///
 /// # Errors
-/// Everything that is wrong with it, in document order, without any value: it may be another role's document.
+/// All problems, in document order, without any value: the document may be another role's.
 pub fn admin(document: &[u8]) -> Result<Vec<String>, Problems> {
     if document.is_empty() {
         return Ok(Vec::new());
@@ -82,6 +92,7 @@ pub fn admin(document: &[u8]) -> Result<Vec<String>, Problems> {
     sink.finish(hosts)
 }
 
+/// Reads the document of the `admin` role.
 fn admin_hosts(at: &Cursor<'_>) -> Read<Vec<String>> {
     let object = at.object(&["hosts"])?;
     let Some(at) = object.get("hosts").map(Cursor::hidden) else { return Ok(Vec::new()) };
@@ -89,24 +100,26 @@ fn admin_hosts(at: &Cursor<'_>) -> Read<Vec<String>> {
     each(&items, |at| value::host(at).map(|host| host.to_ascii_lowercase()))
 }
 
-/// What a part of the document has to know of the others.
-struct Surroundings<'a> {
+/// Values from other parts of the document that a part needs.
+struct Context<'a> {
+    /// Reads an environment variable.
     env: &'a dyn Fn(&str) -> Option<String>,
-    /// Names of the pools, as the document has them; see [`texts`].
+    /// Names of all pools, from [`texts`].
     pool_names: Read<Vec<String>>,
-    /// Their headers, likewise.
+    /// Key headers of all pools, from [`texts`].
     pool_headers: Read<Vec<String>>,
     cluster_header: String,
     version_header: Option<String>,
 }
 
-/// Read by the route's `cluster_header`.
+/// Default of `cluster_header`, which Envoy's route reads.
 const CLUSTER_HEADER: &str = "x-bellwether-cluster";
-/// Names the version in responses.
+/// Default of `version_header`, which names the version in responses.
 const VERSION_HEADER: &str = "x-bellwether-version";
-/// An alert that takes longer is better repeated.
+/// Default of `alerts.timeout`: an alert that takes longer is better sent again.
 const ALERT_TIMEOUT: Millis = Millis(5_000);
 
+/// Reads the whole document of the `router` role.
 fn plan(root: &mut Node, sink: &Sink, env: &dyn Fn(&str) -> Option<String>) -> Read<Plan> {
     let at = Cursor::root(root, sink);
     let object = at.object(&["deployments", "key_pools", "cluster_header", "version_header", "alerts"])?;
@@ -129,7 +142,7 @@ fn plan(root: &mut Node, sink: &Sink, env: &dyn Fn(&str) -> Option<String>) -> R
         None => Ok(Items::default()),
         Some(at) => at.items(&bounds::POOLS),
     };
-    let surroundings = Surroundings {
+    let context = Context {
         env,
         pool_names: texts(&pool_items, "name"),
         pool_headers: texts(&pool_items, "header"),
@@ -138,7 +151,7 @@ fn plan(root: &mut Node, sink: &Sink, env: &dyn Fn(&str) -> Option<String>) -> R
     };
     let pools = pool_items.and_then(|items| {
         unique(&items, "name");
-        each(&items, |at| pool::pool(at, &surroundings))
+        each(&items, |at| pool::pool(at, &context))
     });
 
     let complete = object.need("deployments").and_then(|at| {
@@ -147,7 +160,7 @@ fn plan(root: &mut Node, sink: &Sink, env: &dyn Fn(&str) -> Option<String>) -> R
         items.complete
     });
     let alerts = object.get("alerts").map(|at| alerts(&at)).transpose();
-    let deployments = deployments(root, sink, &surroundings);
+    let deployments = deployments(root, sink, &context);
     complete?;
     let deployments = deployments?;
     Ok(Plan {
@@ -160,9 +173,9 @@ fn plan(root: &mut Node, sink: &Sink, env: &dyn Fn(&str) -> Option<String>) -> R
     })
 }
 
-/// Takes the deployments out of the tree and reads one after the other, releasing each when it has been read: the tree is larger
-/// than the plan, and a VM's memory never shrinks.
-fn deployments(root: &mut Node, sink: &Sink, surroundings: &Surroundings<'_>) -> Read<Vec<Deployment>> {
+/// Takes the deployments out of the tree, reads one after the other, and releases each: the tree is larger than the plan, and a
+/// VM's memory never shrinks.
+fn deployments(root: &mut Node, sink: &Sink, context: &Context<'_>) -> Read<Vec<Deployment>> {
     let nodes = root.take_items("deployments");
     let at = Cursor::root(root, sink);
     let Some(at) = at.peek("deployments") else { return Ok(Vec::new()) };
@@ -170,7 +183,7 @@ fn deployments(root: &mut Node, sink: &Sink, surroundings: &Surroundings<'_>) ->
     let mut deployments = Vec::with_capacity(count);
     let mut outcome = Ok(());
     for (n, node) in nodes.into_iter().take(count).enumerate() {
-        match deployment::deployment(&at.element(n, &node), surroundings) {
+        match deployment::deployment(&at.element(n, &node), context) {
             Ok(deployment) => deployments.push(deployment),
             Err(reported) => outcome = Err(reported),
         }
@@ -178,7 +191,7 @@ fn deployments(root: &mut Node, sink: &Sink, surroundings: &Surroundings<'_>) ->
     outcome.map(|()| deployments)
 }
 
-/// `cluster_header` and `version_header`.
+/// Reads `cluster_header` or `version_header`.
 fn routing_header(at: &Cursor<'_>) -> Read<String> {
     let name = value::header_name(at)?;
     if value::is_framing(&name) || CLIENT_CREDENTIALS.contains(&name.as_str()) {
@@ -187,17 +200,19 @@ fn routing_header(at: &Cursor<'_>) -> Read<String> {
     Ok(name)
 }
 
+/// Reads `alerts`.
 fn alerts(at: &Cursor<'_>) -> Read<Alerts> {
     let object = at.object(&["cluster", "host", "path", "timeout"])?;
     let cluster = object.need("cluster").and_then(|at| value::cluster(&at));
     let host = object.need("host").and_then(|at| value::host(&at));
-    // Whoever knows the path of a webhook may post to it.
+    // Hidden, because the path of a webhook is often its only credential.
     let path = object.need("path").and_then(|at| value::path(&at.hidden()));
     let timeout =
         object.get("timeout").map_or(Ok(ALERT_TIMEOUT), |at| value::duration(&at, &bounds::ALERT_TIMEOUT));
     Ok(Alerts { cluster: cluster?, host: host?, path: path?, timeout: timeout? })
 }
 
+/// Reads the document of the `keys` role.
 fn named_secrets(at: &Cursor<'_>) -> Read<BTreeMap<String, Secret>> {
     let object = at.object(&["secrets"])?;
     let mut secrets = BTreeMap::new();
@@ -221,16 +236,19 @@ fn named_secrets(at: &Cursor<'_>) -> Read<BTreeMap<String, Secret>> {
     Ok(secrets)
 }
 
-/// The string in the field `field` of each item, as the document has it, so that references can be looked up whatever else
-/// is wrong; one that is absent or not a string is empty. Without the complete list, nothing can be said.
+/// Returns the string in `field` of each item, for look-ups of references; empty where it is absent or no string. Other
+/// problems of the items do not matter here.
+///
+/// # Errors
+/// The list is not complete, so no reference can be judged.
 fn texts(items: &Read<Items<'_>>, field: &'static str) -> Read<Vec<String>> {
     let items = items.as_ref().map_err(|reported| *reported)?;
     let text = |item: &Cursor<'_>| item.peek(field).and_then(|at| at.as_str().map(str::to_owned));
     items.complete.map(|()| items.cursors.iter().map(|item| text(item).unwrap_or_default()).collect())
 }
 
-/// Reports every item whose field `field` is that of an earlier item, or differs from it only by `.` and `_`: a metric's
-/// name shows both as `_`, and two owners would be one series.
+/// Reports each item with the same `field` as an earlier item, or with one that differs only by `.` and `_`. A metric's name
+/// shows both characters as `_`, so that two items would share one series.
 fn unique(items: &Items<'_>, field: &'static str) {
     let fold = |b: u8| if b == b'.' { b'_' } else { b };
     for (i, item) in items.cursors.iter().enumerate() {

@@ -1,7 +1,7 @@
-//! Every bound of the configuration in one place: the check, the message and the documentation use the same constant.
+//! All bounds of the configuration. The check and the message use the same constant; the guide's tables show them.
 //!
-//! Where the contract gives a range, it is that. The others only keep out values that can be nothing but a slip of the
-//! pen (a cooldown of a year, a timeout of zero); they are generous on purpose.
+//! The guide promises some of these ranges. The others are generous: they only keep out obvious mistakes, such as a cooldown of
+//! a year.
 
 use std::ops::RangeInclusive;
 
@@ -17,7 +17,7 @@ pub const POOLS: RangeInclusive<usize> = 0..=1024;
 pub const KEYS: RangeInclusive<usize> = 1..=256;
 /// Stages of a ramp.
 pub const STAGES: RangeInclusive<usize> = 1..=100;
-/// A list that must have something in it.
+/// A list that must not be empty.
 pub const SOME: RangeInclusive<usize> = 1..=usize::MAX;
 /// A list that may be empty.
 pub const ANY: RangeInclusive<usize> = 0..=usize::MAX;
@@ -27,14 +27,14 @@ pub const SET_HEADERS_MAX: usize = 64;
 
 /// Weight of a key.
 pub const KEY_WEIGHT: RangeInclusive<u32> = 0..=1000;
-/// Hosts by which the admin listener may be asked.
+/// Hosts that requests to the admin listener may name.
 pub const ADMIN_HOSTS: RangeInclusive<usize> = 0..=64;
 
 /// Failed attempts on a canary after which the next one goes to stable. Envoy's retries rarely exceed three.
 pub const FAILOVER_AFTER: RangeInclusive<u32> = 1..=10;
-/// Outcomes that a judgement needs: zero would judge on nothing, more than a million never.
+/// Outcomes that a verdict needs. Zero would judge without data; with more than a million there would be no verdict.
 pub const MIN_REQUESTS: RangeInclusive<u32> = 1..=1_000_000;
-/// Outcomes that a stage needs; here zero means that time alone counts.
+/// Outcomes that a stage needs; zero means that only time counts.
 pub const STAGE_MIN_REQUESTS: RangeInclusive<u32> = 0..=1_000_000;
 /// Limits on numbers of errors.
 pub const ERROR_COUNT: RangeInclusive<u32> = 1..=1_000_000;
@@ -44,7 +44,7 @@ pub const KEY_FAULTS: RangeInclusive<u32> = 1..=1000;
 pub const PROBES: RangeInclusive<u32> = 1..=1000;
 /// Successful probes in a row.
 pub const SUCCESSES: RangeInclusive<u32> = 1..=1000;
-/// Statuses that can be an error.
+/// Statuses that `errors` may list.
 pub const STATUS: RangeInclusive<u32> = 100..=599;
 
 /// Tolerated ratio to stable, in thousandths.
@@ -58,13 +58,13 @@ pub const WINDOW: RangeInclusive<Millis> = Millis(1_000)..=Millis(3_600_000);
 pub const LATENCY_FLOOR: RangeInclusive<Millis> = Millis(0)..=Millis(3_600_000);
 /// Latency limits.
 pub const LATENCY: RangeInclusive<Millis> = Millis(1)..=Millis(3_600_000);
-/// Times out of the pool of a key.
+/// Times for which a key is out of use.
 pub const COOLDOWN: RangeInclusive<Millis> = Millis(100)..=Millis(86_400_000);
 /// Waits before a probe.
 pub const PROBE_AFTER: RangeInclusive<Millis> = Millis(1)..=Millis(86_400_000);
 /// Length of a stage: up to a year.
 pub const STAGE_FOR: RangeInclusive<Millis> = Millis(0)..=Millis(8_760 * 3_600_000);
-/// One POST of an alert.
+/// Longest time of one POST of an alert.
 pub const ALERT_TIMEOUT: RangeInclusive<Millis> = Millis(1)..=Millis(60_000);
 
 /// Bytes of a header name, a cookie name, a host and a cluster.

@@ -1,14 +1,14 @@
-//! What a request must be like: `match` of a deployment, and conditions on headers.
+//! Conditions on requests: `match` of a deployment, and conditions on headers.
 
 use crate::config::bounds::{ANY, SOME};
 use crate::config::value;
 use crate::json::{Cursor, Read, each};
 use crate::plan::matching::{HeaderCondition, HeaderTest, HostPattern, Match};
 
-/// The tests of a condition, of which it has exactly one.
+/// Fields with a test; a condition has exactly one of them.
 const TESTS: [&str; 6] = ["exact", "prefix", "suffix", "contains", "one_of", "present"];
 
-/// A deployment's `match`.
+/// Reads a deployment's `match`.
 pub fn matches(at: &Cursor<'_>) -> Read<Match> {
     let object = at.object(&["hosts", "path_prefix", "headers"])?;
     let hosts = object.get("hosts").map_or(Ok(Vec::new()), |at| each(&at.items(&SOME)?, host_pattern));
@@ -17,6 +17,7 @@ pub fn matches(at: &Cursor<'_>) -> Read<Match> {
     Ok(Match { hosts: hosts?, path_prefix: path_prefix?, headers: headers? })
 }
 
+/// Reads a host or `*.host`.
 fn host_pattern(at: &Cursor<'_>) -> Read<HostPattern> {
     let text = value::text(at, "must be a host or *.host, with a port or without", value::is_host_pattern)?;
     let text = text.to_ascii_lowercase();
@@ -26,11 +27,12 @@ fn host_pattern(at: &Cursor<'_>) -> Read<HostPattern> {
     })
 }
 
-/// The `headers` of a rule: at least one condition, or the rule would take everything.
+/// Reads the `headers` of a rule. There must be at least one condition, because a rule without one would take every request.
 pub fn conditions(at: &Cursor<'_>) -> Read<Vec<HeaderCondition>> {
     each(&at.items(&SOME)?, condition)
 }
 
+/// Reads one condition on a header.
 fn condition(at: &Cursor<'_>) -> Read<HeaderCondition> {
     let object =
         at.object(&["name", "exact", "prefix", "suffix", "contains", "one_of", "present", "invert"])?;
@@ -49,6 +51,7 @@ fn condition(at: &Cursor<'_>) -> Read<HeaderCondition> {
     Ok(HeaderCondition { name: name?, test: only?, invert: invert? })
 }
 
+/// Reads the test in the field `kind`.
 fn test(kind: &str, at: &Cursor<'_>) -> Read<HeaderTest> {
     Ok(match kind {
         "exact" => HeaderTest::Exact(value::header_value(at)?),
@@ -60,7 +63,7 @@ fn test(kind: &str, at: &Cursor<'_>) -> Read<HeaderTest> {
     })
 }
 
-/// A part of a value. Every value has the empty string in it; who wants that says `present`.
+/// Reads a part of a header's value. The empty string is refused, because every value contains it; `present` tests for any value.
 fn part(at: &Cursor<'_>) -> Read<String> {
     let text = value::header_value(at)?;
     if text.is_empty() { Err(at.refuse("must not be empty")) } else { Ok(text) }

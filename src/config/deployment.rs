@@ -1,6 +1,6 @@
-//! `deployments`: one gray release each.
+//! `deployments`: one gray release each, with its versions, rules, sticky identities and failover.
 
-use crate::config::{Surroundings, bounds, condition, guard, ramp, texts, unique, value};
+use crate::config::{Context, bounds, condition, guard, ramp, texts, unique, value};
 use crate::headers::{CLIENT_CREDENTIALS, OWN_PREFIX};
 use crate::json::{Cursor, Items, Read, each};
 use crate::plan::guard::Recovery;
@@ -10,8 +10,8 @@ use crate::plan::split::Split;
 use crate::plan::{Deployment, IdentitySource, PrefixRewrite, Rule, Sticky, Version};
 use crate::units::{Bps, WHOLE};
 
-/// One deployment.
-pub fn deployment(at: &Cursor<'_>, surroundings: &Surroundings<'_>) -> Read<Deployment> {
+/// Reads one deployment.
+pub fn deployment(at: &Cursor<'_>, context: &Context<'_>) -> Read<Deployment> {
     let object = at.object(&[
         "name", "release", "match", "stable", "versions", "rules", "sticky", "failover", "guard", "recovery",
         "ramp",
@@ -29,7 +29,7 @@ pub fn deployment(at: &Cursor<'_>, surroundings: &Surroundings<'_>) -> Read<Depl
         if !ramped {
             check_sum(&items);
         }
-        each(&items, |at| version(at, ramped, surroundings))
+        each(&items, |at| version(at, ramped, context))
     });
     let stable = object.need("stable").and_then(|at| reference(&at, "version", &ids));
     let rules =
@@ -72,7 +72,7 @@ pub fn deployment(at: &Cursor<'_>, surroundings: &Surroundings<'_>) -> Read<Depl
     })
 }
 
-/// The index in `known` of the name here. Where the list itself has a problem, names are not judged.
+/// Reads a name and returns its index in `known`. Nothing is reported if the list itself has a problem.
 fn reference(at: &Cursor<'_>, what: &str, known: &Read<Vec<String>>) -> Read<usize> {
     let name = at.string()?;
     let known = known.as_ref().map_err(|reported| *reported)?;
@@ -92,10 +92,10 @@ fn reference(at: &Cursor<'_>, what: &str, known: &Read<Vec<String>>) -> Read<usi
     Err(at.wrong(&rule))
 }
 
-/// Names that a message lists: all versions a deployment can have.
+/// Names that a message lists: as many as a deployment can have versions.
 const LISTED_MAX: usize = 16;
 
-/// Weights must sum to the whole. Reported at the last one, and only if all of them can be read.
+/// Checks that the weights sum to 100. The problem is reported at the last weight, and only if all weights could be read.
 fn check_sum(items: &Items<'_>) {
     let mut sum: u32 = 0;
     for item in &items.cursors {
@@ -112,7 +112,8 @@ fn check_sum(items: &Items<'_>) {
     }
 }
 
-fn version(at: &Cursor<'_>, ramped: bool, surroundings: &Surroundings<'_>) -> Read<Version> {
+/// Reads one version; under a ramp it has no weight.
+fn version(at: &Cursor<'_>, ramped: bool, context: &Context<'_>) -> Read<Version> {
     let object =
         at.object(&["id", "weight", "cluster", "key_pool", "host", "rewrite_prefix", "set_headers"])?;
     let id = object.need("id").and_then(|at| value::id(&at));
@@ -122,13 +123,12 @@ fn version(at: &Cursor<'_>, ramped: bool, surroundings: &Surroundings<'_>) -> Re
         _ => object.need("weight").and_then(|at| value::percent(&at)).map(Some),
     };
     let cluster = object.need("cluster").and_then(|at| value::cluster(&at));
-    let pool =
-        object.get("key_pool").map(|at| reference(&at, "key pool", &surroundings.pool_names)).transpose();
+    let pool = object.get("key_pool").map(|at| reference(&at, "key pool", &context.pool_names)).transpose();
     let host = object.get("host").map(|at| value::host(&at)).transpose();
     let rewrite_prefix = object.get("rewrite_prefix").map(|at| rewrite_prefix(&at)).transpose();
-    let mut reserved = vec![surroundings.cluster_header.as_str()];
+    let mut reserved = vec![context.cluster_header.as_str()];
     if let Ok(Some(index)) = pool
-        && let Ok(headers) = &surroundings.pool_headers
+        && let Ok(headers) = &context.pool_headers
     {
         reserved.extend(headers.get(index).map(String::as_str));
     }
@@ -148,6 +148,7 @@ fn version(at: &Cursor<'_>, ramped: bool, surroundings: &Surroundings<'_>) -> Re
     })
 }
 
+/// Reads `rewrite_prefix`.
 fn rewrite_prefix(at: &Cursor<'_>) -> Read<PrefixRewrite> {
     let object = at.object(&["from", "to"])?;
     let from = object.need("from").and_then(|at| value::path(&at));
@@ -155,7 +156,7 @@ fn rewrite_prefix(at: &Cursor<'_>) -> Read<PrefixRewrite> {
     Ok(PrefixRewrite { from: from?, to: to? })
 }
 
-/// `reserved` are headers that Bellwether sets itself on requests of this version.
+/// Reads `set_headers`. Bellwether itself sets or removes the headers in `reserved` on requests of this version.
 fn set_headers(at: &Cursor<'_>, reserved: &[&str]) -> Read<Vec<(String, String)>> {
     let mut headers = Vec::new();
     let mut outcome = Ok(());
@@ -186,6 +187,7 @@ fn set_headers(at: &Cursor<'_>, reserved: &[&str]) -> Read<Vec<(String, String)>
     outcome.map(|()| headers)
 }
 
+/// Reads one rule.
 fn rule(at: &Cursor<'_>, ids: &Read<Vec<String>>) -> Read<Rule> {
     let object = at.object(&["headers", "version", "percent", "after_rollback"])?;
     let headers = object.need("headers").and_then(|at| condition::conditions(&at));
@@ -201,7 +203,7 @@ fn rule(at: &Cursor<'_>, ids: &Read<Vec<String>>) -> Read<Rule> {
     })
 }
 
-/// The sticky identities, and the salt if one is given.
+/// Reads `sticky`, as the identities and the salt.
 fn sticky(at: &Cursor<'_>) -> Read<(Sticky, Option<String>)> {
     let object = at.object(&["on", "salt"])?;
     let on = object.need("on").and_then(|at| each(&at.items(&bounds::SOME)?, identity));
@@ -209,6 +211,7 @@ fn sticky(at: &Cursor<'_>) -> Read<(Sticky, Option<String>)> {
     Ok((Sticky { on: on? }, salt?))
 }
 
+/// Reads one source of identities.
 fn identity(at: &Cursor<'_>) -> Read<IdentitySource> {
     let object = at.object(&["header", "cookie", "client_address"])?;
     let header = object.get("header").map(|at| value::header_asked_for(&at).map(IdentitySource::Header));
@@ -223,6 +226,7 @@ fn identity(at: &Cursor<'_>) -> Read<IdentitySource> {
     }
 }
 
+/// Reads `failover`; `None` for never.
 fn failover(at: &Cursor<'_>) -> Read<Option<u32>> {
     if at.as_bool() == Some(false) {
         return Ok(None);
@@ -234,7 +238,7 @@ fn failover(at: &Cursor<'_>) -> Read<Option<u32>> {
     object.get("after").map_or(Ok(Some(1)), |at| at.integer(&bounds::FAILOVER_AFTER).map(Some))
 }
 
-/// Under a ramp, only the first stage's weight counts; stable's entry is ignored by the split.
+/// Computes the split by the configured weights, or under a ramp by the weight of its first stage.
 fn split(stable: usize, versions: &[Version], ramp: Option<&Ramp>) -> Split {
     let first = ramp.and_then(|ramp| ramp.stages.first()).map(|stage| stage.weight);
     let weight = |version: &Version| version.weight.or(first).unwrap_or(Bps::ZERO);

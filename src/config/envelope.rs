@@ -1,9 +1,9 @@
-//! The envelope: from the bytes Envoy hands over to the JSON document in them.
+//! The envelope: finds the JSON document in the bytes of a plugin configuration.
 //!
-//! Envoy unwraps a `google.protobuf.StringValue` and passes every other message on as serialized protobuf, a `Struct` too.
-//! `GenericSecret` is the one worth having: it keeps the configuration out of config dumps. So a few dozen lines of wire
-//! format are read here, instead of linking a protobuf library. `filename` and `environment_variable` of a `DataSource` are
-//! not resolved for wasm filters by Envoy, nor can they be here.
+//! Envoy unwraps a `google.protobuf.StringValue` and passes every other message on as serialized protobuf, a `Struct` too. A
+//! `GenericSecret` is worth reading, because it keeps the configuration out of config dumps. So a few dozen lines read the wire
+//! format, in place of a protobuf library. `filename` and `environment_variable` of a `DataSource` cannot be read: Envoy does
+//! not resolve them for wasm filters, and the filter cannot.
 
 use std::borrow::Cow;
 
@@ -12,32 +12,32 @@ use crate::config::wire::{take, varint};
 use crate::json::DOCUMENT_BYTES_MAX;
 use crate::problems::Problems;
 
-/// `GenericSecret.secret`, and `StringValue.value`.
+/// Field number of `GenericSecret.secret` and of `StringValue.value`.
 const CONTENT: u64 = 1;
-/// `DataSource.inline_bytes`.
+/// Field number of `DataSource.inline_bytes`.
 const INLINE_BYTES: u64 = 2;
-/// `DataSource.inline_string`.
+/// Field number of `DataSource.inline_string`.
 const INLINE_STRING: u64 = 3;
 
-/// Finds the JSON document in a plugin configuration: JSON text (what Envoy makes of a `StringValue`), or a serialized
-/// `GenericSecret` with `secret.inline_string` or `secret.inline_bytes`, `StringValue` or `Struct`.
-/// Total: any bytes give a document or a problem. Whether the document is valid JSON is not looked at.
+/// Finds the JSON document in a plugin configuration. That is JSON text (Envoy's form of a `StringValue`), or a serialized
+/// `StringValue`, `Struct`, or `GenericSecret` with `secret.inline_string` or `secret.inline_bytes`. Any bytes give a document
+/// or a problem. The document may still be invalid JSON.
 ///
 /// # Errors
-/// One problem of the whole: it is too large, or none of these.
+/// One problem of the document as a whole: it is too large, or none of these.
 pub fn document(plugin_configuration: &[u8]) -> Result<Cow<'_, [u8]>, Problems> {
     if plugin_configuration.len() > DOCUMENT_BYTES_MAX {
         let rule =
             format!("must not be larger than {DOCUMENT_BYTES_MAX} bytes, has {}", plugin_configuration.len());
         return Err(Problems::of_document(&rule));
     }
-    // Protobuf first. Its first byte is a line feed to JSON, and of a message of 123 bytes the second is `{`; while no JSON
-    // text has the tags 12 or 1a in it, control characters both.
+    // Protobuf is tried first, because it can look like JSON: its first byte is a line feed, and the second byte of a message
+    // of 123 bytes is `{`. JSON text cannot look like protobuf: the tags 12 and 1a are control characters.
     if let Some(document) = string_value(plugin_configuration) {
         return Ok(Cow::Borrowed(document));
     }
-    // Before the secret, whose field numbers it shares: a Struct is read whole or not at all, and every entry of it has a
-    // name, which a secret's source has not (it would be a file name, which Envoy does not resolve).
+    // A Struct has the field numbers of a secret, so it is tried before one. It is read whole or not at all, and each of its
+    // entries has a name. In a secret, that field would be a file name, which Envoy does not resolve.
     if plugin_configuration.first() == Some(&b'\n')
         && let Some(document) = structure::to_json(plugin_configuration)
     {
@@ -57,7 +57,7 @@ pub fn document(plugin_configuration: &[u8]) -> Result<Cow<'_, [u8]>, Problems> 
     }))
 }
 
-/// The text of a `StringValue` that has nothing but an object in it.
+/// Returns the text of a `StringValue`, if the message is one and the text is an object.
 fn string_value(mut message: &[u8]) -> Option<&[u8]> {
     let tag = varint(&mut message)?;
     let length = varint(&mut message)?;
@@ -69,8 +69,8 @@ fn begins_object(bytes: &[u8]) -> bool {
     bytes.trim_ascii_start().first() == Some(&b'{')
 }
 
-/// The last length-delimited field of a message whose number is one of `wanted`: the last one wins, as protobuf has it.
-/// `None` if there is none or the message is malformed.
+/// Returns the last length-delimited field with one of the numbers `wanted`; in protobuf the last one wins. `None` if there is
+/// none, or the message is malformed.
 fn last<'a>(mut message: &'a [u8], wanted: &[u64]) -> Option<&'a [u8]> {
     let mut found = None;
     while !message.is_empty() {
@@ -117,13 +117,13 @@ mod tests {
         out
     }
 
-    /// Lengths at which the length byte is white space, and at which it takes a second byte, are among them.
+    /// Returns documents of many lengths. Among them are lengths with a length byte that is white space, and with two length bytes.
     fn documents() -> impl Iterator<Item = Vec<u8>> {
         (0..400).map(|n| format!("{{\"a\": \"{}\"}}", "x".repeat(n)).into_bytes())
     }
 
     #[test]
-    fn json_text_is_taken_as_it_is() {
+    fn json_text_is_returned_unchanged() {
         for json in [&b"{}"[..], b" \n\t{}", b"{\"a\": 1", b"\n{}"] {
             assert_eq!(&*document(json).unwrap(), json);
         }
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_beyond_the_bound_is_refused() {
+    fn a_document_that_is_too_large_is_refused() {
         let mut text = b"{}".to_vec();
         text.resize(DOCUMENT_BYTES_MAX, b' ');
         assert!(document(&text).is_ok());
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_configuration_is_said_to_be_empty() {
+    fn an_empty_configuration_is_reported_as_empty() {
         for empty in [&b""[..], b" \n"] {
             assert_eq!(document(empty).unwrap_err().to_string(), "configuration: is empty");
         }

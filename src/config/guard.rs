@@ -1,9 +1,7 @@
-//! `guard` and `recovery`: what makes a canary fail, and what follows.
-
-use std::ops::RangeInclusive;
+//! `guard` and `recovery`: limits that make a canary fail, and the behaviour after a rollback.
 
 use crate::config::bounds;
-use crate::config::value;
+use crate::config::value::{self, at_least, duration_or};
 use crate::json::{Cursor, Object, Read, Reported, each};
 use crate::plan::guard::{
     BadOutcomes, Compare, Guard, GuardMode, LatencyLimits, Probe, Recovery, SharedOutage,
@@ -11,7 +9,7 @@ use crate::plan::guard::{
 use crate::time::Millis;
 use crate::units::Bps;
 
-/// `compare` where the document says nothing..
+/// Default of `compare`.
 const COMPARE: Compare = Compare {
     worse_than_stable_milli: 1_500,
     confidence: 1e7,
@@ -27,12 +25,12 @@ const ONE_PERCENT: Bps = match Bps::new(100) {
 
 const LATENCIES: [&str; 4] = ["avg", "p50", "p95", "p99"];
 
-/// The guard of a deployment whose document says nothing: the comparison with stable, and no limits.
+/// Returns the default guard: the comparison with stable, and no limits.
 pub fn default() -> Guard {
     Guard {
         mode: GuardMode::Enforce,
         errors: BadOutcomes { server_errors: true, reset: true, timeout: true, ..BadOutcomes::default() },
-        // Long enough for twenty outcomes at little traffic, short enough to forget an incident that is over.
+        // Long enough for twenty outcomes at low traffic, short enough to forget a past incident.
         window: Millis(30_000),
         min_requests: 20,
         max_error_rate: None,
@@ -44,8 +42,7 @@ pub fn default() -> Guard {
     }
 }
 
-/// A guard; fields that are absent are those of `base`. So a deployment's guard stands on the defaults, and a stage's on
-/// the deployment's.
+/// Reads a guard. Absent fields come from `base`: the defaults for a deployment's guard, the deployment's guard for a stage's.
 pub fn guard(at: &Cursor<'_>, base: &Guard) -> Read<Guard> {
     let object = at.object(&[
         "mode",
@@ -93,20 +90,12 @@ pub fn guard(at: &Cursor<'_>, base: &Guard) -> Read<Guard> {
     })
 }
 
-/// The duration in the field `name`, or `default` where it is absent.
-pub fn duration_or(
-    object: &Object<'_>,
-    name: &'static str,
-    range: &RangeInclusive<Millis>,
-    default: Millis,
-) -> Read<Millis> {
-    object.get(name).map_or(Ok(default), |at| value::duration(&at, range))
-}
-
+/// Reads a number of errors; `base` where it is absent.
 fn count(object: &Object<'_>, name: &'static str, base: Option<u32>) -> Read<Option<u32>> {
     object.get(name).map_or(Ok(base), |at| at.integer(&bounds::ERROR_COUNT).map(Some))
 }
 
+/// Reads `max_latency`; absent limits come from `base`.
 fn latency(at: &Cursor<'_>, base: &LatencyLimits) -> Read<LatencyLimits> {
     let object = at.object(&LATENCIES)?;
     if LATENCIES.iter().all(|name| object.get(name).is_none()) {
@@ -120,7 +109,7 @@ fn latency(at: &Cursor<'_>, base: &LatencyLimits) -> Read<LatencyLimits> {
     Ok(LatencyLimits { avg: avg?, p50: p50?, p95: p95?, p99: p99? })
 }
 
-/// Fields that are absent are those of `base`, or the defaults where that is off.
+/// Reads `compare`. Absent fields come from `base`, or from the defaults if that is off.
 fn compare(at: &Cursor<'_>, base: Option<Compare>) -> Read<Option<Compare>> {
     if at.as_bool() == Some(false) {
         return Ok(None);
@@ -157,19 +146,20 @@ fn compare(at: &Cursor<'_>, base: Option<Compare>) -> Read<Option<Compare>> {
     }))
 }
 
+/// Reads `errors`, a list of kinds without duplicates.
 fn errors(at: &Cursor<'_>) -> Read<BadOutcomes> {
     let items = at.items(&bounds::SOME)?;
     let mut bad = BadOutcomes::default();
-    // Whether a status was given as a string or as a number is forgotten here, so `529` doubles `"529"`.
-    let mut holders: Vec<(ErrorKind, &Cursor<'_>)> = Vec::new();
+    // A status may be a string or a number: `529` is a duplicate of `"529"`.
+    let mut earlier: Vec<(ErrorKind, &Cursor<'_>)> = Vec::new();
     let read = each(&items, error_kind);
     for item in &items.cursors {
         let Some(kind) = as_error_kind(item) else { continue };
-        if let Some((_, first)) = holders.iter().find(|(held, _)| *held == kind) {
+        if let Some((_, first)) = earlier.iter().find(|(held, _)| *held == kind) {
             item.wrong(&format!("duplicates {}", first.path()));
             continue;
         }
-        holders.push((kind, item));
+        earlier.push((kind, item));
     }
     for kind in read? {
         match kind {
@@ -178,7 +168,7 @@ fn errors(at: &Cursor<'_>) -> Read<BadOutcomes> {
             ErrorKind::Reset => bad.reset = true,
             ErrorKind::Timeout => bad.timeout = true,
             ErrorKind::Status(status) => {
-                let index = bad.statuses.partition_point(|earlier| *earlier < status);
+                let index = bad.statuses.partition_point(|held| *held < status);
                 bad.statuses.insert(index, status);
             }
         }
@@ -212,7 +202,7 @@ fn as_error_kind(at: &Cursor<'_>) -> Option<ErrorKind> {
     bounds::STATUS.contains(&status).then_some(ErrorKind::Status(u16::try_from(status).ok()?))
 }
 
-/// A deployment's `recovery`.
+/// Reads `recovery`.
 pub fn recovery(at: &Cursor<'_>) -> Read<Recovery> {
     const PROBE: [&str; 4] = ["after", "max_after", "max_probes_in_flight", "successes"];
     let object = at.object(&["mode", "after", "max_after", "max_probes_in_flight", "successes"])?;
@@ -236,23 +226,4 @@ pub fn recovery(at: &Cursor<'_>) -> Read<Recovery> {
         max_in_flight: max_in_flight?,
         successes: successes?,
     }))
-}
-
-/// Checks that the duration `max` is not below `min`, defaults included. The problem is `max`'s if it is given, else
-/// `min`'s, which then exceeds the default.
-pub fn at_least(
-    object: &Object<'_>,
-    max_name: &'static str,
-    max: Read<Millis>,
-    min_name: &'static str,
-    min: Read<Millis>,
-) -> Read<Millis> {
-    let (Ok(upper), Ok(lower)) = (max, min) else { return max };
-    if upper >= lower {
-        return max;
-    }
-    match object.get(max_name) {
-        Some(at) => Err(at.wrong(&format!("must not be below {min_name} ({lower})"))),
-        None => Err(object.need(min_name)?.wrong(&format!("must not be above {max_name} (default {upper})"))),
-    }
 }

@@ -1,19 +1,19 @@
-//! `key_pools`: where keys come from and how they are treated. No problem ever shows a value here.
+//! `key_pools`: keys, the sources of their values, and the rules that take a key out of use. No problem here shows a key.
 
 use crate::config::bounds;
-use crate::config::guard::{at_least, duration_or};
-use crate::config::{Surroundings, unique, value};
+use crate::config::value::{self, at_least, duration_or};
+use crate::config::{Context, unique};
 use crate::headers::OWN_PREFIX;
 use crate::json::{Cursor, Read, each};
 use crate::plan::pool::{Cooldown, Inject, Key, KeyPool, KeyValue, Secret, StreakLimit};
 use crate::time::Millis;
 
-/// The header that carries a pool's key where the document names none.
+/// Default of `header`.
 pub const DEFAULT_HEADER: &str = "authorization";
 const DEFAULT_PREFIX: &str = "Bearer ";
 
-/// One pool.
-pub fn pool(at: &Cursor<'_>, surroundings: &Surroundings<'_>) -> Read<KeyPool> {
+/// Reads one pool.
+pub fn pool(at: &Cursor<'_>, context: &Context<'_>) -> Read<KeyPool> {
     let object = at.object(&[
         "name",
         "header",
@@ -27,12 +27,12 @@ pub fn pool(at: &Cursor<'_>, surroundings: &Surroundings<'_>) -> Read<KeyPool> {
     ])?;
     let name = object.need("name").and_then(|at| value::id(&at));
     let header =
-        object.get("header").map_or_else(|| Ok(DEFAULT_HEADER.to_owned()), |at| header(&at, surroundings));
+        object.get("header").map_or_else(|| Ok(DEFAULT_HEADER.to_owned()), |at| header(&at, context));
     let prefix =
         object.get("prefix").map_or_else(|| Ok(DEFAULT_PREFIX.to_owned()), |at| value::header_value(&at));
-    // With a prefix that is itself wrong, keys are still read, as if there were none.
+    // If the prefix itself is wrong, keys are read as if there were none.
     let scheme = prefix.as_deref().unwrap_or_default();
-    let keys = object.need("keys").and_then(|at| keys(&at.hidden(), scheme, surroundings.env));
+    let keys = object.need("keys").and_then(|at| keys(&at.hidden(), scheme, context.env));
     let inject = object.get("inject").map_or(Ok(Inject::Attempt), |at| {
         at.choice(&["attempt", "request"]).map(|i| if i == 0 { Inject::Attempt } else { Inject::Request })
     });
@@ -54,25 +54,27 @@ pub fn pool(at: &Cursor<'_>, surroundings: &Surroundings<'_>) -> Read<KeyPool> {
     })
 }
 
-/// 429: a minute is what most providers' limits are counted in.
+/// Default of `rate_limited`: most providers count their limits by the minute.
 const RATE_LIMITED: Cooldown = Cooldown { first: Millis(60_000), max: Millis(600_000) };
-/// 401 and 403: such a key rarely comes back by itself.
+/// Default of `rejected`: a key that is refused rarely works again by itself.
 const REJECTED: StreakLimit = StreakLimit { failures: 1, out_for: Millis(600_000) };
-/// Anything else: five in a row are no longer chance.
+/// Default of `failing`: five failures in a row are hardly chance.
 const FAILING: StreakLimit = StreakLimit { failures: 5, out_for: Millis(30_000) };
 
-fn header(at: &Cursor<'_>, surroundings: &Surroundings<'_>) -> Read<String> {
+/// Reads the header that carries the key.
+fn header(at: &Cursor<'_>, context: &Context<'_>) -> Read<String> {
     let name = value::header_name(at)?;
     if value::is_framing(&name)
         || name.starts_with(OWN_PREFIX)
-        || name == surroundings.cluster_header
-        || Some(&name) == surroundings.version_header.as_ref()
+        || name == context.cluster_header
+        || Some(&name) == context.version_header.as_ref()
     {
         return Err(at.wrong("must not be a header of the connection or of Bellwether"));
     }
     Ok(name)
 }
 
+/// Reads `rate_limited`.
 fn rate_limited(at: &Cursor<'_>) -> Read<Cooldown> {
     let object = at.object(&["cooldown", "max_cooldown"])?;
     let cooldown = duration_or(&object, "cooldown", &bounds::COOLDOWN, RATE_LIMITED.first);
@@ -89,13 +91,14 @@ fn streak_limit(at: &Cursor<'_>, out_for: &'static str, default: StreakLimit) ->
     Ok(StreakLimit { failures: failures?, out_for: out_for? })
 }
 
-/// Reads an environment variable.
+/// A function that reads an environment variable.
 type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 
+/// Reads the keys of a pool.
 fn keys(at: &Cursor<'_>, prefix: &str, env: Env<'_>) -> Read<Vec<Key>> {
     let items = at.items(&bounds::KEYS)?;
     unique(&items, "id");
-    // Values first and by themselves: a key that has another problem as well still counts as a holder of its value.
+    // Values are read first, so that a key with another problem is still found as a duplicate.
     let value = |item: &Cursor<'_>| item.peek("value").map(|at| key_value(&at.hidden(), prefix, env));
     let values: Vec<Option<Read<KeyValue>>> = items.cursors.iter().map(value).collect();
     refuse_equal_values(&items.cursors, &values);
@@ -107,18 +110,19 @@ fn keys(at: &Cursor<'_>, prefix: &str, env: Env<'_>) -> Read<Vec<Key>> {
     each(&items, |at| key(at, values.next().flatten()))
 }
 
+/// Reads one key; its value has been read already.
 fn key(at: &Cursor<'_>, value: Option<Read<KeyValue>>) -> Read<Key> {
     let object = at.object(&["id", "value", "weight", "quota_group"])?;
     let id = object.need("id").and_then(|at| value::id(&at));
     let value = value.unwrap_or_else(|| Err(object.missing("value", "is required")));
-    // A text here may be a key that was pasted one line too far down.
+    // A text here is hidden: it may be a key that was pasted one line too far down.
     let weight = object.get("weight").map(|at| if at.as_str().is_some() { at.hidden() } else { at });
     let weight = weight.map_or(Ok(1), |at| at.integer(&bounds::KEY_WEIGHT));
     let quota_group = object.get("quota_group").map(|at| value::id(&at)).transpose();
     Ok(Key { id: id?, value: value?, weight: weight?, quota_group: quota_group? })
 }
 
-/// The same key twice in a pool would be tried again by a request it has just failed, and cool in one place only.
+/// Reports keys with equal values. A request would try such a key a second time, and a cooldown would apply to one of them only.
 fn refuse_equal_values(items: &[Cursor<'_>], values: &[Option<Read<KeyValue>>]) {
     let known = |value: &Option<Read<KeyValue>>, other: &KeyValue| match (value, other) {
         (Some(Ok(KeyValue::Known(a))), KeyValue::Known(b)) => a == b,
@@ -133,18 +137,19 @@ fn refuse_equal_values(items: &[Cursor<'_>], values: &[Option<Read<KeyValue>>]) 
     }
 }
 
-/// A key's id, or where it is if it has none that is a string.
+/// Returns a key's id, or its path if it has no id that is a string.
 fn name_of(item: &Cursor<'_>) -> String {
     let id = item.peek("id");
     id.and_then(|at| at.as_str().map(|_| at.shown())).unwrap_or_else(|| item.path())
 }
 
+/// Reads the value of a key: a text, an environment variable, or the name of a secret.
 fn key_value(at: &Cursor<'_>, prefix: &str, env: Env<'_>) -> Read<KeyValue> {
     if let Some(raw) = at.as_str() {
         return clean(raw, prefix).map(KeyValue::Known).map_err(|rule| at.refuse(rule));
     }
     let members = if at.is_object() { at.members()? } else { Vec::new() };
-    // A field of another name is not reported by its name: that might be the key.
+    // The name of an unknown field is not shown: it may be the key itself.
     match members.as_slice() {
         [("env", field)] => from_environment(field, prefix, env),
         [("secret", field)] => secret_name(field).map(KeyValue::Named),
@@ -154,7 +159,7 @@ fn key_value(at: &Cursor<'_>, prefix: &str, env: Env<'_>) -> Read<KeyValue> {
 
 fn from_environment(at: &Cursor<'_>, prefix: &str, env: Env<'_>) -> Read<KeyValue> {
     let name = at.string()?;
-    // The name will be shown. Most keys pasted in its place are not of this form.
+    // Problems show this name, so it must not be a pasted key. Most keys have other characters as well.
     let is_name = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     if !(1..=bounds::NAME_BYTES_MAX).contains(&name.len()) || !name.bytes().all(is_name) {
         return Err(at.refuse("must be the name of an environment variable: letters, digits and _"));
@@ -172,16 +177,19 @@ fn secret_name(at: &Cursor<'_>) -> Read<String> {
     if is_secret_name(name) { Ok(name.to_owned()) } else { Err(at.refuse(SECRET_NAME)) }
 }
 
-/// What [`is_secret_name`] demands.
+/// The rule of [`is_secret_name`].
 pub const SECRET_NAME: &str = "must be a name of 1 to 255 bytes without white space";
 
-/// Whether a secret may have this name: any file or object name of the usual secret stores.
+/// Returns whether a secret may have this name. The usual secret stores' file and object names all pass.
 pub fn is_secret_name(name: &str) -> bool {
     (1..=bounds::NAME_BYTES_MAX).contains(&name.len())
         && !name.chars().any(|c| c.is_whitespace() || c.is_control())
 }
 
-/// A usable key, trimmed and without a doubled prefix, or the rule it breaks.
+/// Returns a key, trimmed and without a doubled prefix.
+///
+/// # Errors
+/// The rule that the key breaks.
 pub fn clean(raw: &str, prefix: &str) -> Result<Secret, &'static str> {
     let secret = Secret::clean(raw, prefix);
     let value = secret.expose();

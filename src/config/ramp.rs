@@ -8,7 +8,7 @@ use crate::plan::guard::Guard;
 use crate::plan::ramp::{Ramp, Stage};
 use crate::units::Bps;
 
-/// A deployment's `ramp`, whose stages stand on the deployment's `guard`.
+/// Reads a deployment's `ramp`. Fields that a stage's guard lacks come from the deployment's guard.
 pub fn ramp(at: &Cursor<'_>, deployment_guard: &Guard) -> Read<Ramp> {
     let object = at.object(&["stages", "start", "paused"])?;
     let stages = object.need("stages").and_then(|at| stages(&at, deployment_guard));
@@ -17,10 +17,11 @@ pub fn ramp(at: &Cursor<'_>, deployment_guard: &Guard) -> Read<Ramp> {
     Ok(Ramp { stages: stages?, start: start?, paused: paused? })
 }
 
+/// Reads the stages, and checks that no weight is below the one before.
 fn stages(at: &Cursor<'_>, deployment_guard: &Guard) -> Read<Vec<Stage>> {
     let items = at.items(&bounds::STAGES)?;
     let stages = each(&items, |at| stage(at, deployment_guard));
-    // A ramp goes up. One that means to go down again is a mistake, or a rollback by hand: neither is a stage.
+    // The share only grows. A lower one is a mistake, or means a rollback by hand, which is no stage.
     let mut before = Bps::ZERO;
     for item in &items.cursors {
         let Some(field) = item.peek("weight") else { continue };
@@ -33,6 +34,7 @@ fn stages(at: &Cursor<'_>, deployment_guard: &Guard) -> Read<Vec<Stage>> {
     stages
 }
 
+/// Reads one stage.
 fn stage(at: &Cursor<'_>, deployment_guard: &Guard) -> Read<Stage> {
     let object = at.object(&["weight", "for", "min_requests", "guard"])?;
     let weight = object.need("weight").and_then(|at| value::percent(&at));

@@ -4,7 +4,7 @@
 //! the few shapes of a `Struct` are turned into text here. Members keep the order of the wire. Duplicate members stay in the
 //! text; the JSON reader reports them.
 
-use crate::config::wire::{Field, field};
+use crate::config::wire::{Content, Field, field};
 use crate::json::quoted;
 
 /// Field number of `Struct.fields`, of `ListValue.values`, and of a map entry's key.
@@ -26,15 +26,18 @@ fn object(mut message: &[u8], depth: u32, out: &mut String) -> Option<()> {
     out.push('{');
     let mut first = true;
     while !message.is_empty() {
-        let (FIRST, Field::Bytes(mut entry)) = field(&mut message)? else { return None };
+        let Field { number: FIRST, content: Content::Bytes(mut entry) } = field(&mut message)? else {
+            return None;
+        };
         let (mut name, mut held) = (None, None);
         while !entry.is_empty() {
             // Protobuf would take the last of two names and merge two values. No library writes either, so both are refused.
-            match field(&mut entry)? {
-                (FIRST, Field::Bytes(bytes)) if name.is_none() => {
+            let Field { number, content } = field(&mut entry)?;
+            match (number, content) {
+                (FIRST, Content::Bytes(bytes)) if name.is_none() => {
                     name = Some(std::str::from_utf8(bytes).ok()?)
                 }
-                (SECOND, Field::Bytes(bytes)) if held.is_none() => held = Some(bytes),
+                (SECOND, Content::Bytes(bytes)) if held.is_none() => held = Some(bytes),
                 _ => return None,
             }
         }
@@ -52,7 +55,9 @@ fn list(mut message: &[u8], depth: u32, out: &mut String) -> Option<()> {
     out.push('[');
     let mut first = true;
     while !message.is_empty() {
-        let (FIRST, Field::Bytes(element)) = field(&mut message)? else { return None };
+        let Field { number: FIRST, content: Content::Bytes(element) } = field(&mut message)? else {
+            return None;
+        };
         comma(&mut first, out);
         value(element, depth, out)?;
     }
@@ -62,13 +67,14 @@ fn list(mut message: &[u8], depth: u32, out: &mut String) -> Option<()> {
 
 /// Writes one `Value`, which has exactly one kind.
 fn value(mut message: &[u8], depth: u32, out: &mut String) -> Option<()> {
-    match field(&mut message)? {
-        (1, Field::Varint(0)) => out.push_str("null"),
-        (2, Field::Double(number)) => out.push_str(&serde_json::Number::from_f64(number)?.to_string()),
-        (3, Field::Bytes(text)) => out.push_str(&quoted(std::str::from_utf8(text).ok()?)),
-        (4, Field::Varint(flag)) => out.push_str(if flag == 0 { "false" } else { "true" }),
-        (5, Field::Bytes(fields)) => object(fields, depth, out)?,
-        (6, Field::Bytes(values)) => list(values, depth, out)?,
+    let Field { number, content } = field(&mut message)?;
+    match (number, content) {
+        (1, Content::Varint(0)) => out.push_str("null"),
+        (2, Content::Double(number)) => out.push_str(&serde_json::Number::from_f64(number)?.to_string()),
+        (3, Content::Bytes(text)) => out.push_str(&quoted(std::str::from_utf8(text).ok()?)),
+        (4, Content::Varint(flag)) => out.push_str(if flag == 0 { "false" } else { "true" }),
+        (5, Content::Bytes(fields)) => object(fields, depth, out)?,
+        (6, Content::Bytes(values)) => list(values, depth, out)?,
         _ => return None,
     }
     message.is_empty().then_some(())

@@ -1,24 +1,24 @@
-//! Single values: durations, shares, header names and values, hosts, names. Matched by hand: a regular expression library
-//! would be larger than the rest of the filter.
+//! Single values: names, hosts, header names and values, durations, times, percentages. They are matched by hand, because a
+//! regular expression library would be larger than the rest of the filter.
 
 use std::ops::RangeInclusive;
 
 use crate::config::bounds::NAME_BYTES_MAX;
-use crate::json::{Cursor, Read};
+use crate::json::{Cursor, Object, Read};
 use crate::time::{self, Millis, UnixMillis, parse_duration};
 use crate::units::Bps;
 
-/// Headers that frame the message or belong to the connection; setting one would break or smuggle the request. The host
-/// has a field of its own.
+/// Headers that frame the message or belong to the connection. A version that set one would break requests, or let a second
+/// request hide in one. The host has a field of its own.
 const FRAMING: [&str; 4] = ["host", "content-length", "transfer-encoding", "connection"];
 
-/// A string that `holds`, or else breaks `rule`.
+/// Reads a string that `holds`; any other breaks `rule`.
 pub fn text(at: &Cursor<'_>, rule: &str, holds: fn(&str) -> bool) -> Read<String> {
     let text = at.string()?;
     if holds(text) { Ok(text.to_owned()) } else { Err(at.wrong(rule)) }
 }
 
-/// A deployment's name.
+/// Reads a deployment's name.
 pub fn deployment_name(at: &Cursor<'_>) -> Read<String> {
     text(at, "must match ^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", |text| {
         let ends = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
@@ -30,19 +30,19 @@ pub fn deployment_name(at: &Cursor<'_>) -> Read<String> {
     })
 }
 
-/// A release.
+/// Reads a release.
 pub fn release(at: &Cursor<'_>) -> Read<String> {
     text(at, "must match ^[A-Za-z0-9._-]{1,63}$", |text| {
         (1..=63).contains(&text.len()) && text.bytes().all(is_id_byte)
     })
 }
 
-/// A name of a version, a pool, a key or a quota group: a metric label, and readable.
+/// Reads the name of a version, a pool, a key or a quota group. It may become a metric's label.
 pub fn id(at: &Cursor<'_>) -> Read<String> {
     text(at, "must match ^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", is_id)
 }
 
-/// Whether this is a name such as [`id`] reads.
+/// Returns whether [`id`] accepts this name.
 pub fn is_id(text: &str) -> bool {
     (1..=63).contains(&text.len())
         && text.starts_with(|c: char| c.is_ascii_alphanumeric())
@@ -53,29 +53,30 @@ fn is_id_byte(b: u8) -> bool {
     b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-')
 }
 
-/// A string with something in it.
+/// Reads a string that is not empty.
 pub fn not_empty(at: &Cursor<'_>) -> Read<String> {
     text(at, "must not be empty", |text| !text.is_empty())
 }
 
-/// The name of an Envoy cluster.
+/// Reads the name of an Envoy cluster.
 pub fn cluster(at: &Cursor<'_>) -> Read<String> {
     text(at, "must be a cluster name: 1 to 255 bytes without white space", |text| {
         (1..=NAME_BYTES_MAX).contains(&text.len()) && !has_blank(text)
     })
 }
 
-/// The beginning of a path, or a path.
+/// Reads a path or a path prefix.
 pub fn path(at: &Cursor<'_>) -> Read<String> {
     text(at, "must begin with / and have no white space", |text| text.starts_with('/') && !has_blank(text))
 }
 
-/// A host, as `:authority` has it.
+/// Reads a host in the form of `:authority`.
 pub fn host(at: &Cursor<'_>) -> Read<String> {
     text(at, "must be a host, with a port or without", is_host)
 }
 
-/// A host or `*.host`, each with a port or without. An internationalized name has its ASCII form here, as on the wire.
+/// Returns whether this is a host or `*.host`, with a port or without. An internationalized name must have its ASCII form, as on
+/// the wire.
 pub fn is_host_pattern(text: &str) -> bool {
     is_host(text.strip_prefix("*.").unwrap_or(text))
 }
@@ -106,36 +107,36 @@ fn has_blank(text: &str) -> bool {
     text.chars().any(|c| c.is_whitespace() || c.is_control())
 }
 
-/// A header's name, in lower case. The `:` of a pseudo header is no letter of a name.
+/// Reads a header's name, in lower case. Pseudo headers are refused: a name has no `:`.
 pub fn header_name(at: &Cursor<'_>) -> Read<String> {
     text(at, "must be an HTTP header name", is_token).map(|name| name.to_ascii_lowercase())
 }
 
-/// The name of a header that requests are looked at for. The host is in a pseudo header, whatever the client calls it.
+/// Reads the name of a header that requests are searched for. `host` becomes `:authority`, because Envoy has it there.
 pub fn header_asked_for(at: &Cursor<'_>) -> Read<String> {
     header_name(at).map(|name| if name == "host" { ":authority".to_owned() } else { name })
 }
 
-/// Whether this is the name of a header that belongs to the connection; lower case.
+/// Returns whether this is the name of a header that belongs to the connection; lower case.
 pub fn is_framing(name: &str) -> bool {
     FRAMING.contains(&name)
 }
 
-/// The name of a cookie; case-sensitive.
+/// Reads the name of a cookie; case-sensitive.
 pub fn cookie_name(at: &Cursor<'_>) -> Read<String> {
     text(at, "must be a cookie name", is_token)
 }
 
-/// A token of RFC 9110, of bearable length.
+/// Returns whether this is a token of RFC 9110, of at most 255 bytes.
 pub fn is_token(text: &str) -> bool {
     (1..=NAME_BYTES_MAX).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
 }
 
-/// A header's value; may be empty.
+/// Reads a header's value; it may be empty.
 pub fn header_value(at: &Cursor<'_>) -> Read<String> {
     let value = at.string()?;
-    // Not shown: it may be a credential.
+    // The value is not shown, because it may be a credential.
     if is_header_value(value) { Ok(value.to_owned()) } else { Err(at.refuse("must not have CR, LF or NUL")) }
 }
 
@@ -143,7 +144,7 @@ fn is_header_value(text: &str) -> bool {
     !text.bytes().any(|b| matches!(b, b'\r' | b'\n' | 0))
 }
 
-/// A duration in `range`.
+/// Reads a duration in `range`.
 pub fn duration(at: &Cursor<'_>, range: &RangeInclusive<Millis>) -> Read<Millis> {
     let Some(millis) = at.as_str().and_then(parse_duration) else {
         return Err(at.wrong("must be a duration such as 250ms, 30s, 5m or 1h"));
@@ -155,25 +156,54 @@ pub fn duration(at: &Cursor<'_>, range: &RangeInclusive<Millis>) -> Read<Millis>
     }
 }
 
-/// A moment from 1970 on.
+/// Reads the duration in the field `name`; `default` where it is absent.
+pub fn duration_or(
+    object: &Object<'_>,
+    name: &'static str,
+    range: &RangeInclusive<Millis>,
+    default: Millis,
+) -> Read<Millis> {
+    object.get(name).map_or(Ok(default), |at| duration(&at, range))
+}
+
+/// Checks that the duration `max` is not below `min`, defaults included. The problem is reported at `max` if the document has
+/// it, else at `min`, which then is above the default of `max`.
+pub fn at_least(
+    object: &Object<'_>,
+    max_name: &'static str,
+    max: Read<Millis>,
+    min_name: &'static str,
+    min: Read<Millis>,
+) -> Read<Millis> {
+    let (Ok(upper), Ok(lower)) = (max, min) else { return max };
+    if upper >= lower {
+        return max;
+    }
+    match object.get(max_name) {
+        Some(at) => Err(at.wrong(&format!("must not be below {min_name} ({lower})"))),
+        None => Err(object.need(min_name)?.wrong(&format!("must not be above {max_name} (default {upper})"))),
+    }
+}
+
+/// Reads an RFC 3339 time from 1970 on.
 pub fn time(at: &Cursor<'_>) -> Read<UnixMillis> {
     at.as_str()
         .and_then(time::parse_rfc3339)
         .ok_or_else(|| at.wrong("must be an RFC 3339 time from 1970 on, such as 2026-11-20T10:00:00Z"))
 }
 
-/// A share in percent, 0…100 with at most two decimals.
+/// Reads a share in percent, 0…100 with at most two decimals.
 pub fn percent(at: &Cursor<'_>) -> Read<Bps> {
     as_percent(at).ok_or_else(|| at.wrong("must be a number in 0..=100 with at most two decimals"))
 }
 
-/// The share in percent here, if it is one. Reports nothing.
+/// Returns the share in percent here, if it is one. Reports nothing.
 pub fn as_percent(at: &Cursor<'_>) -> Option<Bps> {
     scaled(at.as_number()?, 100.0, &(0..=10_000)).and_then(|bps| Bps::new(u16::try_from(bps).ok()?))
 }
 
-/// `number * scale`, if that is an integer in `range`. The tolerance is that of a double: 0.29 * 100 is
-/// 28.999999999999996, and the next number anyone could mean is a whole 0.1 away.
+/// Returns `number * scale`, if that is an integer in `range`. The tolerance is for the rounding of doubles: 0.29 * 100 is
+/// 28.999999999999996. A number with one decimal too many is at least 0.1 away from an integer.
 pub fn scaled(number: f64, scale: f64, range: &RangeInclusive<u32>) -> Option<u32> {
     let product = number * scale;
     let rounded = product.round();
@@ -202,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_are_names_or_addresses_with_a_port_or_without() {
+    fn hosts_are_names_or_addresses_with_or_without_a_port() {
         for host in [
             "a",
             "api.example.com",

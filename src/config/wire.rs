@@ -1,12 +1,13 @@
-//! The few shapes of protobuf's wire format that a configuration comes in.
+//! Protobuf's wire format, as far as a configuration uses it.
 
+/// Takes `length` bytes off a message.
 pub(super) fn take<'a>(message: &mut &'a [u8], length: u64) -> Option<&'a [u8]> {
     let (head, rest) = message.split_at_checked(usize::try_from(length).ok()?)?;
     *message = rest;
     Some(head)
 }
 
-/// A base-128 integer of at most ten bytes; bits beyond 64 are refused.
+/// Reads a base-128 integer of at most ten bytes; bits beyond 64 are refused.
 pub(super) fn varint(message: &mut &[u8]) -> Option<u64> {
     let mut value: u64 = 0;
     for shift in (0..=63).step_by(7) {
@@ -24,23 +25,35 @@ pub(super) fn varint(message: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// What may follow a tag: a number of up to ten bytes, eight bytes, or bytes with their length.
-pub(super) enum Field<'a> {
+/// One field of a message.
+pub(super) struct Field<'a> {
+    /// Number of the field.
+    pub(super) number: u64,
+    /// Content of the field.
+    pub(super) content: Content<'a>,
+}
+
+/// The content of a field, by its wire type.
+pub(super) enum Content<'a> {
+    /// Type 0: an integer of up to ten bytes.
     Varint(u64),
+    /// Type 1: eight bytes.
     Double(f64),
+    /// Type 2: bytes with their length.
     Bytes(&'a [u8]),
 }
 
-pub(super) fn field<'a>(message: &mut &'a [u8]) -> Option<(u64, Field<'a>)> {
+/// Takes one field off a message; `None` for other wire types.
+pub(super) fn field<'a>(message: &mut &'a [u8]) -> Option<Field<'a>> {
     let tag = varint(message)?;
     let content = match tag & 7 {
-        0 => Field::Varint(varint(message)?),
-        1 => Field::Double(f64::from_le_bytes(take(message, 8)?.try_into().ok()?)),
+        0 => Content::Varint(varint(message)?),
+        1 => Content::Double(f64::from_le_bytes(take(message, 8)?.try_into().ok()?)),
         2 => {
             let length = varint(message)?;
-            Field::Bytes(take(message, length)?)
+            Content::Bytes(take(message, length)?)
         }
         _ => return None,
     };
-    Some((tag >> 3, content))
+    Some(Field { number: tag >> 3, content })
 }
