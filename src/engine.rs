@@ -13,15 +13,17 @@ mod judge;
 mod notes;
 mod order;
 mod state;
+mod transition;
 mod view;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-pub use self::notes::{Notes, Transition};
+pub use self::notes::Notes;
 pub use self::order::{Order, Refused};
 use self::state::{Scene, State, VersionState};
+pub use self::transition::{Change, Counts, Evidence, Score, Transition};
 pub use self::view::{VersionView, View};
 use crate::outcome::blame::Event;
 use crate::plan::split::Split;

@@ -16,6 +16,8 @@
 pub mod ramp;
 pub mod standings;
 
+use serde::{Deserialize, Serialize};
+
 use crate::plan::guard::{Probe, Recovery};
 use crate::time::{Micros, Millis, UnixMillis};
 
@@ -85,13 +87,13 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// The name in status, events and logs.
-    pub const fn name(&self) -> &'static str {
+    /// The phase without its contents.
+    pub const fn kind(&self) -> PhaseKind {
         match self {
-            Phase::Active => "active",
-            Phase::Holding(_) => "holding",
-            Phase::RolledBack { .. } => "rolled_back",
-            Phase::Probing { .. } => "probing",
+            Phase::Active => PhaseKind::Active,
+            Phase::Holding(_) => PhaseKind::Holding,
+            Phase::RolledBack { .. } => PhaseKind::RolledBack,
+            Phase::Probing { .. } => PhaseKind::Probing,
         }
     }
 
@@ -112,6 +114,32 @@ impl Phase {
             Phase::Holding(cause) | Phase::RolledBack { cause, .. } | Phase::Probing { cause, .. } => {
                 Some(cause)
             }
+        }
+    }
+}
+
+/// The phases of a canary by name, without their contents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PhaseKind {
+    /// [`Phase::Active`].
+    Active,
+    /// [`Phase::Holding`].
+    Holding,
+    /// [`Phase::RolledBack`].
+    RolledBack,
+    /// [`Phase::Probing`].
+    Probing,
+}
+
+impl PhaseKind {
+    /// The name in status, events and logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            PhaseKind::Active => "active",
+            PhaseKind::Holding => "holding",
+            PhaseKind::RolledBack => "rolled_back",
+            PhaseKind::Probing => "probing",
         }
     }
 }
@@ -384,9 +412,10 @@ mod tests {
             Signal::Latch(by_hand(9)),
             Signal::Resume(by_hand(9)),
         ];
-        let (r, a, h, p) = (Some("rolled_back"), Some("active"), Some("holding"), Some("probing"));
+        let (r, a) = (Some(PhaseKind::RolledBack), Some(PhaseKind::Active));
+        let (h, p) = (Some(PhaseKind::Holding), Some(PhaseKind::Probing));
         let n = None;
-        type Row = [Option<&'static str>; 15];
+        type Row = [Option<PhaseKind>; 15];
         let table: [(Recovery, Phase, Row); 12] = {
             let (hold, probe) = (Recovery::Hold, Recovery::Probe(PROBE));
             [
@@ -408,7 +437,7 @@ mod tests {
         for (recovery, phase, row) in table {
             for (signal, to) in signals.iter().zip(row) {
                 let next = standing(phase.clone()).on(signal, rules(recovery));
-                assert_eq!(next.map(|s| s.phase.name()), to, "{recovery:?}: {phase:?} on {signal:?}");
+                assert_eq!(next.map(|s| s.phase.kind()), to, "{recovery:?}: {phase:?} on {signal:?}");
             }
         }
     }

@@ -1,17 +1,17 @@
 //! Transitions: what a signal does to the shared record, probes and the ramp.
 
 use super::state::{Scene, State, VersionState};
-use crate::engine::{Assigned, IDLE_AFTER, Notes, Transition};
+use crate::engine::{Assigned, Change, Counts, Evidence, IDLE_AFTER, Notes, Score, Transition};
 use crate::hash::hash;
 use crate::judge::limits;
 use crate::judge::stats::{Snapshot, Stats};
 use crate::plan::Deployment;
 use crate::rollout::ramp::{Position, Sight};
 use crate::rollout::standings::{Standings, VERSIONS};
-use crate::rollout::{Cause, LEASE, Lease, Phase, Rules, Signal, Standing};
+use crate::rollout::{Cause, LEASE, Lease, Phase, PhaseKind, Rules, Signal, Standing};
 use crate::shared::codec::Found;
 use crate::shared::dropped::Dropped;
-use crate::shared::store::{Change, Store, StoreError, update};
+use crate::shared::store::{self, Store, StoreError, update};
 use crate::time::{Micros, Now};
 
 /// The numbers that a verdict was based on.
@@ -19,7 +19,7 @@ use crate::time::{Micros, Now};
 pub(super) struct Seen<'a> {
     pub(super) canary: &'a Snapshot,
     pub(super) stable: &'a Snapshot,
-    pub(super) score: Option<(f64, f64)>,
+    pub(super) score: Option<Score>,
 }
 
 /// What became of a transition.
@@ -55,14 +55,13 @@ impl State {
             Ok(Moved::Won(standings, change)) => {
                 let (before, after) = *change;
                 self.adopt(&standings);
-                let would = match signal {
-                    Signal::WouldFail(_) => Some("rolled_back"),
-                    Signal::WouldHold(_) => Some("holding"),
-                    _ => None,
+                let (from, to) = (before.phase.kind(), after.phase.kind());
+                let change = match signal {
+                    Signal::WouldFail(_) => Change::Observed { from, to: PhaseKind::RolledBack },
+                    Signal::WouldHold(_) => Change::Observed { from, to: PhaseKind::Holding },
+                    _ if from == to => return,
+                    _ => Change::Moved { from, to },
                 };
-                if before.phase.name() == after.phase.name() && would.is_none() {
-                    return;
-                }
                 let cause = match &signal {
                     Signal::Fail(cause)
                     | Signal::WouldFail(cause)
@@ -71,7 +70,6 @@ impl State {
                     | Signal::Probed(_, Err(cause)) => Some(cause.clone()),
                     _ => None,
                 };
-                let counts = |snapshot: &Snapshot| (snapshot.tally.judged, snapshot.tally.bad);
                 // Where trouble has ended, nothing is to be proved.
                 let proof = cause.as_ref().map(|_| failed);
                 let requests = proof.into_iter().flatten().map(|id| id.as_ref().to_owned()).collect();
@@ -80,15 +78,15 @@ impl State {
                     release: self.release.clone(),
                     version: id,
                     epoch: after.epoch,
-                    from: before.phase.name(),
-                    to: would.unwrap_or(after.phase.name()),
                     stage: self.stage(scene.deployment),
-                    enforced: would.is_none(),
+                    change,
                     cause,
-                    canary: seen.map(|seen| counts(seen.canary)).unwrap_or_default(),
-                    stable: seen.map(|seen| counts(seen.stable)).unwrap_or_default(),
-                    score: seen.and_then(|seen| seen.score),
-                    requests,
+                    evidence: Evidence {
+                        canary: seen.map(|seen| counts(seen.canary)).unwrap_or_default(),
+                        stable: seen.map(|seen| counts(seen.stable)).unwrap_or_default(),
+                        score: seen.and_then(|seen| seen.score),
+                        requests,
+                    },
                 });
             }
             Ok(Moved::Lost(standings)) => self.adopt(&standings),
@@ -116,7 +114,7 @@ impl State {
             let mut standings = match Standings::decode(bytes) {
                 Found::Nothing => Standings { ramp: self.position, ..Standings::default() },
                 Found::Value(standings) => standings,
-                Found::Undecodable => return Change::Keep(Moved::Undecodable),
+                Found::Undecodable => return store::Change::Keep(Moved::Undecodable),
             };
             // What is known here counts if the record is older or gone.
             let current = match standings.get(&held.id) {
@@ -124,7 +122,7 @@ impl State {
                 _ => held.standing.clone(),
             };
             if current.epoch > held.standing.epoch {
-                return Change::Keep(Moved::Lost(standings));
+                return store::Change::Keep(Moved::Lost(standings));
             }
             // Versions that have left the plan make room for those that are in it.
             if standings.versions.len() >= VERSIONS {
@@ -137,9 +135,9 @@ impl State {
                     if matches!((&current.phase, &next.phase), (Phase::Probing { .. }, Phase::Active)) {
                         standings.ramp = standings.ramp.map(|position| position.restarted(total));
                     }
-                    Change::Write(standings.encode(), Moved::Won(standings, Box::new((current, next))))
+                    store::Change::Write(standings.encode(), Moved::Won(standings, Box::new((current, next))))
                 }
-                _ => Change::Keep(Moved::Lost(standings)),
+                _ => store::Change::Keep(Moved::Lost(standings)),
             }
         })
     }
@@ -225,15 +223,17 @@ impl State {
             let mut standings = match Standings::decode(bytes) {
                 Found::Nothing => Standings { ramp: known, ..Standings::default() },
                 Found::Value(standings) => standings,
-                Found::Undecodable => return Change::Keep(None),
+                Found::Undecodable => return store::Change::Keep(None),
             };
             let (position, begun) = match standings.ramp {
                 None => (Position::first(ramp, now), false),
-                Some(held) if now.mono.since(held.looked_at) < IDLE_AFTER => return Change::Keep(None),
+                Some(held) if now.mono.since(held.looked_at) < IDLE_AFTER => {
+                    return store::Change::Keep(None);
+                }
                 Some(held) => held.look(ramp, sight),
             };
             standings.ramp = Some(position);
-            Change::Write(standings.encode(), Some((standings, begun)))
+            store::Change::Write(standings.encode(), Some((standings, begun)))
         });
         match looked {
             Ok(Some((standings, begun))) => {
@@ -244,15 +244,10 @@ impl State {
                         release: self.release.clone(),
                         version: id,
                         epoch,
-                        from: "active",
-                        to: "active",
                         stage: self.stage(deployment),
-                        enforced: true,
+                        change: Change::StageBegun,
                         cause: None,
-                        canary: (seen.tally.judged, seen.tally.bad),
-                        stable: (0, 0),
-                        score: None,
-                        requests: Vec::new(),
+                        evidence: Evidence { canary: counts(&seen), ..Evidence::default() },
                     });
                 }
             }
@@ -260,6 +255,10 @@ impl State {
             Err(error) => notes.dropped.many(Dropped::of(error), 1),
         }
     }
+}
+
+fn counts(snapshot: &Snapshot) -> Counts {
+    Counts { judged: snapshot.tally.judged, bad: snapshot.tally.bad }
 }
 
 /// Random enough to spread the probes of many Envoys, and the same for every try of one transition.

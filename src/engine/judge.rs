@@ -2,7 +2,7 @@
 
 use super::advance::Seen;
 use super::state::{Scene, State, VersionState};
-use crate::engine::Notes;
+use crate::engine::{Notes, Score};
 use crate::judge::comparison::{Comparison, Measure as Kind, YARDSTICK_MIN};
 use crate::judge::limits::{self, Limit};
 use crate::judge::scores::Evidence;
@@ -225,7 +225,7 @@ impl State {
             (Verdict::Pass | Verdict::Inconclusive, None) => return,
         };
         let score = blame.filter(|(kind, _)| signal_is(&signal, kind.label()));
-        let score = score.map(|(_, evidence)| (evidence.score, evidence.limit));
+        let score = score.map(|(_, evidence)| Score { value: evidence.score, limit: evidence.limit });
         self.signal(scene, slot, signal, Some(Seen { canary, stable, score }), notes);
     }
 }

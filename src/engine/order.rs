@@ -1,12 +1,12 @@
 //! Orders: what an operator does by hand, to all canaries of a deployment at once.
 
 use super::state::{Scene, State};
-use crate::engine::{Notes, Transition};
+use crate::engine::{Change, Counts, Evidence, Notes, Transition};
 use crate::judge::stats::Stats;
 use crate::rollout::standings::{Standings, VERSIONS};
 use crate::rollout::{Cause, Rules, Signal, Standing};
 use crate::shared::codec::Found;
-use crate::shared::store::{Change, StoreError, update};
+use crate::shared::store::{self, StoreError, update};
 use crate::time::Span;
 
 /// What an operator wants.
@@ -68,7 +68,7 @@ impl State {
             let mut standings = match Standings::decode(bytes) {
                 Found::Nothing => Standings { ramp: self.position, ..Standings::default() },
                 Found::Value(standings) => standings,
-                Found::Undecodable => return Change::Keep(Written::Undecodable),
+                Found::Undecodable => return store::Change::Keep(Written::Undecodable),
             };
             if standings.versions.len() >= VERSIONS {
                 standings
@@ -85,24 +85,24 @@ impl State {
                 };
                 let Some(next) = current.on(&signal, rules) else { continue };
                 if !standings.put(&held.id, next.clone()) {
-                    return Change::Keep(Written::Full);
+                    return store::Change::Keep(Written::Full);
                 }
                 changes.push((slot, current, next));
             }
             if changes.is_empty() {
-                return Change::Keep(Written::Into(standings, changes));
+                return store::Change::Keep(Written::Into(standings, changes));
             }
             if order == Order::Resume {
                 standings.ramp = standings.ramp.map(|position| position.again(outcomes, now.mono));
             }
-            Change::Write(standings.encode(), Written::Into(standings, changes))
+            store::Change::Write(standings.encode(), Written::Into(standings, changes))
         });
         match written {
             Ok(Written::Into(standings, changes)) => {
                 // Before the copy is replaced: the numbers are those of the epoch that ends.
                 let reports = changes.into_iter().filter_map(|(slot, before, after)| {
                     // Put out before, and latched now: no transition.
-                    let moved = before.phase.name() != after.phase.name();
+                    let moved = before.phase.kind() != after.phase.kind();
                     moved.then(|| self.report(scene, slot, (&before, &after), cause, &standings)).flatten()
                 });
                 notes.transitions.extend(reports);
@@ -128,7 +128,7 @@ impl State {
         let seen = |slot: usize, epoch: u32| {
             let stats = self.shared_stats(scene, slot).filter(|stats| stats.epoch == epoch);
             let tally = stats.map(|stats| stats.snapshot(now.mono, window).tally).unwrap_or_default();
-            (tally.judged, tally.bad)
+            Counts { judged: tally.judged, bad: tally.bad }
         };
         let stable = slots.get(deployment.stable).copied().unwrap_or(usize::MAX);
         Some(Transition {
@@ -136,15 +136,14 @@ impl State {
             release: self.release.clone(),
             version: held.id.clone(),
             epoch: after.epoch,
-            from: before.phase.name(),
-            to: after.phase.name(),
             stage: deployment.ramp.as_ref().and(standings.ramp).and_then(|position| position.stage),
-            enforced: true,
+            change: Change::Moved { from: before.phase.kind(), to: after.phase.kind() },
             cause: Some(cause.clone()),
-            canary: seen(slot, before.epoch),
-            stable: seen(stable, self.epoch(stable)),
-            score: None,
-            requests: Vec::new(),
+            evidence: Evidence {
+                canary: seen(slot, before.epoch),
+                stable: seen(stable, self.epoch(stable)),
+                ..Evidence::default()
+            },
         })
     }
 

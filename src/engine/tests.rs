@@ -3,7 +3,8 @@
 use super::*;
 use crate::headers::Headers;
 use crate::outcome::Outcome;
-use crate::rollout::{Cause, OPERATOR, Standing};
+use crate::rollout::PhaseKind::{Active, Holding, Probing, RolledBack};
+use crate::rollout::{Cause, OPERATOR, PhaseKind, Standing};
 use crate::shared::codec::TOMBSTONE;
 use crate::shared::dropped::{Dropped, Drops};
 use crate::testing::{MemoryStore, deployment_plan, ramp_plan};
@@ -89,6 +90,14 @@ impl Worker {
     }
 }
 
+fn change(from: PhaseKind, to: PhaseKind) -> Change {
+    Change::Moved { from, to }
+}
+
+fn observed(from: PhaseKind, to: PhaseKind) -> Change {
+    Change::Observed { from, to }
+}
+
 fn now(micros: u64) -> Now {
     Now { mono: Micros(micros), wall: UnixMillis(1_795_000_000_000) }
 }
@@ -107,9 +116,9 @@ fn a_rollback_is_made_once_and_seen_by_every_worker_within_ten_milliseconds() {
     }
     assert_eq!(transitions.len(), 1, "{transitions:?}");
     let t = &transitions[0];
-    assert_eq!((t.version.as_str(), t.from, t.to, t.epoch), ("v2", "active", "rolled_back", 1));
+    assert_eq!((t.version.as_str(), t.change, t.epoch), ("v2", change(Active, RolledBack), 1));
     assert_eq!(t.cause.as_ref().unwrap().text, "3 failed in a row (limit 3); stable: 0 of 0 failed");
-    assert_eq!(t.canary, (3, 3));
+    assert_eq!(t.evidence.canary, Counts { judged: 3, bad: 3 });
     assert_eq!(a.goes_to(&store, 4, TO_CANARY), 0, "at once where it was made");
     assert_eq!(b.goes_to(&store, 9 * MS, TO_CANARY), 1, "b's copy is not 10 ms old");
     assert_eq!(b.goes_to(&store, 10 * MS, TO_CANARY), 0, "now it is");
@@ -336,17 +345,17 @@ fn an_outage_of_both_is_held_and_not_blamed_on_the_canary() {
         transitions.extend(a.see(&store, i * MS, of, if i % 4 < 2 { BAD } else { GOOD }).transitions);
     }
     assert_eq!(transitions.len(), 1, "{transitions:?}");
-    assert_eq!((transitions[0].from, transitions[0].to), ("active", "holding"));
+    assert_eq!(transitions[0].change, change(Active, Holding));
     assert_eq!(a.goes_to(&store, 200 * MS, TO_CANARY), 1, "traffic goes on");
     // The trouble leaves the window; nobody needs to send a request for the hold to end.
     let ended: Vec<Transition> = (1..5).flat_map(|s| a.tick(&store, s * 1_100 * MS).transitions).collect();
     assert_eq!(ended.len(), 1);
-    assert_eq!((ended[0].from, ended[0].to), ("holding", "active"));
+    assert_eq!(ended[0].change, change(Holding, Active));
 }
 
 /// Lets a canary fail until it is rolled back, beside a stable of which every tenth request fails and that is asked no more.
 /// Returns the phases that it went through, each with the number of its failure.
-fn die_beside(store: &MemoryStore, worker: &Worker, stable: u64, good: u64) -> Vec<(u64, &'static str)> {
+fn die_beside(store: &MemoryStore, worker: &Worker, stable: u64, good: u64) -> Vec<(u64, PhaseKind)> {
     for n in 0..stable {
         worker.see(store, n * MS, (0, 0), if n % 10 == 5 { BAD } else { GOOD });
     }
@@ -356,7 +365,7 @@ fn die_beside(store: &MemoryStore, worker: &Worker, stable: u64, good: u64) -> V
     (1..=200)
         .flat_map(|n| {
             let moved = worker.see(store, begin + n * 10 * MS, (1, 0), BAD).transitions;
-            moved.into_iter().map(move |t| (n, t.to))
+            moved.into_iter().map(move |t| (n, t.change.to()))
         })
         .collect()
 }
@@ -370,7 +379,7 @@ fn a_stable_that_fails_now_and_then_keeps_no_limit_from_its_canary() {
     ] {
         let w = Worker::new(&format!(r#""guard": {{{limit}, "compare": false}},"#));
         let phases = die_beside(&MemoryStore::default(), &w, stable, good);
-        assert_eq!(phases, [(at, "rolled_back")], "{limit}");
+        assert_eq!(phases, [(at, RolledBack)], "{limit}");
     }
 }
 
@@ -388,7 +397,7 @@ fn a_total_outage_in_which_the_canary_is_first_past_a_limit_is_shared() {
             moved.extend(workers[worker].see(&store, (400 + n) * MS, (version, 0), BAD).transitions);
             moved.extend(workers[1].tick(&store, (400 + n) * MS).transitions);
         }
-        assert_eq!(moved.iter().map(|t| t.to).collect::<Vec<_>>(), ["holding"], "{limit}: {moved:?}");
+        assert_eq!(moved.iter().map(|t| t.change.to()).collect::<Vec<_>>(), [Holding], "{limit}: {moved:?}");
     }
 }
 
@@ -403,7 +412,7 @@ fn in_observe_mode_a_rollback_is_reported_once_and_not_made() {
         transitions.extend(b.see(&store, at, (1, 0), BAD).transitions);
     }
     assert_eq!(transitions.len(), 1);
-    assert!(!transitions[0].enforced && transitions[0].to == "rolled_back");
+    assert_eq!(transitions[0].change, observed(Active, RolledBack));
     assert_eq!(a.goes_to(&store, 20 * MS, TO_CANARY), 1);
 }
 
@@ -418,12 +427,12 @@ fn in_observe_mode_trouble_that_stable_has_too_is_reported_once_and_holds_nothin
         let event = if at < 150 && at % 4 < 2 { BAD } else { GOOD };
         told.extend(w.see(&store, at * 10 * MS, (usize::from(at % 2 == 0), 0), event).transitions);
         for t in w.tick(&store, at * 10 * MS).transitions {
-            if t.from == t.to { begun = Some(at * 10) } else { told.push(t) }
+            if t.change.from() == t.change.to() { begun = Some(at * 10) } else { told.push(t) }
         }
-        assert_eq!(view(&w, &store, at * 10 * MS).versions[1].standing.phase.name(), "active");
+        assert_eq!(view(&w, &store, at * 10 * MS).versions[1].standing.phase.kind(), Active);
     }
     assert_eq!(told.len(), 1, "{told:?}");
-    assert_eq!((told[0].from, told[0].to, told[0].enforced), ("active", "holding", false));
+    assert_eq!(told[0].change, observed(Active, Holding));
     assert!(told[0].cause.is_some());
     assert!(begun.is_some_and(|at| at < 3_200), "its clock went on in the trouble: {begun:?}");
 }
@@ -471,7 +480,7 @@ fn a_hold_ends_also_while_only_stable_has_traffic() {
         transitions.extend(a.tick(&store, at).transitions);
     }
     assert_eq!(transitions.len(), 1, "{transitions:?}");
-    assert_eq!(transitions[0].to, "active");
+    assert_eq!(transitions[0].change.to(), Active);
 }
 
 /// Deals out requests as the split would and lets each go as `fate` says; returns transitions and the canary's failures.
@@ -577,7 +586,7 @@ fn probing(store: &MemoryStore) -> (Worker, u64) {
     for second in 1..20 {
         let moved = a.tick(store, second * SECOND).transitions;
         if let Some(t) = moved.first() {
-            assert_eq!((t.from, t.to), ("rolled_back", "probing"));
+            assert_eq!(t.change, change(RolledBack, Probing));
             assert!((8..=10).contains(&second), "after {second} s");
             return (a, second * SECOND);
         }
@@ -616,7 +625,7 @@ fn a_canary_recovers_by_probes_that_no_worker_has_too_many_of() {
     let second = probe(&b, &store, at + 50 * MS);
     assert_eq!(second.choice.version, 1);
     let t = finish(&b, &store, at + 60 * MS, &second, Some(true));
-    assert_eq!((t[0].from, t[0].to), ("probing", "active"));
+    assert_eq!(t[0].change, change(Probing, Active));
     assert_eq!(probe(&a, &store, at + 80 * MS).choice.version, 1);
     assert_eq!(b.weights(), [9000, 1000]);
 }
@@ -627,7 +636,7 @@ fn a_probe_that_fails_rolls_back_for_twice_as_long() {
     let (a, at) = probing(&store);
     let first = probe(&a, &store, at + MS);
     let t = a.result(&store, at + 2 * MS, &first, BAD).transitions;
-    assert_eq!((t[0].from, t[0].to), ("probing", "rolled_back"));
+    assert_eq!(t[0].change, change(Probing, RolledBack));
     assert!(
         finish(&a, &store, at + 3 * MS, &first, Some(true)).is_empty(),
         "a retry that went well changes nothing"
@@ -692,7 +701,11 @@ fn a_rollback_fires_in_every_stage_and_while_paused() {
         (1..=second).for_each(|s| drop(a.tick(&store, s * SECOND)));
         let (transitions, failed) =
             run(&a, &store, 10_000, None, |version, _| if version == 1 { BAD } else { GOOD });
-        assert_eq!(transitions.first().map(|t| t.to), Some("rolled_back"), "paused {paused}, {second} s");
+        assert_eq!(
+            transitions.first().map(|t| t.change.to()),
+            Some(RolledBack),
+            "paused {paused}, {second} s"
+        );
         assert!(failed <= 40, "{failed}");
         assert_eq!(a.weights(), [10_000, 0]);
     }
@@ -719,7 +732,7 @@ fn an_older_plan_merges_what_it_sees_and_the_newest_says_what_it_means() {
     }
     assert!(older.tick(&store, 1_000 * MS).transitions.is_empty());
     let told = newer.tick(&store, 1_001 * MS).transitions;
-    assert_eq!((told.len(), told[0].enforced), (1, false), "{told:?}");
+    assert_eq!((told.len(), told[0].change), (1, observed(Active, RolledBack)), "{told:?}");
     // Another listener that still serves the old plan has its own idea enforced.
     let (again, _) = reloaded(
         CONSECUTIVE,
@@ -729,7 +742,7 @@ fn an_older_plan_merges_what_it_sees_and_the_newest_says_what_it_means() {
     again.assign(&other, 0, TO_CANARY, &mut Notes::default());
     let moved: Vec<Transition> =
         (1..=3).flat_map(|at| again.see(&other, at, (1, 0), BAD).transitions).collect();
-    assert_eq!((moved.len(), moved[0].enforced), (1, true));
+    assert_eq!((moved.len(), moved[0].change), (1, change(Active, RolledBack)));
     drop(newer);
     // Without the newer one (its listener was removed) the older decides again.
     assert_eq!(older.see(&store, 1_002 * MS, (1, 0), BAD).transitions.len(), 1);
@@ -873,7 +886,10 @@ fn a_version_that_was_away_comes_back_afresh() {
         w.tick(&store, 4 * SECOND);
     }
     let seen = view(&a, &store, 5 * SECOND);
-    assert_eq!((seen.versions[1].standing.clone(), seen.versions[1].totals), (Standing::NEW, (0, 0)));
+    assert_eq!(
+        (seen.versions[1].standing.clone(), seen.versions[1].totals),
+        (Standing::NEW, Counts::default())
+    );
     let again: usize = (1..=3).map(|n| b.see(&store, 5 * SECOND + n, (1, 0), BAD).transitions.len()).sum();
     assert_eq!(again, 1);
     assert_eq!(a.goes_to(&store, 6 * SECOND, TO_CANARY), 0);
@@ -942,7 +958,7 @@ fn a_canary_that_only_rules_reach_recovers_too() {
         &mut Notes::default(),
     );
     assert_eq!((probe.choice.version, probe.lease.is_some()), (1, true));
-    assert_eq!(finish(&a, &store, 5 * SECOND, &probe, Some(true))[0].to, "active");
+    assert_eq!(finish(&a, &store, 5 * SECOND, &probe, Some(true))[0].change.to(), Active);
 }
 
 #[test]
@@ -995,8 +1011,8 @@ fn an_order_is_in_force_on_every_worker_is_reported_once_and_holds() {
     assert_eq!((done, notes.transitions.len()), (Ok(()), 1));
     let t = &notes.transitions[0];
     assert_eq!(
-        (t.version.as_str(), t.from, t.to, t.epoch, t.canary),
-        ("v2", "active", "rolled_back", 1, (1, 0))
+        (t.version.as_str(), t.change, t.epoch, t.evidence.canary),
+        ("v2", change(Active, RolledBack), 1, Counts { judged: 1, bad: 0 })
     );
     assert_eq!(
         t.cause.as_ref().map(|cause| (cause.label.as_str(), cause.text.as_str())),
@@ -1011,7 +1027,7 @@ fn an_order_is_in_force_on_every_worker_is_reported_once_and_holds() {
     assert_eq!(b.tick(&store, 5_000 * MS), Notes::default());
     assert_eq!(b.goes_to(&store, 5_000 * MS, TO_CANARY), 0);
     let (done, notes) = order(&b, &store, 6_000 * MS, Order::Resume, "");
-    assert_eq!((done, notes.transitions[0].to, notes.transitions[0].epoch), (Ok(()), "active", 2));
+    assert_eq!((done, notes.transitions[0].change.to(), notes.transitions[0].epoch), (Ok(()), Active, 2));
     assert_eq!(a.goes_to(&store, 6_010 * MS, TO_CANARY), 1);
     assert_eq!(order(&a, &store, 6_020 * MS, Order::Resume, ""), (Ok(()), Notes::default()));
 }
@@ -1124,8 +1140,8 @@ fn a_ramp_that_was_removed_has_no_stage_any_more() {
     let by_guard: Vec<Transition> =
         (1..=3).flat_map(|n| w.see(&store, 5 * SECOND + n, (1, 0), BAD).transitions).collect();
     let by_hand = order(&w, &store, 6 * SECOND, Order::Resume, "").1.transitions;
-    let stages: Vec<_> = by_guard.iter().chain(&by_hand).map(|t| (t.to, t.stage)).collect();
-    assert_eq!(stages, [("rolled_back", None), ("active", None)]);
+    let stages: Vec<_> = by_guard.iter().chain(&by_hand).map(|t| (t.change.to(), t.stage)).collect();
+    assert_eq!(stages, [(RolledBack, None), (Active, None)]);
 }
 
 #[test]
@@ -1140,10 +1156,10 @@ fn a_worker_that_has_seen_nothing_shows_what_the_others_have() {
     let seen = view(&b, &store, 4_100 * MS);
     assert_eq!(
         (seen.versions[1].tally.judged, seen.versions[1].tally.bad, seen.versions[1].totals),
-        (9, 9, (9, 9))
+        (9, 9, Counts { judged: 9, bad: 9 })
     );
     assert_eq!(seen.versions[0].tally.judged, 40);
-    assert_eq!(seen.worst(0).map(|(n, v)| (n, v.standing.phase.name())), Some((1, "rolled_back")));
+    assert_eq!(seen.worst(0).map(|(n, v)| (n, v.standing.phase.kind())), Some((1, RolledBack)));
 }
 
 #[test]
@@ -1166,7 +1182,7 @@ fn a_second_rollback_names_none_of_the_requests_of_the_first() {
                 compared: Cell::default(),
             };
             let notes = w.result(&store, at, &shares, BAD);
-            named.extend(notes.transitions.into_iter().map(|t| t.requests));
+            named.extend(notes.transitions.into_iter().map(|t| t.evidence.requests));
         }
         let _ = order(&w, &store, u64::from(round * 100 + 50) * MS, Order::Resume, "again");
     }

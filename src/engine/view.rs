@@ -2,7 +2,7 @@
 //! seen a request of it, so nothing here comes from what this worker has counted or judged itself.
 
 use super::state::{Scene, State};
-use super::{Binding, Notes, Order, Refused};
+use super::{Binding, Counts, Notes, Order, Refused};
 use crate::judge::comparison::Comparison;
 use crate::judge::limits;
 use crate::judge::stats::Snapshot;
@@ -33,7 +33,7 @@ pub struct VersionView {
     /// Outcomes of all workers within the guard's window; those of the present epoch, or while it is out the last ones.
     pub tally: Tally,
     /// Judged and bad outcomes since the release was first seen.
-    pub totals: (u64, u64),
+    pub totals: Counts,
     /// Percent of the way to a rollback; 0 for stable.
     pub evidence: u64,
 }
@@ -74,7 +74,10 @@ impl Binding {
         let (slot, guard) = (self.slot(n), scene.deployment.guard_at(state.stage(scene.deployment)));
         let standing = state.version(slot).map_or(Standing::NEW, |held| held.standing.clone());
         let stats = state.shared_stats(scene, slot);
-        let totals = stats.as_ref().map_or((0, 0), |stats| (stats.total, stats.total_bad));
+        let totals = stats
+            .as_ref()
+            .map(|stats| Counts { judged: stats.total, bad: stats.total_bad })
+            .unwrap_or_default();
         let of_now = stats.as_ref().is_some_and(|stats| stats.epoch == standing.epoch);
         // While it is out, what has put it out is shown for as long as it is in the window.
         let in_service = matches!(standing.phase, Phase::Active | Phase::Holding(_));

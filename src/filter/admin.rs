@@ -14,7 +14,8 @@ use crate::admin::{self, Ask, Body, Refusal, page};
 use crate::engine::{Notes, Order, Refused};
 use crate::host::{self, SharedData};
 use crate::plan::Deployment;
-use crate::report::status;
+use crate::report::json::to_json;
+use crate::report::status::{DeploymentStatus, KeyPoolStatus, Status};
 use crate::time::Now;
 
 const JSON: &str = "application/json";
@@ -55,19 +56,18 @@ impl AdminStream {
 
     fn status(&self, now: Now) -> Result<String, Refusal> {
         let services = self.services()?;
-        let mut out = status::begin(now);
+        let (mut deployments, mut key_pools) = (Vec::new(), Vec::new());
         let mut notes = Notes::default();
         let mut named: Vec<&str> = Vec::new();
         for service in &services {
             for (deployment, binding) in service.plan.deployments.iter().zip(&service.bindings) {
                 if !named.contains(&deployment.name.as_str()) {
                     let view = binding.view(deployment, &SharedData, now, &mut notes);
-                    status::deployment(&mut out, deployment, &view, now);
+                    deployments.push(DeploymentStatus::new(deployment, &view, now));
                 }
             }
             named.extend(service.plan.deployments.iter().map(|deployment| deployment.name.as_str()));
         }
-        status::pools(&mut out);
         let mut named: Vec<&str> = Vec::new();
         for service in &services {
             for n in (0..).take(service.plan.pools.len()) {
@@ -77,13 +77,12 @@ impl AdminStream {
                     continue;
                 };
                 let keys = service.key_views(n, now.mono, &mut notes);
-                status::pool(&mut out, pool, keys.into_iter(), now);
+                key_pools.push(KeyPoolStatus::new(pool, keys, now));
             }
             named.extend(service.plan.pools.iter().map(|pool| pool.name.as_str()));
         }
-        status::end(&mut out);
         self.worker.count_dropped(notes.dropped);
-        Ok(out.finish())
+        Ok(to_json(&Status { now: now.wall, deployments, key_pools }))
     }
 
     /// Orders every deployment of a name, in whatever plan: another listener may have one, or another worker may serve by a plan
@@ -110,7 +109,7 @@ impl AdminStream {
                 let mut notes = Notes::default();
                 let view = binding.view(deployment, &SharedData, now, &mut notes);
                 self.worker.count_dropped(notes.dropped);
-                answer = Some(status::one(deployment, &view, now));
+                answer = Some(to_json(&DeploymentStatus::new(deployment, &view, now)));
             }
         }
         answer.ok_or_else(|| Refusal::unknown(name))

@@ -9,8 +9,8 @@ use crate::engine::Notes;
 use crate::host::SharedData;
 use crate::keys::usage::WorkerUsage;
 use crate::plan::Plan;
-use crate::report::events::{self, EventLog};
-use crate::report::status::KeyView;
+use crate::report::build::KeyView;
+use crate::report::log::{EventLog, newest_first};
 use crate::shared::codec::Found;
 use crate::shared::dropped::Dropped;
 use crate::shared::names::{EVENTS, POOL_EVENTS, REJECTIONS};
@@ -100,5 +100,5 @@ pub fn kept_events() -> Option<Vec<String>> {
             Found::Undecodable => return None,
         }
     }
-    Some(events::newest_first(logs))
+    Some(newest_first(logs))
 }

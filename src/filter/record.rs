@@ -11,7 +11,8 @@ use crate::outcome::blame::KeyOutcome;
 use crate::outcome::judgement::Judgement;
 use crate::plan::pool::KeyRef;
 use crate::problems::Problems;
-use crate::report::events::{self, EventLog};
+use crate::report::event::Event;
+use crate::report::log::EventLog;
 use crate::shared::codec::Found;
 use crate::shared::dropped::Dropped;
 use crate::shared::names::{EVENTS, POOL_EVENTS, REJECTIONS};
@@ -94,11 +95,11 @@ impl Worker {
             .unwrap_or_default();
         for moved in &moved {
             let id = pool.keys.get(moved.key).map_or("", |key| key.id.as_str());
-            host::info(&events::key_line(&pool.name, id, moved, now));
+            host::info(&Event::key(&pool.name, id, moved, now).line());
         }
         let lost_one = moved.iter().any(|moved| moved.from == Status::Active);
         if lost_one && service.outlook(n, now.mono).is_err() {
-            self.publish(service, POOL_EVENTS, events::pool_line(&pool.name, now));
+            self.publish(service, POOL_EVENTS, Event::pool_exhausted(&pool.name, now.wall).line());
         }
     }
 
@@ -131,9 +132,8 @@ impl Worker {
         self.count_dropped(notes.dropped);
         let moved = !notes.transitions.is_empty();
         for transition in notes.transitions {
-            self.publish(service, EVENTS, events::line(&transition, self.clock.now().wall));
-            let rolled_back = transition.enforced && transition.to == "rolled_back";
-            if let (true, Some(cause)) = (rolled_back, &transition.cause)
+            self.publish(service, EVENTS, Event::transition(&transition, self.clock.now().wall).line());
+            if let (true, Some(cause)) = (transition.change.is_rollback(), &transition.cause)
                 && let Some(plan) = service.plan.deployments.get(deployment)
                 && let Some(n) = plan.versions.iter().position(|v| v.id == transition.version)
                 && let Some(metrics) = service.metrics.get(deployment).and_then(|m| m.versions.get(n))
@@ -157,7 +157,7 @@ impl Worker {
     /// A pool has lost its last key with its secret. All workers learn that at about the same time, each by itself: the first
     /// one says so.
     pub fn publish_exhausted(&self, service: &Service, pool: &str, now: Now) {
-        let line = events::pool_line(pool, now);
+        let line = Event::pool_exhausted(pool, now.wall).line();
         let since = UnixMillis(now.wall.0.saturating_sub(AT_ONCE.0));
         if self.keep(POOL_EVENTS, &line, Some(since)) {
             host::warn(&line);
@@ -168,7 +168,7 @@ impl Worker {
     /// Says that a configuration was rejected. The log has each problem; here those find them who look at the page.
     pub fn reject(&self, problems: &Problems) {
         self.metrics.rejected();
-        let line = events::rejected_line(&host::filter_name(), problems, self.clock.now().wall);
+        let line = Event::rejected(&host::filter_name(), problems, self.clock.now().wall).line();
         self.keep(REJECTIONS, &line, None);
     }
 

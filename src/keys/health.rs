@@ -34,6 +34,8 @@
 
 mod record;
 
+use serde::{Deserialize, Serialize};
+
 pub use self::record::{Entry, PoolHealth};
 use crate::outcome::blame::KeyOutcome;
 use crate::plan::pool::{Cooldown, KeyPool, StreakLimit};
@@ -51,7 +53,8 @@ const TRIAL_RETRY_AFTER: Span = Span::from_secs(2);
 const SHORTEST_LIMIT: Millis = Millis(1000);
 
 /// Status of a key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Status {
     /// In use.
     #[default]

@@ -1,10 +1,13 @@
 //! Limits that make a canary fail, and the behaviour after a rollback, as configured.
 
+use serde::{Deserialize, Serialize};
+
 use crate::time::Millis;
 use crate::units::Bps;
 
 /// The effect of a breached limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum GuardMode {
     /// Roll back.
     Enforce,

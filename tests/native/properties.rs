@@ -24,7 +24,7 @@ use bellwether::plan::guard::Recovery;
 use bellwether::plan::matching::address_without_port;
 use bellwether::plan::pool::{KeyRef, Secret};
 use bellwether::plan::split::Split;
-use bellwether::report::events::EventLog;
+use bellwether::report::log::EventLog;
 use bellwether::rollout::ramp::{Position, Sight};
 use bellwether::rollout::standings::Standings;
 use bellwether::rollout::{Cause, Lease, Phase, Rules, Signal, Standing};
@@ -219,7 +219,7 @@ proptest! {
         for ((id, wrote), (back_id, read)) in all.versions.iter().zip(&back.versions) {
             prop_assert_eq!(id, back_id);
             prop_assert_eq!(wrote.epoch, read.epoch);
-            prop_assert_eq!(wrote.phase.name(), read.phase.name());
+            prop_assert_eq!(wrote.phase.kind(), read.phase.kind());
         }
     }
 

@@ -7,16 +7,19 @@ use std::fs;
 use std::path::Path;
 
 use bellwether::config::compile;
-use bellwether::engine::{Transition, VersionView, View};
+use bellwether::engine::{Change, Counts, Evidence, Score, Transition, VersionView, View};
 use bellwether::judge::window::Tally;
-use bellwether::keys::health::{Health, Observation, Status};
+use bellwether::keys::health::{self, Health, Observation};
 use bellwether::keys::pool::KeyTransition;
 use bellwether::keys::usage::KeyUsage;
 use bellwether::outcome::blame::KeyOutcome;
 use bellwether::plan::Plan;
 use bellwether::problems::{Problem, Problems};
-use bellwether::report::events;
-use bellwether::report::status::{self, KeyView};
+use bellwether::report::build::KeyView;
+use bellwether::report::event::{Event, Events};
+use bellwether::report::json::to_json;
+use bellwether::report::status::{DeploymentStatus, KeyPoolStatus, Status};
+use bellwether::rollout::PhaseKind::{Active, Holding, Probing, RolledBack};
 use bellwether::rollout::ramp::Position;
 use bellwether::rollout::{Cause, OPERATOR, Phase, Standing};
 use bellwether::time::{Micros, Millis, Now, Span, UnixMillis};
@@ -57,7 +60,7 @@ fn cause(label: &str) -> Cause {
 
 fn version(phase: Phase, share: u16) -> VersionView {
     let standing = Standing { epoch: 3, phase, ..Standing::NEW };
-    VersionView { standing, share, tally: Tally::default(), totals: (0, 0), evidence: 0 }
+    VersionView { standing, share, tally: Tally::default(), totals: Counts::default(), evidence: 0 }
 }
 
 fn view(versions: Vec<VersionView>) -> View {
@@ -67,7 +70,8 @@ fn view(versions: Vec<VersionView>) -> View {
 /// How each deployment of the plan stands.
 fn views() -> Vec<View> {
     let mut stable = version(Phase::Active, 6667);
-    (stable.tally.judged, stable.tally.bad, stable.totals) = (3, 1, (70, u64::MAX));
+    (stable.tally.judged, stable.tally.bad) = (3, 1);
+    stable.totals = Counts { judged: 70, bad: u64::MAX };
     (1..=3).for_each(|n| stable.tally.latency.record(Span(n * 1_503)));
     let mut canary = version(Phase::Active, 3333);
     (canary.tally.judged, canary.tally.bad, canary.evidence) = (2, 5, 47);
@@ -106,18 +110,15 @@ fn keys(plan: &Plan) -> Vec<Vec<KeyView>> {
     vec![vec![first, second, third], Vec::new()]
 }
 
-fn status() -> String {
+fn deployments(plan: &Plan) -> Vec<DeploymentStatus> {
+    plan.deployments.iter().zip(&views()).map(|(plan, view)| DeploymentStatus::new(plan, view, NOW)).collect()
+}
+
+fn status() -> Status {
     let plan = plan();
-    let mut out = status::begin(NOW);
-    for (deployment, view) in plan.deployments.iter().zip(&views()) {
-        status::deployment(&mut out, deployment, view, NOW);
-    }
-    status::pools(&mut out);
-    for (pool, keys) in plan.pools.iter().zip(keys(&plan)) {
-        status::pool(&mut out, pool, keys.into_iter(), NOW);
-    }
-    status::end(&mut out);
-    out.finish()
+    let pools = plan.pools.iter().zip(keys(&plan));
+    let key_pools = pools.map(|(pool, keys)| KeyPoolStatus::new(pool, keys, NOW)).collect();
+    Status { now: NOW.wall, deployments: deployments(&plan), key_pools }
 }
 
 fn transition() -> Transition {
@@ -126,46 +127,56 @@ fn transition() -> Transition {
         release: "2026-11-20a".to_owned(),
         version: "v2".to_owned(),
         epoch: 1,
-        from: "active",
-        to: "rolled_back",
         stage: Some(0),
-        enforced: true,
+        change: Change::Moved { from: Active, to: RolledBack },
         cause: Some(cause("worse_errors")),
-        canary: (9, 7),
-        stable: (180, 0),
-        score: Some((16.877, 16.12)),
-        requests: vec!["a1".to_owned(), AWKWARD.to_owned()],
+        evidence: Evidence {
+            canary: Counts { judged: 9, bad: 7 },
+            stable: Counts { judged: 180, bad: 0 },
+            score: Some(Score { value: 16.877, limit: 16.12 }),
+            requests: vec!["a1".to_owned(), AWKWARD.to_owned()],
+        },
     }
 }
 
 /// An event of each kind, and each sentence.
-fn lines() -> Vec<String> {
-    let quiet = || Transition { score: None, canary: (0, 0), requests: Vec::new(), ..transition() };
+fn events() -> Vec<Event> {
+    let moved = |from, to| Change::Moved { from, to };
+    let observed = |to| Change::Observed { from: Active, to };
+    let quiet = |stable| {
+        let evidence = Evidence { stable, ..Evidence::default() };
+        Transition { evidence, ..transition() }
+    };
+    let usual = || quiet(transition().evidence.stable);
     let by_hand = || Some(cause(OPERATOR));
     let transitions = [
         transition(),
-        Transition { enforced: false, ..transition() },
-        Transition { to: "holding", enforced: false, stage: None, ..quiet() },
-        Transition { to: "holding", ..quiet() },
-        Transition { from: "holding", to: "active", cause: None, ..quiet() },
-        Transition { from: "rolled_back", to: "probing", cause: None, ..quiet() },
-        Transition { from: "probing", to: "active", cause: None, stable: (u64::MAX, 3), ..quiet() },
-        Transition { from: "probing", cause: Some(cause("probe")), ..quiet() },
-        Transition { to: "active", stage: Some(7), cause: None, ..quiet() },
-        Transition { cause: by_hand(), ..quiet() },
-        Transition { from: "probing", to: "active", cause: by_hand(), ..quiet() },
-        Transition { from: "holding", to: "active", cause: by_hand(), ..quiet() },
+        Transition { change: observed(RolledBack), ..transition() },
+        Transition { change: observed(Holding), stage: None, ..usual() },
+        Transition { change: moved(Active, Holding), ..usual() },
+        Transition { change: moved(Holding, Active), cause: None, ..usual() },
+        Transition { change: moved(RolledBack, Probing), cause: None, ..usual() },
+        Transition {
+            change: moved(Probing, Active),
+            cause: None,
+            ..quiet(Counts { judged: u64::MAX, bad: 3 })
+        },
+        Transition { change: moved(Probing, RolledBack), cause: Some(cause("probe")), ..usual() },
+        Transition { change: Change::StageBegun, stage: Some(7), cause: None, ..usual() },
+        Transition { cause: by_hand(), ..usual() },
+        Transition { change: moved(Probing, Active), cause: by_hand(), ..usual() },
+        Transition { change: moved(Holding, Active), cause: by_hand(), ..usual() },
     ];
-    let mut lines: Vec<String> = transitions.iter().map(|t| events::line(t, NOW.wall)).collect();
+    let mut events: Vec<Event> = transitions.iter().map(|t| Event::transition(t, NOW.wall)).collect();
     for (from, to, until) in [
-        (Status::Active, Status::RateLimited, 160_504_999),
-        (Status::Active, Status::Disabled, 700_000_000),
-        (Status::RateLimited, Status::Active, 0),
+        (health::Status::Active, health::Status::RateLimited, 160_504_999),
+        (health::Status::Active, health::Status::Disabled, 700_000_000),
+        (health::Status::RateLimited, health::Status::Active, 0),
     ] {
         let moved = KeyTransition { key: 0, from, to, until: Micros(until) };
-        lines.push(events::key_line("relay", AWKWARD, &moved, NOW));
+        events.push(Event::key("relay", AWKWARD, &moved, NOW));
     }
-    lines.push(events::pool_line("relay", NOW));
+    events.push(Event::pool_exhausted("relay", NOW.wall));
     let problem = |path: &str, got: Option<&str>| Problem {
         path: path.to_owned(),
         rule: "must be a string".to_owned(),
@@ -177,9 +188,9 @@ fn lines() -> Vec<String> {
         (0..500).map(|_| problem(&"\u{1}".repeat(100), None)).collect(),
         Vec::new(),
     ] {
-        lines.push(events::rejected_line("bellwether-router", &Problems(problems), NOW.wall));
+        events.push(Event::rejected("bellwether-router", &Problems(problems), NOW.wall));
     }
-    lines
+    events
 }
 
 #[track_caller]
@@ -199,22 +210,28 @@ fn assert_golden(name: &str, content: &str) {
 
 #[test]
 fn the_status_matches_its_golden_file() {
-    assert_golden("status.json", &status());
+    assert_golden("status.json", &to_json(&status()));
 }
 
 #[test]
 fn the_status_of_one_deployment_matches_its_golden_file() {
-    let plan = plan();
-    let each = plan
-        .deployments
-        .iter()
-        .zip(&views())
-        .map(|(plan, view)| status::one(plan, view, NOW))
-        .collect::<Vec<_>>();
+    let each: Vec<String> = deployments(&plan()).iter().map(to_json).collect();
     assert_golden("deployments.jsonl", &each.join("\n"));
 }
 
 #[test]
 fn events_match_their_golden_file() {
-    assert_golden("events.jsonl", &lines().join("\n"));
+    let lines: Vec<String> = events().iter().map(Event::line).collect();
+    assert_golden("events.jsonl", &lines.join("\n"));
+}
+
+#[test]
+fn a_tool_reads_the_very_values_that_the_filter_has_written() {
+    let status = status();
+    assert_eq!(serde_json::from_str::<Status>(&to_json(&status)).unwrap(), status);
+    let events = Events { events: events() };
+    let lines: Vec<String> = events.events.iter().map(Event::line).collect();
+    let document = format!(r#"{{"events":[{}]}}"#, lines.join(","));
+    assert_eq!(to_json(&events), document);
+    assert_eq!(serde_json::from_str::<Events>(&document).unwrap(), events);
 }

@@ -31,6 +31,9 @@ const IN_THE_FILTER: [(&str, &str); 17] = [
     ("zmij", "of serde_json"),
 ];
 
+/// Macros that generate code of the filter, and their dependencies. They run in the build only.
+const IN_ITS_BUILD: [&str; 5] = ["proc-macro2", "quote", "serde_derive", "syn", "unicode-ident"];
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -123,15 +126,28 @@ fn every_licence_is_one_that_deny_toml_allows() {
     assert!(seen > 50, "{seen} packages");
 }
 
-#[test]
-fn the_filter_contains_these_crates_and_no_other() {
+/// The packages that the filter depends on for wasm, by the edges of `cargo tree`.
+fn packages_of_the_filter(edges: &str) -> BTreeSet<String> {
     // Not `cargo metadata`, which adds the features that tests ask for.
     let tree = cargo(
-        &["tree", "--package", "bellwether", "--target", "wasm32-wasip1", "--edges", "normal"],
+        &["tree", "--package", "bellwether", "--target", "wasm32-wasip1", "--edges", edges],
         &["--prefix", "none", "--format", "{p}"],
     );
     let tree = String::from_utf8(tree).unwrap();
-    let inside: BTreeSet<&str> = tree.lines().filter_map(|line| line.split(' ').next()).collect();
-    let wanted: BTreeSet<&str> = IN_THE_FILTER.iter().map(|(name, _)| *name).collect();
+    tree.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_filter_contains_these_crates_and_no_other() {
+    let inside = packages_of_the_filter("normal,no-proc-macro");
+    let wanted: BTreeSet<String> = IN_THE_FILTER.iter().map(|(name, _)| (*name).to_owned()).collect();
     assert_eq!(inside, wanted, "each further crate is code inside every worker of a gateway");
+}
+
+#[test]
+fn the_filter_is_built_with_these_macros_and_no_other() {
+    let with_macros = packages_of_the_filter("normal");
+    let macros: Vec<String> =
+        with_macros.difference(&packages_of_the_filter("normal,no-proc-macro")).cloned().collect();
+    assert_eq!(macros, IN_ITS_BUILD);
 }

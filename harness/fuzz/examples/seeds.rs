@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use bellwether::judge::comparison::{Comparison, Observed, Pending};
-use bellwether::report::events::EventLog;
+use bellwether::report::log::EventLog;
 use bellwether::keys::health::{Health, Observation, PoolHealth};
 use bellwether::outcome::blame::KeyOutcome;
 use bellwether::outcome::Outcome;

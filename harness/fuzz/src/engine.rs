@@ -18,7 +18,7 @@ use bellwether::outcome::Outcome;
 use bellwether::outcome::blame::Event;
 use bellwether::outcome::blame::KeyOutcome;
 use bellwether::plan::Plan;
-use bellwether::report::events;
+use bellwether::report::event::Event as Reported;
 use bellwether::rollout::standings::Standings;
 use bellwether::route::RequestFacts;
 use bellwether::shared::codec::Found;
@@ -226,7 +226,7 @@ fn key(
     let usage = WorkerUsage::new(&config.name);
     let moved = state.borrow_mut().report(pool, report, &usage, &mut turn);
     for moved in &moved {
-        one_line(&events::key_line(&config.name, &config.keys[moved.key].id, moved, now(at)));
+        one_line(&Reported::key(&config.name, &config.keys[moved.key].id, moved, now(at)).line());
     }
     Ok(())
 }
@@ -240,7 +240,7 @@ fn reload(worker: &mut Worker, store: &Memory, u: &mut Unstructured<'_>) -> Resu
 
 fn told(notes: &Notes, at: u64) {
     for transition in &notes.transitions {
-        one_line(&events::line(transition, now(at).wall));
+        one_line(&Reported::transition(transition, now(at).wall).line());
     }
 }
 

@@ -14,7 +14,7 @@ use bellwether::outcome::blame::Event;
 use bellwether::outcome::blame::KeyOutcome;
 use bellwether::plan::Plan;
 use bellwether::plan::guard::Recovery;
-use bellwether::report::events::EventLog;
+use bellwether::report::log::EventLog;
 use bellwether::rollout::ramp::Sight;
 use bellwether::rollout::standings::Standings;
 use bellwether::rollout::{Cause, Lease, Rules, Signal};

@@ -12,6 +12,7 @@ use bellwether::headers::Headers;
 use bellwether::outcome::Outcome;
 use bellwether::outcome::blame::Event;
 use bellwether::plan::Plan;
+use bellwether::rollout::PhaseKind;
 use bellwether::route::RequestFacts;
 use bellwether::time::{Micros, Now, Span, UnixMillis};
 
@@ -208,7 +209,7 @@ impl Run<'_> {
                 }
                 arrival += ((rng.exponential(self.scenario.rps) * 1e6) as u64).max(1);
             }
-            let rollbacks = notes.transitions.iter().filter(|t| t.to == "rolled_back");
+            let rollbacks = notes.transitions.iter().filter(|t| t.change.to() == PhaseKind::RolledBack);
             for transition in rollbacks {
                 self.ended.rollbacks += 1;
                 if self.ended.label.is_none() {
