@@ -221,7 +221,7 @@ async fn each_section_of_the_page_sends_what_its_table_says() {
 }
 
 #[test]
-fn the_script_of_the_recipes_finds_what_is_wrong_with_a_document() {
+fn the_script_of_the_recipes_finds_the_problems_of_a_document() {
     let recipes = fs::read_to_string(workspace_root().join("docs/guide/recipes.md")).unwrap();
     let scripts = blocks(&recipes, "sh").into_iter().filter(|block| block.starts_with("#!/bin/sh\n"));
     let [script] = scripts.collect::<Vec<_>>()[..] else { panic!("not one script") };

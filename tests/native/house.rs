@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use proc_macro2::{TokenStream, TokenTree};
 use syn::spanned::Spanned;
@@ -428,4 +429,41 @@ fn long_files_long_functions_and_nested_options_are_found() {
     assert_eq!(nested_options(path, "fn f() -> Option<Vec<Option<u8>>> { None }"), Vec::<String>::new());
     let nested = "type A = Vec<Option<Option<u8>>>;\nfn f(_: &std::option::Option<Option<u8>>) {}\n";
     assert_eq!(nested_options(path, nested).len(), 2);
+}
+
+/// Runs the lint over a file with this text; returns whether it passes, and its output.
+fn lint_language(text: &str) -> (bool, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("sample.rs");
+    fs::write(&file, text).unwrap();
+    let output =
+        Command::new(root().join("harness/scripts/lint-language")).arg("--list").arg(&file).output().unwrap();
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    (output.status.success(), String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn the_language_lint_reads_sentences_of_comments_and_nothing_else() {
+    let clean = "/// Returns the key of a request.\n".repeat(60);
+    let (passes, output) = lint_language(&clean);
+    assert!(passes && output.contains("0 of 60 sentences"), "{output}");
+    // A string, a code span, a fence and a heading are no sentences of a comment.
+    let no_sentence = "/// Returns `what` a request asked for.\n/// ```\n/// // What a fence holds is not read.\n/// ```\n\
+                       fn f() -> &'static str { \"// What a string holds is not read.\" }\n";
+    let (passes, output) = lint_language(&format!("{clean}{no_sentence}"));
+    assert!(passes && output.contains("0 of 61 sentences"), "{output}");
+    // A sentence may go over lines, follow code, and stand in the middle of a paragraph.
+    let faults = "/// One plain sentence is here. The clients\n/// whose keys are gone come again.\n\
+                  const A: u8 = b'\"'; // What follows code is read.\n//! Of three versions one is bad.\n";
+    let (passes, output) = lint_language(&format!("{clean}{faults}"));
+    assert!(!passes, "{output}");
+    for expected in [
+        "sample.rs:61: built: The clients whose keys are gone come again.",
+        "sample.rs:63: begins, built: What follows code is read.",
+        "sample.rs:64: begins: Of three versions one is bad.",
+        "2 of 64 sentences (3.1 %, limit 2 %) begin",
+        "2 of 64 sentences (3.1 %, limit 5 %) contain",
+    ] {
+        assert!(output.contains(expected), "{expected}:\n{output}");
+    }
 }
