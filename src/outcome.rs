@@ -1,14 +1,14 @@
-//! Outcomes: whose fault is it? Blame first, then count.
+//! Outcomes: blame first, then count.
 //!
-//! An answer or a fault is put into one of seven classes, and each class judges at most one party: `bad` and latency judge
-//! the version; `rate_limited` and `key_rejected` judge the key; a caller's error judges nobody, and so do a client that
-//! went away and an answer that Envoy gave by itself. Gateways that count every 4xx against the provider lose good keys to
-//! three bad prompts.
+//! Each answer or fault belongs to one of seven classes, and each class judges at most one party. `bad` and latency judge the
+//! version. `rate_limited` and `key_rejected` judge the key. A caller's error judges nobody; neither does a client that went away,
+//! nor an answer that Envoy gave by itself. A gateway that counts every 4xx against the provider loses good keys to three bad
+//! prompts.
 
-pub mod attempts;
-pub mod blame;
-pub mod judgement;
-pub mod member;
+pub mod attempts; // the attempts of one request, as both roles see them
+pub mod blame; // an attempt as its version and its key see it: events and key outcomes
+pub mod judgement; // an attempt as statistics, metrics and key pools see it
+pub mod member; // the provider that an attempt really goes to
 
 use crate::plan::guard::BadOutcomes;
 
@@ -19,9 +19,9 @@ pub enum Outcome {
     Good,
     /// The version's fault, by the guard's `errors`.
     Bad,
-    /// 429: quota or capacity, the key's matter.
+    /// 429: the quota or the capacity of the key is used up.
     RateLimited,
-    /// 401 or 403 on a key of ours.
+    /// 401 or 403 for a key of a pool.
     KeyRejected,
     /// Another 4xx: the caller's request was wrong.
     CallerError,
@@ -32,7 +32,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// All of them, in the order of their metric indices.
+    /// All outcomes, in the order of their metric indices.
     pub const ALL: [Outcome; 7] = [
         Outcome::Good,
         Outcome::Bad,
@@ -43,7 +43,7 @@ impl Outcome {
         Outcome::Local,
     ];
 
-    /// Metric label: a closed vocabulary.
+    /// Returns the metric label: one of a fixed set.
     pub const fn label(self) -> &'static str {
         match self {
             Outcome::Good => "good",
@@ -60,19 +60,19 @@ impl Outcome {
 /// How a stream came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// The upstream's answer, whole.
+    /// The upstream's answer came whole.
     Complete,
     /// Connection failed, stream reset, no endpoint, unknown cluster: the upstream could not be reached or broke off.
     Reset,
     /// Envoy gave up waiting.
     Timeout,
-    /// No response, and whether by reset or by time-out cannot be told (an attempt that Envoy gave up and retried).
+    /// No response; a reset or a time-out (an attempt that Envoy gave up and retried).
     Unanswered,
     /// The client went away.
     Cancelled,
     /// Envoy answered by itself, before an attempt.
     Local,
-    /// The same, by its circuit breaker: the attempt that was about to begin was not made, although the `keys` role of an Envoy
+    /// Envoy's circuit breaker answered. The attempt that was about to begin was not made, although the `keys` role of an Envoy
     /// before 1.40 has seen it.
     Overflow,
 }
@@ -110,8 +110,8 @@ pub mod flags {
     pub const CANCELLED: u64 = DOWNSTREAM_CONNECTION | DOWNSTREAM_RESET;
     /// Envoy gave up waiting for the upstream.
     pub const TIMEOUT: u64 = UPSTREAM_TIMEOUT | STREAM_IDLE | UPSTREAM_MAX_DURATION;
-    /// The upstream could not be reached or broke off. UH and NC are here: a version without endpoints, or whose cluster
-    /// does not exist, is the version's fault and nobody else's. UO (Envoy's own circuit breaker) is not.
+    /// The upstream could not be reached or broke off. UH and NC belong here: a version without endpoints, or without an existing
+    /// cluster, is at fault itself. UO (Envoy's own circuit breaker) does not belong here.
     pub const RESET: u64 = NO_HEALTHY_UPSTREAM
         | LOCAL_RESET
         | UPSTREAM_RESET
@@ -121,8 +121,8 @@ pub mod flags {
         | NO_CLUSTER;
 }
 
-/// The end of a stream from Envoy's flags. `reached`: the answer, if there was one, came from an upstream. A client that
-/// went away wins over everything: what Envoy noticed afterwards is a consequence.
+/// Reads the end of a stream from Envoy's flags. `reached`: an upstream answered. A client that went away wins over every other flag,
+/// because all that Envoy noticed later is a consequence.
 pub fn ending(response_flags: u64, reached: bool) -> Ending {
     if response_flags & flags::CANCELLED != 0 {
         Ending::Cancelled
@@ -131,7 +131,7 @@ pub fn ending(response_flags: u64, reached: bool) -> Ending {
     } else if response_flags & flags::RESET != 0 {
         Ending::Reset
     } else if reached {
-        // Also with UO: then it was a retry of this answer that was not made.
+        // Also with UO: then the circuit breaker forbade a retry of this answer.
         Ending::Complete
     } else if response_flags & flags::OVERFLOW != 0 {
         Ending::Overflow
@@ -142,10 +142,11 @@ pub fn ending(response_flags: u64, reached: bool) -> Ending {
 
 /// Puts an attempt or a request into its class.
 ///
-/// `status` is what the upstream answered, `None` without an answer; `own_key`: the request carried a key of a pool.
-/// A status that `errors` lists by number is bad whatever else it could mean; the classes `4xx` and `5xx` leave 429 and a
-/// pool key's 401 and 403 to the key. A fault without an answer is also what the client sees of it: 503, or 504 for a
-/// time-out. Ties: a bad status wins over a client that went away after it.
+/// `status`: the upstream's answer, `None` without one. `own_key`: the request carried a key of a pool.
+///
+/// A status that `errors` lists by number is always bad. The classes `4xx` and `5xx` leave 429 to the key, and 401 and 403 as well
+/// if the key is a pool's. A fault without an answer also counts as the status that the client gets: 503, or 504 for a time-out. A
+/// bad status wins over a client that went away after it.
 pub fn classify(errors: &BadOutcomes, status: Option<u16>, ending: Ending, own_key: bool) -> Outcome {
     if matches!(ending, Ending::Local | Ending::Overflow) {
         return Outcome::Local;
@@ -175,7 +176,7 @@ fn classify_status(errors: &BadOutcomes, status: u16, own_key: bool) -> Outcome 
         429 => Outcome::RateLimited,
         401 | 403 if own_key => Outcome::KeyRejected,
         500..=599 if errors.server_errors => Outcome::Bad,
-        // Envoy passes on whatever number an upstream sends; one that HTTP does not have is a broken answer, like a reset.
+        // Envoy passes on any number that an upstream sends. A number outside HTTP is a broken answer, like a reset.
         0..=99 | 600.. if errors.reset || errors.server_errors => Outcome::Bad,
         400..=499 if errors.client_errors => Outcome::Bad,
         400..=499 => Outcome::CallerError,
@@ -235,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_listed_by_number_is_bad_even_if_it_is_the_keys_matter() {
+    fn a_status_listed_by_number_is_bad_even_if_it_concerns_the_key() {
         let e = BadOutcomes { statuses: vec![401, 429], ..BadOutcomes::default() };
         assert_eq!(classify(&e, Some(429), Ending::Complete, true), Outcome::Bad);
         assert_eq!(classify(&e, Some(401), Ending::Complete, true), Outcome::Bad);

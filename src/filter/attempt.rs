@@ -147,7 +147,7 @@ impl AttemptStream {
         let clusters = Clusters {
             assigned: &assigned.cluster,
             stable: &stable.cluster,
-            due: request.out_of_keys.get()
+            stable_due: request.out_of_keys.get()
                 || deployment.failover.is_some_and(|after| attempts.count_on_assigned() >= after),
             labelled: request.labelled.get(),
         };

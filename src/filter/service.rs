@@ -122,7 +122,7 @@ impl Service {
         let Some(pool) = self.plan.pools.get(key.pool) else { return carried };
         let key_sets = self.key_sets.try_borrow().ok();
         let keys = key_sets.as_ref().and_then(|key_sets| key_sets.get(key.pool));
-        let Some((keys, value)) = keys.and_then(|keys| Some((keys, keys.value(key.key)?))) else {
+        let Some((keys, value)) = keys.and_then(|keys| Some((keys, keys.header_value(key.key)?))) else {
             // Nothing to put in, but what the client sent is not for this upstream.
             host::remove_request_header(&pool.header);
             return carried;

@@ -1,8 +1,9 @@
 //! The secrets documents that the `keys` roles of one worker hold.
 //!
-//! Of one filter the newest document is in force, at once, whatever still holds a former one: a secret that is gone from a document
-//! is out of use. Should the newest go before a former one (Envoy has contexts made that it never uses), that one is in force
-//! again. Other filters keep theirs: two listeners may each have one, and the pools of either find what both know.
+//! Each filter has one document in force: its newest. A new document takes force at once, even while a context still holds the
+//! former one, so a secret that the new document lacks is out of use. If the newest document goes before a former one, the former
+//! one is in force again; Envoy makes contexts that it never uses. Documents of different filters do not replace each other: two
+//! listeners may have one each, and the pools of both find the secrets of both.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -11,35 +12,35 @@ use crate::config;
 use crate::plan::pool::Secret;
 use crate::shared::codec::{Found, Reader, Writer};
 
-/// Most documents that are read back. A filter has one.
+/// Most documents that are restored. Each filter has one.
 const DOCUMENTS: usize = 64;
-/// Longest of them that is read back, in bytes; Envoy takes no longer resource over gRPC by default.
+/// Longest document that is restored, in bytes: by default Envoy accepts no longer resource over gRPC.
 const BYTES: usize = 4 << 20;
-/// Longest name of a filter that is read back, in bytes.
+/// Longest name of a filter that is restored, in bytes.
 const NAME_BYTES: usize = 4096;
 
-/// One document.
+/// A secrets document.
 struct Document {
-    /// Name of the filter that it was configured for.
+    /// Name of the filter of its role.
     filter: String,
-    /// As the role has it, to know it again.
+    /// Bytes of the document, shared with its role: the address identifies the copy.
     bytes: Rc<[u8]>,
     secrets: BTreeMap<String, Secret>,
-    /// No role has it: it was read back.
+    /// Restored from shared data: no role has this copy.
     restored: bool,
 }
 
-/// All documents of a worker, the newest last. Holds secrets: no `Debug`.
+/// The documents of a worker, the newest last. Holds secrets: no `Debug`.
 #[derive(Default)]
 pub struct Documents(Vec<Document>);
 
 impl Documents {
-    /// Whether this very copy of a document is in force.
+    /// Returns whether this copy of a document is in force.
     pub fn is_in_force(&self, bytes: &Rc<[u8]>) -> bool {
         self.in_force().any(|held| Rc::ptr_eq(&held.bytes, bytes))
     }
 
-    /// Those in force, the oldest first.
+    /// Returns the documents in force, the oldest first.
     fn in_force(&self) -> impl Iterator<Item = &Document> {
         let is_newest = |n: usize, held: &Document| {
             self.0.iter().skip(n.saturating_add(1)).all(|newer| newer.filter != held.filter)
@@ -47,7 +48,7 @@ impl Documents {
         self.0.iter().enumerate().filter(move |(n, held)| is_newest(*n, held)).map(|(_, held)| held)
     }
 
-    /// Puts a document in force.
+    /// Puts a document in force, in place of the former one of its filter.
     pub fn insert(&mut self, filter: &str, bytes: &Rc<[u8]>, secrets: BTreeMap<String, Secret>) {
         self.0.retain(|held| !(Rc::ptr_eq(&held.bytes, bytes) || held.restored && held.filter == filter));
         self.0.push(Document {
@@ -58,14 +59,14 @@ impl Documents {
         });
     }
 
-    /// Drops this very copy of a document; whether that changes what is in force.
+    /// Removes this copy of a document. Returns whether it was in force.
     pub fn remove(&mut self, bytes: &Rc<[u8]>) -> bool {
         let changes = self.is_in_force(bytes);
         self.0.retain(|held| !Rc::ptr_eq(&held.bytes, bytes));
         changes
     }
 
-    /// What all of them know. Of two secrets of one name the newer document's counts.
+    /// Returns the secrets of all documents in force. If two have one name, the newer document decides.
     pub fn secrets(&self) -> BTreeMap<String, Secret> {
         let mut all = BTreeMap::new();
         for held in self.in_force() {
@@ -76,10 +77,10 @@ impl Documents {
         all
     }
 
-    /// To bytes.
+    /// Writes the documents in force as bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Writer::new();
-        // JSON is text, or it would have been refused.
+        // A document that is not UTF-8 was refused before.
         let texts: Vec<(&str, &str)> = self
             .in_force()
             .filter_map(|held| Some((held.filter.as_str(), std::str::from_utf8(&held.bytes).ok()?)))
@@ -92,7 +93,7 @@ impl Documents {
         w.finish()
     }
 
-    /// From bytes; total. A document that is none is left out.
+    /// Restores documents from bytes; total. Leaves out a document that cannot be read.
     pub fn decode(bytes: Option<&[u8]>) -> Found<Documents> {
         Found::read(bytes, read)
     }
@@ -143,12 +144,16 @@ mod tests {
         assert_eq!(
             known(&documents),
             pairs(&[("a", "sk-1"), ("b", "sk-3"), ("c", "sk-4")]),
-            "the newer counts"
+            "the newer document decides"
         );
         let second = taken(&mut documents, "one", r#"{"secrets": {"b": "sk-5"}}"#);
-        assert_eq!(known(&documents), pairs(&[("b", "sk-5"), ("c", "sk-4")]), "what is gone is out of use");
+        assert_eq!(
+            known(&documents),
+            pairs(&[("b", "sk-5"), ("c", "sk-4")]),
+            "a missing secret is out of use"
+        );
         assert!(documents.is_in_force(&second) && !documents.is_in_force(&first));
-        assert!(!documents.remove(&first), "the former role ends later, and takes nothing with it");
+        assert!(!documents.remove(&first), "the former role ends later and changes nothing");
         assert!(documents.remove(&second) && !documents.is_in_force(&second));
         assert_eq!(known(&documents), pairs(&[("b", "sk-3"), ("c", "sk-4")]));
     }
@@ -167,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_read_back_serves_until_its_filter_has_a_document() {
+    fn a_restored_document_serves_until_its_filter_has_one() {
         let mut documents = Documents::default();
         for filter in ["one", "two"] {
             taken(&mut documents, filter, &format!(r#"{{"secrets": {{"{filter}": "sk"}}}}"#));

@@ -146,7 +146,7 @@ pub struct Health {
 }
 
 impl Health {
-    /// Health of a key whose secret is missing: no trial is ever due.
+    /// Health of a key without its secret: no trial is ever due.
     pub const WITHOUT_VALUE: Health = Health {
         status: Status::Disabled,
         since: Micros(0),

@@ -152,8 +152,8 @@ impl PoolState {
         })
     }
 
-    /// Chooses a key. A key whose trial is due comes first, then an active key that this request has not tried, then any active
-    /// key. Among several the weight decides, or the identity if the pool is sticky.
+    /// Chooses a key. A due trial comes first, then an active key that this request has not tried, then any active key. Among
+    /// several the weight decides, or the identity if the pool is sticky.
     pub fn pick(&mut self, pool: Pool<'_>, query: KeyQuery<'_>, turn: &mut Turn<'_>) -> Pick {
         let keys = pool.keys;
         self.refresh(keys, turn);

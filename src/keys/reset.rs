@@ -1,4 +1,4 @@
-//! When may a key be used again? What providers say about it, in all the ways they say it.
+//! The wait that a provider asks for, in all forms that providers use.
 //!
 //! | header | forms |
 //! |---|---|
@@ -6,17 +6,18 @@
 //! | `retry-after-ms` | milliseconds |
 //! | `x-ratelimit-reset-*`, `x-ratelimit-reset`, `ratelimit-reset`, `anthropic-ratelimit-*-reset` | Go-style durations (`6m0s`, `1.2s`, `20ms`), seconds, seconds since 1970, RFC 3339 |
 //!
-//! A limit has several dimensions (requests, tokens). Only an exhausted one (its `remaining` is 0, or unknown) keeps a key
-//! waiting, and of several the longest does: a key that comes back when the first of two is replenished fails again at once.
-//! What an upstream sends is not trusted: unreadable values say nothing, and the wait is clamped by the caller.
+//! A limit has several dimensions (requests, tokens). Only an exhausted dimension counts: its `remaining` is 0, or unknown. The
+//! longest wait of several counts, because a key that comes back when only one of two is replenished fails again at once.
+//!
+//! Header values are not trusted. Unreadable values are ignored, and the caller clamps the wait.
 
 use crate::time::parse_rfc3339;
 use crate::time::{Millis, UnixMillis};
 
-/// Longer waits than this (a day) are no rate limits; and nothing an upstream sends may overflow.
+/// Longest wait, in milliseconds: a day. A longer one is no rate limit, and nothing may overflow.
 const LONGEST: u64 = 86_400_000;
 
-/// The wait that the response headers ask for, if any. Names in lower case; `now` is for dates.
+/// Returns the wait that the response headers ask for, if they do. Names are in lower case. `now` serves to read dates.
 pub fn requested_wait<'a>(
     headers: impl Iterator<Item = (&'a str, &'a [u8])> + Clone,
     now: UnixMillis,
@@ -48,7 +49,7 @@ pub fn requested_wait<'a>(
     longest.map(Millis)
 }
 
-/// What a header says the reset of: `requests` of `x-ratelimit-reset-requests`; empty where there is only one dimension.
+/// Returns the dimension that a header resets: `requests` for `x-ratelimit-reset-requests`, empty if the header names none.
 fn dimension_of(name: &str) -> Option<&str> {
     if let Some(rest) = name.strip_prefix("anthropic-ratelimit-") {
         return rest.strip_suffix("-reset");
@@ -57,7 +58,7 @@ fn dimension_of(name: &str) -> Option<&str> {
     if rest.is_empty() { Some("") } else { rest.strip_prefix('-') }
 }
 
-/// Whether nothing is left in a dimension. One that does not say counts as exhausted.
+/// Returns whether nothing is left in a dimension. Without a `remaining` header it counts as exhausted.
 fn exhausted<'a>(mut headers: impl Iterator<Item = (&'a str, &'a [u8])>, dimension: &str) -> bool {
     let remaining = headers.find(|(name, _)| {
         let name = name.strip_prefix("x-").unwrap_or(name);
@@ -79,9 +80,9 @@ fn seconds(text: &str) -> Option<u64> {
     decimal(text, 1000)
 }
 
-/// A number without a unit: seconds from now, or, if it is that large, since 1970 (some providers send milliseconds).
+/// Reads a number without a unit: seconds from now, or since 1970 if it is large enough. Some providers send milliseconds.
 fn epoch_or_seconds(text: &str, now: UnixMillis) -> Option<u64> {
-    // 2001-09-09 in seconds; 30 years as a wait. The same again in milliseconds.
+    // As a time, 2001-09-09; as a wait, 30 years. The same holds for the bound in milliseconds.
     const EPOCH: u64 = 1_000_000_000;
     match decimal(text, 1)? {
         millis @ 1_000_000_000_000.. => Some(millis.saturating_sub(now.0)),
@@ -94,8 +95,8 @@ fn until(then: UnixMillis, now: UnixMillis) -> u64 {
     then.0.saturating_sub(now.0)
 }
 
-/// A decimal number that is not negative, times `scale` (1 or 1000), cut to an integer; saturating. At most 20 digits on each
-/// side of the point.
+/// Reads a decimal number without a sign, times `scale` (1 or 1000), cut to an integer; saturates. At most 20 digits on each side of
+/// the point.
 fn decimal(text: &str, scale: u64) -> Option<u64> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
     let digits = |part: &str| (1..=20).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit());
@@ -111,7 +112,7 @@ fn decimal(text: &str, scale: u64) -> Option<u64> {
     Some(whole.saturating_add(thousandths.saturating_mul(scale) / 1000))
 }
 
-/// `6m0s`, `1h2m3.5s`, `20ms`: numbers with units, each unit at most once, from the largest.
+/// Reads a duration as Go writes it (`6m0s`, `1h2m3.5s`, `20ms`): each unit at most once, the largest first.
 fn go_duration(text: &str) -> Option<u64> {
     const UNITS: [(&str, u64); 6] =
         [("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1), ("µs", 0), ("us", 0)];
@@ -136,7 +137,7 @@ fn go_duration(text: &str) -> Option<u64> {
     Some(total)
 }
 
-/// `Fri, 20 Nov 2026 18:08:41 GMT`, the form that HTTP asks servers to send.
+/// Reads a date in the form that HTTP asks servers to send: `Fri, 20 Nov 2026 18:08:41 GMT`.
 fn http_date(text: &str) -> Option<UnixMillis> {
     const MONTHS: [&str; 12] =
         ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];

@@ -28,9 +28,9 @@ pub struct KeyUsage {
     pub errors: u64,
     /// End of the last attempt.
     pub last: UnixMillis,
-    /// Beginning of the latest attempt whose answer began well.
+    /// Beginning of the latest attempt with good headers.
     pub accepted: Micros,
-    /// Beginning of the latest attempt whose answer came whole.
+    /// Beginning of the latest attempt with a whole answer.
     pub completed: Micros,
 }
 
@@ -209,7 +209,7 @@ mod tests {
         b.merge(&mut turn(&store, 2000, &mut drops));
         let calls = store.calls.get();
         (0..9).for_each(|n| a.merge(&mut turn(&store, 3000 + 300 * n, &mut drops)));
-        assert_eq!(store.calls.get(), calls, "nothing new is not written");
+        assert_eq!(store.calls.get(), calls, "without new counts nothing is written");
         let record = WorkerUsage::new("p").read(&store).unwrap();
         assert_eq!(
             record.get(1),

@@ -166,8 +166,8 @@ impl Attempts {
         })
     }
 
-    /// Settles an attempt without headers whose client has left. (An attempt that failed by itself is settled by the next one, or
-    /// at the request's end, when Envoy says how it failed.)
+    /// Settles an attempt without headers after its client has left. (An attempt that failed by itself is settled by the next one,
+    /// or at the request's end, when Envoy says how it failed.)
     pub fn settle_abandoned(
         &mut self,
         attempt: usize,
@@ -177,8 +177,8 @@ impl Attempts {
         self.settle_open(attempt, now, Ending::Cancelled, errors)
     }
 
-    /// Settles an attempt without headers whose client is still there, if a reset and a time-out mean the same to the guard.
-    /// Otherwise the next attempt or the request's end settles it.
+    /// Settles an attempt that failed without headers, if a reset and a time-out mean the same to the guard. Otherwise the next
+    /// attempt settles it, or the request's end.
     pub fn settle_failed(&mut self, attempt: usize, now: Micros, errors: &BadOutcomes) -> Option<Judgement> {
         if errors.reset != errors.timeout {
             return None;
@@ -282,7 +282,7 @@ impl Attempts {
     fn settle_good(&mut self, n: usize, ending: Ending, errors: &BadOutcomes) -> Option<Judgement> {
         let began = self.began(n);
         let held = self.attempts.get_mut(n).filter(|held| held.state == State::Good)?;
-        // The status was good for this guard, and 200 always is: only the ending matters.
+        // The status was good, so only the ending matters.
         let outcome = classify(errors, Some(200), ending, held.carried.has_pool_key());
         let event = match outcome {
             Outcome::Bad => Some(Event::Broke),

@@ -1,11 +1,11 @@
-//! Which version's provider does an attempt of a canary's request really go to?
+//! The provider that an attempt of a canary's request really goes to.
 //!
-//! A retry may have been moved to stable in two clusters. With a route that reads the cluster header again, Envoy has gone to
-//! stable's cluster and says so. With an aggregate cluster (the canary's endpoints first, then stable's) Envoy knows the
-//! cluster by the canary's name throughout, and only a label on the endpoint tells its members apart. Envoy's choice is the
-//! truth, whatever the filter expected: a key must go to its own provider.
+//! A retry may go to stable in two ways. With a route that reads the cluster header again, Envoy goes to stable's cluster and
+//! names it. With an aggregate cluster (the canary's endpoints first, then stable's), Envoy always names the canary's cluster, and
+//! only a label on the endpoint tells its members apart. Envoy's choice decides, not the filter's expectation: a key must go to
+//! its own provider.
 
-/// What is known before an attempt.
+/// The two clusters, and the facts that are known before an attempt.
 #[derive(Debug, Clone, Copy)]
 pub struct Clusters<'a> {
     /// The cluster of the canary that the request was assigned to.
@@ -13,28 +13,29 @@ pub struct Clusters<'a> {
     /// Stable's cluster.
     pub stable: &'a str,
     /// The canary has had its attempts: the route was told to go to stable with this one.
-    pub due: bool,
+    pub stable_due: bool,
     /// An earlier attempt of this request went to an endpoint with a label.
     pub labelled: bool,
 }
 
-/// Where an attempt goes.
+/// Direction of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
     /// To the version that the request was assigned to.
     Assigned,
     /// To stable.
     Stable,
-    /// Nobody can tell: the endpoint is labelled with neither's cluster, or has no label although its cluster has labels.
+    /// Unknown: the endpoint's label names neither cluster, or the endpoint has no label although its cluster has labels.
     Unknown,
 }
 
 impl Clusters<'_> {
-    /// Which of them. `label`: of the endpoint; `cluster`: what Envoy calls the cluster, asked for only where it matters.
+    /// Returns the direction of an attempt. `label`: the endpoint's. `cluster`: asks Envoy for the name of the cluster, only if that
+    /// matters.
     ///
-    /// The label wins over the cluster's name. Two versions on one cluster are told apart by whose turn it is.
+    /// The label wins over the cluster's name. If both versions are on one cluster, the turn decides.
     pub fn side(&self, label: Option<&[u8]>, cluster: &dyn Fn() -> Option<Vec<u8>>) -> Side {
-        let by_turn = if self.due { Side::Stable } else { Side::Assigned };
+        let by_turn = if self.stable_due { Side::Stable } else { Side::Assigned };
         let one_cluster = self.assigned == self.stable;
         match label {
             Some(label) if label == self.stable.as_bytes() => {
@@ -46,7 +47,7 @@ impl Clusters<'_> {
             }
             Some(label) if label == self.assigned.as_bytes() => Side::Assigned,
             Some(_) => Side::Unknown,
-            None if self.due || self.labelled => match cluster() {
+            None if self.stable_due || self.labelled => match cluster() {
                 Some(cluster) if cluster == self.stable.as_bytes() => {
                     if one_cluster {
                         by_turn
@@ -68,16 +69,16 @@ mod tests {
     use super::*;
 
     const NEW: Clusters<'static> =
-        Clusters { assigned: "relay", stable: "openai", due: false, labelled: false };
+        Clusters { assigned: "relay", stable: "openai", stable_due: false, labelled: false };
 
     fn side(clusters: Clusters<'_>, label: Option<&str>, cluster: &str) -> Side {
         clusters.side(label.map(str::as_bytes), &|| Some(cluster.as_bytes().to_vec()))
     }
 
     #[test]
-    fn a_label_wins_whatever_was_expected() {
+    fn a_label_wins_over_the_expected_side() {
         for (due, labelled) in [(false, false), (false, true), (true, false), (true, true)] {
-            let clusters = Clusters { due, labelled, ..NEW };
+            let clusters = Clusters { stable_due: due, labelled, ..NEW };
             for cluster in ["relay", "openai"] {
                 assert_eq!(
                     side(clusters, Some("relay"), cluster),
@@ -101,8 +102,8 @@ mod tests {
     }
 
     #[test]
-    fn without_a_label_the_cluster_tells_once_the_route_may_have_changed_it() {
-        let due = Clusters { due: true, ..NEW };
+    fn without_a_label_the_cluster_decides_once_the_route_may_have_changed_it() {
+        let due = Clusters { stable_due: true, ..NEW };
         assert_eq!(side(due, None, "openai"), Side::Stable);
         assert_eq!(side(due, None, "relay"), Side::Assigned, "a retry that could not change cluster");
         assert_eq!(due.side(None, &|| None), Side::Assigned);
@@ -111,9 +112,9 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_without_a_label_among_labelled_ones_is_nobodys_unless_the_cluster_is_stables() {
+    fn an_endpoint_without_a_label_among_labelled_ones_is_unknown_unless_the_cluster_is_stables() {
         for due in [false, true] {
-            let clusters = Clusters { due, labelled: true, ..NEW };
+            let clusters = Clusters { stable_due: due, labelled: true, ..NEW };
             assert_eq!(side(clusters, None, "relay"), Side::Unknown);
             assert_eq!(clusters.side(None, &|| None), Side::Unknown);
             assert_eq!(side(clusters, None, "openai"), Side::Stable, "the route has changed it");
@@ -125,7 +126,11 @@ mod tests {
         let one = Clusters { assigned: "openai", ..NEW };
         for label in [None, Some("openai")] {
             assert_eq!(side(one, label, "openai"), Side::Assigned, "{label:?}");
-            assert_eq!(side(Clusters { due: true, ..one }, label, "openai"), Side::Stable, "{label:?}");
+            assert_eq!(
+                side(Clusters { stable_due: true, ..one }, label, "openai"),
+                Side::Stable,
+                "{label:?}"
+            );
         }
     }
 }

@@ -216,7 +216,7 @@ fn key(
     let Pick::Key(key) = state.borrow_mut().pick(pool, query, &mut turn) else {
         return Ok(());
     };
-    assert!(keys.value(key).is_some());
+    assert!(keys.header_value(key).is_some());
     let wait = u.arbitrary::<Option<u32>>()?.map(|millis| Millis(u64::from(millis)));
     let well = [KeyOutcome::Completed, KeyOutcome::Accepted, KeyOutcome::Inconclusive];
     let badly = [KeyOutcome::Limited(wait), KeyOutcome::Rejected, KeyOutcome::Failed, KeyOutcome::Broke];

@@ -57,7 +57,7 @@ pub fn routes_anything(plan: &Plan, u: &mut Unstructured<'_>) -> Result<()> {
             if let Pick::Key(key) =
                 held.borrow_mut().pick(Pool { config: &plan.pools[pool], keys }, query, &mut turn)
             {
-                assert!(keys.value(key).is_some(), "a key that is picked has a value");
+                assert!(keys.header_value(key).is_some(), "a key that is picked has a value");
             }
         }
         let errors = &deployment.guard_at(assigned.stage).errors;

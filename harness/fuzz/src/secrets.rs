@@ -48,7 +48,7 @@ fn check(bytes: &[u8]) {
             }
             let keys = KeySet::new(&limits().pools[0], &named);
             for key in keys.candidates() {
-                let header = keys.value(key).expect("a candidate has a value").expose();
+                let header = keys.header_value(key).expect("a candidate has a value").expose();
                 assert!(header.starts_with("Bearer ") && !header.chars().any(char::is_control));
             }
         }

@@ -56,8 +56,8 @@ impl PoolHealth {
         self.0.push(Entry { fingerprint, health, confirmed: now });
     }
 
-    /// Confirms the entries of the keys that a worker `has`, where that is due, and drops entries that expired. An entry whose key
-    /// the worker also `had` at its last look never expires here, because the whole process may have stood still.
+    /// Confirms the entries of the keys that a worker `has`, where that is due, and drops entries that expired. If the
+    /// worker also `had` the key at its last look, the entry never expires here: the whole process may have stood still.
     pub fn confirm(&mut self, had: &[u64], has: &[u64], now: Micros) {
         let stays = |entry: &Entry| {
             let known = has.contains(&entry.fingerprint) && had.contains(&entry.fingerprint);

@@ -26,7 +26,7 @@ fn a_limit_without_a_header_doubles_with_every_failed_trial_up_to_its_bound() {
         at = m.until.0 / SECOND;
     }
     assert_eq!(waits, [60, 120, 240, 480, 600, 600]);
-    assert_eq!(apply(m, KeyOutcome::Completed, at), Health::default(), "a success forgets all");
+    assert_eq!(apply(m, KeyOutcome::Completed, at), Health::default(), "a success resets everything");
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn a_burst_of_limits_in_flight_counts_once_and_a_later_deadline_wins() {
     let burst = m.apply(seen(KeyOutcome::Limited(None), s(99), s(101)), true, &p);
     assert_eq!((burst.until, burst.since), (s(161), s(100)), "the header-less default is longer");
     let shorter = m.apply(seen(KeyOutcome::Limited(Some(Millis(2000))), s(99), s(101)), true, &p);
-    assert_eq!(shorter.until, s(130), "a shorter one does not shorten");
+    assert_eq!(shorter.until, s(130), "a shorter wait shortens nothing");
     let later = apply(apply(burst, KeyOutcome::Limited(None), 161), KeyOutcome::Completed, 400);
     assert_eq!(later, Health::default());
 }
@@ -87,7 +87,7 @@ fn a_key_cools_after_a_streak_of_failures_only_while_others_work() {
         outage = outage.apply(seen(KeyOutcome::Failed, s(n), s(n)), false, &p);
         assert_eq!(alone.is_active(), n < 5, "after {n}");
     }
-    assert!(outage.is_active(), "when all keys fail it is not the key");
+    assert!(outage.is_active(), "if all keys fail, the provider is at fault");
 }
 
 #[test]
@@ -95,12 +95,12 @@ fn a_good_answer_ends_a_streak_of_bad_ones_and_a_whole_stream_one_of_broken_ones
     let broken = |m: Health, at| apply(apply(m, KeyOutcome::Accepted, at), KeyOutcome::Broke, at);
     let bad = |m: Health, at| apply(m, KeyOutcome::Failed, at);
     let streams = (1..=4).fold(Health::default(), broken);
-    assert!(streams.is_active() && !broken(streams, 5).is_active(), "each has begun well and broken");
+    assert!(streams.is_active() && !broken(streams, 5).is_active(), "each began well and broke");
     assert_eq!(apply(streams, KeyOutcome::Completed, 5), Health::default());
     let answers = (1..=4).fold(Health::default(), bad);
     assert!(answers.is_active() && !bad(answers, 5).is_active());
     assert_eq!(apply(answers, KeyOutcome::Accepted, 5), Health::default(), "its stream may take minutes");
-    // Neither ends the other's run.
+    // Neither ends the other's streak.
     assert!(!broken(bad(streams, 5), 6).is_active());
     assert!(streams.is_changed_by(KeyOutcome::Completed) && !streams.is_changed_by(KeyOutcome::Accepted));
     assert!(answers.is_changed_by(KeyOutcome::Accepted));
@@ -125,9 +125,9 @@ fn a_trial_brings_the_key_back_with_its_headers_and_takes_it_out_again_if_it_bre
     assert_eq!((again.status, again.until), (Status::CoolingDown, s(70)));
     assert!(
         back.apply(seen(KeyOutcome::Broke, s(35), s(40)), false, &p).is_active(),
-        "unless nobody else works"
+        "unless no other key works"
     );
-    // What began before the key went out belongs to neither.
+    // An attempt that began before the key went out of use changes nothing.
     for late in [KeyOutcome::Broke, KeyOutcome::Failed, KeyOutcome::Completed, KeyOutcome::Accepted] {
         assert_eq!(back.apply(seen(late, s(4), s(40)), true, &p), back, "{late:?}");
     }
@@ -147,7 +147,7 @@ fn another_outcome_ends_a_streak_and_a_caller_error_does_not() {
             .status
     };
     assert_eq!(after(&[Rejected, Rejected]), Status::Disabled);
-    assert_eq!(after(&[Rejected, Inconclusive, Rejected]), Status::Disabled, "a bad prompt ends no run");
+    assert_eq!(after(&[Rejected, Inconclusive, Rejected]), Status::Disabled, "a bad prompt ends no streak");
     assert_eq!(after(&[Failed, Failed, Inconclusive, Failed]), Status::CoolingDown);
     for between in [Failed, Broke, KeyOutcome::Accepted, KeyOutcome::Completed] {
         assert_eq!(after(&[Rejected, between, Rejected]), Status::Active, "{between:?}");

@@ -41,7 +41,7 @@ impl Worker {
         self.state.pick(pool, query, &mut turn(store, at, &mut Drops::default()))
     }
 
-    /// The keys that a thousand evenly spread requests would get.
+    /// Returns the keys that a thousand evenly spread requests would get.
     fn in_use(&mut self, store: &MemoryStore, at: u64) -> Vec<usize> {
         let mut used: Vec<usize> = (0..1000u64)
             .filter_map(|i| match self.pick(store, at, i * (u64::MAX / 1000), &[]) {
@@ -116,7 +116,7 @@ fn a_limited_key_is_out_on_every_worker_within_ten_milliseconds_and_back_by_one_
     assert_eq!((moved[0].key, moved[0].to, moved[0].until), (1, Status::RateLimited, Micros(6 * SECOND)));
     assert_eq!(a.in_use(&store, SECOND), [0, 2]);
     assert_eq!(b.in_use(&store, SECOND + 10_000), [0, 2]);
-    // Due: the first request on either worker is the trial, and the only one.
+    // The trial is due: the first request on either worker is the trial, and the only one.
     let at = 6 * SECOND;
     assert_eq!(b.pick(&store, at, 0, &[]), Pick::Key(1));
     assert_eq!(a.in_use(&store, at), [0, 2]);
@@ -183,7 +183,7 @@ fn an_outage_of_the_provider_takes_no_key_out_of_use() {
         a.report(&store, (2 + i) * SECOND, i as usize % 3, KeyOutcome::Failed);
     }
     assert_eq!(a.in_use(&store, 90 * SECOND), [0, 1, 2]);
-    // Two of them work again: the third is its own fault now.
+    // Two keys work again, so the failures of the third are its own fault.
     for i in 0..6 {
         a.report(&store, (100 + i) * SECOND, 0, KeyOutcome::Completed);
         a.report(&store, (100 + i) * SECOND, 1, KeyOutcome::Completed);
@@ -194,7 +194,7 @@ fn an_outage_of_the_provider_takes_no_key_out_of_use() {
 
 #[test]
 fn attempts_under_way_when_the_provider_fails_take_no_key_out_of_use() {
-    // Both keys have long attempts under way; some are answered just before the breakdown, the others fail with it.
+    // Both keys have long attempts under way. Some are answered just before the breakdown, the others fail with it.
     let store = MemoryStore::default();
     let mut a = Worker::new(&[("a", 1), ("b", 1)]);
     let report = |a: &mut Worker, (began, now): (u64, u64), key, outcome| {
@@ -210,10 +210,10 @@ fn attempts_under_way_when_the_provider_fails_take_no_key_out_of_use() {
         }
     }
     assert_eq!(a.in_use(&store, 12 * SECOND), [0, 1]);
-    // It is the key where others work in attempts that began later.
+    // A key is at fault if others work in attempts that began later.
     report(&mut a, (13, 14), 1, KeyOutcome::Completed);
     assert_eq!(report(&mut a, (13, 14), 0, KeyOutcome::Failed)[0].to, Status::CoolingDown);
-    // And the last one stays, although the other has worked since: it is not there to take its place.
+    // The last key stays in use, although the other has worked since: that one cannot take its place.
     report(&mut a, (15, 16), 1, KeyOutcome::Failed);
     report(&mut a, (17, 18), 0, KeyOutcome::Inconclusive);
     a.count(KeyReport { key: 0, outcome: KeyOutcome::Completed, began: Micros(17 * SECOND) });
@@ -225,7 +225,7 @@ fn attempts_under_way_when_the_provider_fails_take_no_key_out_of_use() {
 
 #[test]
 fn a_key_whose_streams_all_break_cools_with_any_number_of_them_under_way() {
-    // Each second a stream of each key begins, which ends ten seconds later; those of the first key break. Two workers in turn.
+    // Each second a stream of each key begins and ends ten seconds later. Those of the first key break. Two workers take turns.
     let store = MemoryStore::default();
     let mut workers = [Worker::new(&[("a", 1), ("b", 1)]), Worker::new(&[("a", 1), ("b", 1)])];
     let mut cooled = None;
@@ -241,7 +241,7 @@ fn a_key_whose_streams_all_break_cools_with_any_number_of_them_under_way() {
         report(1, KeyOutcome::Completed, second - 10);
         worker.merge(&store, second * SECOND);
     }
-    // The first break is noticed in second 10; what b began after that is over ten seconds later.
+    // The first break is noticed in second 10. Streams of b that began later end ten seconds after that.
     let (second, key, to) = cooled.unwrap();
     assert_eq!((key, to), (0, Status::CoolingDown));
     assert!((21..=23).contains(&second), "{second}");
@@ -249,7 +249,7 @@ fn a_key_whose_streams_all_break_cools_with_any_number_of_them_under_way() {
 
 #[test]
 fn healthy_keys_with_long_streams_do_not_cool_after_occasional_failures() {
-    // Streams of two minutes, none of which is over yet; every tenth answer of either key is a 500.
+    // Streams last two minutes, and none is over yet. Every tenth answer of either key is a 500.
     let store = MemoryStore::default();
     let mut a = Worker::new(&[("a", 1), ("b", 1)]);
     for n in 0..1000 {
@@ -270,11 +270,11 @@ fn a_failing_key_cools_even_if_the_others_worked_on_another_worker() {
         second.merge(&store, at + 20);
         if let Some(moved) = moved.first() {
             assert_eq!((moved.key, moved.to), (0, Status::CoolingDown));
-            assert!((4..=7).contains(&n), "what works is merged four times a second: {n}");
+            assert!((4..=7).contains(&n), "successes are merged four times a second: {n}");
             return;
         }
     }
-    panic!("the key that fails is still in use");
+    panic!("the failing key is still in use");
 }
 
 #[test]
@@ -282,7 +282,7 @@ fn a_success_on_another_worker_ends_a_streak_that_it_did_not_know_of() {
     let two = [("a", 1), ("b", 1)];
     let store = MemoryStore::default();
     let (mut first, mut second) = (Worker::new(&two), Worker::new(&two));
-    // Within ten milliseconds of its last look the second knows nothing of the failures.
+    // Within ten milliseconds of its last read the second worker knows nothing of the failures.
     second.in_use(&store, SECOND);
     (0..4).for_each(|n| drop(first.report(&store, SECOND + n, 0, KeyOutcome::Failed)));
     for key in [0, 1] {
@@ -307,7 +307,7 @@ fn a_key_that_was_rotated_away_takes_no_other_out() {
     before.report(&store, 2 * SECOND, 1, KeyOutcome::Failed);
     before.report(&store, 3 * SECOND, 0, KeyOutcome::Completed);
     before.merge(&store, 4 * SECOND);
-    // Without the first, the second is the only one; and so it is where it alone has a weight.
+    // Without the first key the second is the only one. The same holds if only the second has a weight.
     for keys in [&[("b", 1)][..], &[("a", 0), ("b", 1)]] {
         let mut after = Worker::new(keys);
         let b = keys.len() - 1;
@@ -346,20 +346,20 @@ fn an_entry_goes_with_its_key_and_outlives_its_workers() {
     let mut first = Worker::new(&two);
     first.in_use(&store, SECOND);
     first.report(&store, SECOND, 0, KeyOutcome::Rejected);
-    // While any worker has the key, those that do not yet, or no longer, have it forget nothing.
+    // While any worker has the key, workers without it drop nothing.
     let mut without = Worker::new(&[("b", 1)]);
     for n in 0..100 {
         first.in_use(&store, 2 * SECOND + n * 100_000);
         without.in_use(&store, 2 * SECOND + n * 100_000 + 50_000);
     }
-    // A new module: the next VM is there before the last is gone.
+    // With a new module the next VM starts before the last one ends.
     let mut next = Worker::new(&two);
     assert_eq!(next.in_use(&store, 13 * SECOND), [1]);
     drop(first);
-    assert_eq!(next.in_use(&store, 20 * SECOND), [1], "however long nobody has looked");
+    assert_eq!(next.in_use(&store, 20 * SECOND), [1], "after any time without a read");
     drop(next);
     (210..240).for_each(|tenth| drop(without.in_use(&store, tenth * SECOND / 10)));
-    assert_eq!(Worker::new(&two).in_use(&store, 24 * SECOND), [0, 1], "three seconds without it");
+    assert_eq!(Worker::new(&two).in_use(&store, 24 * SECOND), [0, 1], "three seconds without the key");
 }
 
 #[test]
@@ -407,7 +407,7 @@ proptest! {
                 5 => KeyOutcome::Broke,
                 _ => KeyOutcome::Failed,
             };
-            // One key works whatever happens to the others.
+            // One key always works.
             let outcome = if key == healthy { KeyOutcome::Completed } else { outcome };
             workers[worker].report(&store, now, key, outcome);
             for worker in &mut workers {
@@ -431,7 +431,7 @@ fn shared_data_holds_a_key_as_a_fingerprint_only() {
         w.report(&store, SECOND, n % 3, outcome);
     }
     let held = store.content();
-    assert!(held.iter().any(|(_, value)| !value.is_empty()), "something is remembered");
+    assert!(held.iter().any(|(_, value)| !value.is_empty()), "the record has entries");
     for (key, value) in held {
         let shown = [key.as_bytes(), &value].concat();
         for secret in ["sk-a", "sk-b", "sk-c", "sk-"] {

@@ -47,7 +47,7 @@ fn an_attempt_that_failed_without_headers_has_no_answer_of_an_upstream() {
     let mut f = attempts();
     let (n, _) = begin(&mut f, 0, 0);
     assert_eq!(f.settle_failed(n, Micros(MS), &errors()).map(|j| j.outcome), Some(Some(Outcome::Bad)));
-    assert!(!f.has_last_headers() && !f.upstream_answered(), "nobody answered");
+    assert!(!f.has_last_headers() && !f.upstream_answered(), "no upstream answered");
     assert_eq!(router_answer(&mut f, 503, false, MS), None, "Envoy's own answer");
     assert!(!f.upstream_answered());
     assert_eq!(finish(&mut f, Ending::Reset, 2 * MS), (Outcome::Bad, vec![]));
@@ -90,12 +90,12 @@ fn only_a_whole_answer_says_that_a_key_works() {
     };
     assert_eq!(says(200, Ending::Complete), [KeyOutcome::Accepted, KeyOutcome::Completed]);
     assert_eq!(says(200, Ending::Reset), [KeyOutcome::Accepted, KeyOutcome::Broke]);
-    assert_eq!(says(200, Ending::Cancelled), [KeyOutcome::Accepted], "how it would have ended nobody knows");
+    assert_eq!(says(200, Ending::Cancelled), [KeyOutcome::Accepted], "its end is unknown");
     assert_eq!(says(503, Ending::Complete), [KeyOutcome::Failed]);
     assert_eq!(
         says(400, Ending::Complete),
         [KeyOutcome::Inconclusive],
-        "perhaps nobody has looked at the key"
+        "the provider may not have looked at the key"
     );
     assert_eq!(says(429, Ending::Complete), [KeyOutcome::Limited(None)]);
     assert_eq!(says(401, Ending::Complete), [KeyOutcome::Rejected]);
@@ -108,7 +108,7 @@ fn a_canary_that_envoy_skips_has_failed_and_stable_has_served() {
     judged.extend(f.record_skipped(Micros(MS), &errors()));
     assert_eq!(judged.len(), 1);
     assert_eq!((judged[0].event, judged[0].outcome), (answered(Outcome::Bad, None), Some(Outcome::Bad)));
-    assert_eq!(judged[0].carried, Carried::default(), "no key had a part in it");
+    assert_eq!(judged[0].carried, Carried::default(), "it carried no key");
     assert_eq!(f.count_on_assigned(), 1);
     let stable = Carried { to_stable: true, ..key_of(1) };
     let n = f.begin(Micros(MS), stable, &errors(), &mut judged);
@@ -223,7 +223,11 @@ fn an_attempt_that_the_circuit_breaker_forbids_does_not_count() {
     let (first, _) = begin(&mut f, 0, 0);
     f.record_headers(first, 503, Micros(MS), &errors());
     begin(&mut f, 2 * MS, 1);
-    assert_eq!(finish(&mut f, Ending::Overflow, 2 * MS), (Outcome::Bad, vec![]), "what was made counts");
+    assert_eq!(
+        finish(&mut f, Ending::Overflow, 2 * MS),
+        (Outcome::Bad, vec![]),
+        "the earlier attempt counts"
+    );
 }
 
 #[test]
