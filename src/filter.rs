@@ -1,20 +1,26 @@
-//! The adapter: proxy-wasm contexts on one side, the engine on the other. It reads facts, asks, applies; it decides nothing.
+//! The adapter: proxy-wasm contexts on one side, the engine on the other. It reads facts, asks the engine and applies the
+//! answers; it decides nothing.
 //!
-//! What ends, be it a request, an attempt or a configuration, is seen to when its context is dropped, and that is when Envoy
-//! deletes it. Of the three calls that Envoy would make at an end (`on_log`, `on_done`, `on_delete`) only the last is exported:
-//! each entry into the VM costs more than two thousand instructions.
+//! The end of a request, an attempt or a configuration is handled when its context is dropped, which is when Envoy deletes it.
+//! Envoy would make three calls at an end (`on_log`, `on_done`, `on_delete`); only the last is exported, because each entry into
+//! the VM costs more than two thousand instructions.
 
 mod admin;
 mod alerts;
 mod attempt;
-mod rewrite;
+mod census;
+mod events;
 mod metrics;
-mod overview;
+mod pool;
 mod record;
 mod reply;
 mod request;
+mod requests;
+mod rewrite;
 mod router;
+mod secrets;
 mod service;
+mod services;
 mod worker;
 
 use std::cell::Cell;
@@ -27,7 +33,7 @@ use proxy_wasm::types::{ContextType, LogLevel};
 use self::admin::AdminStream;
 use self::attempt::AttemptStream;
 use self::router::RouterStream;
-use self::service::Service;
+use self::service::{Service, turn};
 use self::worker::Worker;
 use crate::config;
 use crate::engine::Notes;
@@ -76,11 +82,11 @@ enum Role {
         filter: String,
         /// The secrets document.
         document: Rc<[u8]>,
-        /// It is to be kept in shared data.
+        /// Whether it still has to be kept in shared data.
         unkept: Cell<bool>,
     },
     Admin {
-        /// By which it may be asked, besides addresses and `localhost`.
+        /// The host names that a request may name, besides addresses and `localhost`.
         hosts: Rc<[String]>,
     },
 }
@@ -105,7 +111,7 @@ impl Root {
                 }
                 self.worker.take_document(&filter, &document, secrets);
                 if !matches!(self.role, Role::Keys { .. }) {
-                    self.worker.count_keys_role(1);
+                    self.worker.secrets.count_keys_role(1);
                 }
                 // Kept by the first tick, which the throw-away VM that checks a configuration never sees.
                 self.role = Role::Keys { filter, document, unkept: Cell::new(true) };
@@ -117,7 +123,7 @@ impl Root {
         Ok(())
     }
 
-    /// Counts an accepted update once in the process, not once a thread: whoever is first to write its hash counts it.
+    /// Counts an accepted update once in the process, not once a thread: the thread that is first to write its hash counts it.
     fn count_update(&self, configuration: u64) {
         let key = [CONFIGURATION, &host::filter_name()].concat();
         let bytes = configuration.to_le_bytes();
@@ -132,13 +138,38 @@ impl Root {
             self.worker.metrics.accepted();
         }
     }
+
+    /// Does the work that is due without a request, and writes the gauges.
+    fn tick(&self, service: &Service) {
+        service.served.set(true);
+        let now = self.worker.clock.now();
+        self.worker.report_census(now.mono);
+        for (n, (deployment, binding)) in service.plan.deployments.iter().zip(&service.bindings).enumerate() {
+            let mut notes = Notes::default();
+            binding.tick(deployment, &SharedData, now, &mut notes);
+            self.worker.publish_notes(service, n, notes);
+            service.write_gauges(n);
+        }
+        let mut notes = Notes::default();
+        for pool in &service.pools {
+            let turn = &mut turn(now.mono, &mut notes);
+            pool.write_gauges(turn);
+            pool.merge_usage(turn);
+        }
+        notes.dropped.many(Dropped::Busy, take_busy());
+        self.worker.count_dropped(notes.dropped);
+        let given_up = self.worker.outbox.with_mut(|outbox| outbox.post(now.mono, u64::from(self.id)));
+        if let Some(given_up @ 1..) = given_up {
+            self.worker.metrics.dropped(Dropped::Alert, given_up);
+        }
+    }
 }
 
 impl Context for Root {
     fn on_http_call_response(&mut self, call: u32, _: usize, _: usize, _: usize) {
         let now = self.worker.clock.mono();
-        let Ok(mut outbox) = self.worker.outbox.try_borrow_mut() else { return };
-        if outbox.answered(call, host::call_status(), now) {
+        let given_up = self.worker.outbox.with_mut(|outbox| outbox.answered(call, host::call_status(), now));
+        if given_up == Some(true) {
             self.worker.metrics.dropped(Dropped::Alert, 1);
         }
     }
@@ -150,14 +181,13 @@ impl Drop for Root {
             Role::Router { service, .. } => {
                 // The timer of a context that has ended would go on for ever.
                 host::set_tick(Duration::ZERO);
-                if let Ok(mut outbox) = self.worker.outbox.try_borrow_mut() {
-                    outbox.context_ended(self.worker.clock.mono(), u64::from(self.id));
-                }
-                self.worker.retire(service);
+                let now = self.worker.clock.mono();
+                self.worker.outbox.with_mut(|outbox| outbox.context_ended(now, u64::from(self.id)));
+                self.worker.services.end(service);
             }
             Role::Keys { document, .. } => {
                 host::set_tick(Duration::ZERO);
-                self.worker.count_keys_role(-1);
+                self.worker.secrets.count_keys_role(-1);
                 self.worker.drop_document(&document);
             }
             Role::Admin { .. } | Role::Unconfigured => {}
@@ -180,53 +210,36 @@ impl RootContext for Root {
     }
 
     fn on_tick(&mut self) {
-        let configuration = match &mut self.role {
-            Role::Router { uncounted, .. } => uncounted.take(),
+        match &mut self.role {
+            Role::Router { service, uncounted } => {
+                let configuration = uncounted.take();
+                let service = Rc::clone(service);
+                if let Some(configuration) = configuration {
+                    self.count_update(configuration);
+                }
+                self.tick(&service);
+            }
             Role::Keys { unkept, .. } => {
                 if unkept.take() {
-                    self.worker.keep_documents();
+                    self.worker.secrets.keep();
                 }
-                return host::set_tick(Duration::ZERO);
+                host::set_tick(Duration::ZERO);
             }
-            Role::Admin { .. } | Role::Unconfigured => return,
-        };
-        if let Some(configuration) = configuration {
-            self.count_update(configuration);
-        }
-        let Role::Router { service, .. } = &self.role else { return };
-        service.served.set(true);
-        let now = self.worker.clock.now();
-        self.worker.report_census(now.mono);
-        for (n, (deployment, binding)) in service.plan.deployments.iter().zip(&service.bindings).enumerate() {
-            let mut notes = Notes::default();
-            binding.tick(deployment, &SharedData, now, &mut notes);
-            self.worker.publish_notes(service, n, notes);
-            service.write_gauges(n);
-        }
-        let mut notes = Notes::default();
-        service.write_key_gauges(now.mono, &mut notes);
-        service.merge_usage(now.mono, &mut notes);
-        notes.dropped.many(Dropped::Busy, take_busy());
-        self.worker.count_dropped(notes.dropped);
-        if let Ok(mut outbox) = self.worker.outbox.try_borrow_mut() {
-            let given_up = outbox.post(now.mono, u64::from(self.id));
-            if given_up > 0 {
-                self.worker.metrics.dropped(Dropped::Alert, given_up);
-            }
+            Role::Admin { .. } | Role::Unconfigured => {}
         }
     }
 
     fn create_http_context(&self, _: u32) -> Option<Box<dyn HttpContext>> {
         let worker = Rc::clone(&self.worker);
         Some(match &self.role {
-            // A configuration that comes back while streams of its first time last is not configured again: Envoy still has
-            // this context, and puts it in service as it is.
+            // A configuration may come back while streams from its first time last. Envoy then still has this context, and puts
+            // it in service without configuring it again.
             Role::Router { service, .. } => {
-                worker.in_service(service);
+                worker.services.mark_newest(service);
                 Box::new(RouterStream::new(worker, Rc::clone(service)))
             }
             Role::Keys { filter, document, unkept } => {
-                if !worker.has_document(document)
+                if !worker.secrets.has(document)
                     && let Ok(secrets) = config::secrets(document)
                 {
                     worker.take_document(filter, document, secrets);

@@ -1,14 +1,14 @@
-//! The `admin` role: one context a request on the private listener. Everything it says comes from shared data and from the
-//! plan in this VM; it waits for nothing.
+//! The `admin` role: one context a request on the private listener. All its answers come from shared data and from the plans in
+//! this VM; it waits for nothing.
 
 use std::rc::Rc;
 
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
-use super::overview::kept_events;
+use super::events::kept_events;
 use super::reply;
-use super::service::Service;
+use super::service::{Service, turn};
 use super::worker::Worker;
 use crate::admin::{self, Ask, Body, Refusal, page};
 use crate::engine::{Notes, Order, Refused};
@@ -28,7 +28,7 @@ pub struct AdminStream {
 }
 
 impl AdminStream {
-    /// A request that may be asked for by these hosts.
+    /// Makes a stream for a request. `hosts`: the host names that it may name, besides addresses and `localhost`.
     pub fn new(worker: Rc<Worker>, hosts: Rc<[String]>) -> AdminStream {
         AdminStream { worker, hosts }
     }
@@ -70,14 +70,11 @@ impl AdminStream {
         }
         let mut named: Vec<&str> = Vec::new();
         for service in &services {
-            for n in (0..).take(service.plan.pools.len()) {
-                let Some(pool) =
-                    service.plan.pools.get(n).filter(|pool| !named.contains(&pool.name.as_str()))
-                else {
-                    continue;
-                };
-                let keys = service.key_views(n, now.mono, &mut notes);
-                key_pools.push(KeyPoolStatus::new(pool, keys, now));
+            for (pool, live) in service.plan.pools.iter().zip(&service.pools) {
+                if !named.contains(&pool.name.as_str()) {
+                    let keys = live.views(pool, &mut turn(now.mono, &mut notes));
+                    key_pools.push(KeyPoolStatus::new(pool, keys, now));
+                }
             }
             named.extend(service.plan.pools.iter().map(|pool| pool.name.as_str()));
         }
@@ -85,8 +82,8 @@ impl AdminStream {
         Ok(to_json(&Status { now: now.wall, deployments, key_pools }))
     }
 
-    /// Orders every deployment of a name, in whatever plan: another listener may have one, or another worker may serve by a plan
-    /// that this one takes to be replaced. Returns the status of the one that is in service here.
+    /// Carries out an order on every deployment of this name, in all plans: another listener may have one, or another worker may
+    /// serve by a plan that is about to be replaced here. Returns the status of the deployment that is in service here.
     fn carry_out(&self, name: &str, order: Order, body: &Body, now: Now) -> Result<String, Refusal> {
         let services = self.services()?;
         let first =
@@ -94,14 +91,14 @@ impl AdminStream {
         let first = &first.1.release;
         let cause = admin::cause(body, now)?;
         let mut answer = None;
-        for service in self.worker.services_alive() {
+        for service in self.worker.services.alive() {
             let Some((n, deployment)) = named(&service, name) else { continue };
             let Some(binding) = service.bindings.get(n) else { continue };
             let mut notes = Notes::default();
             let done = binding.order(deployment, order, &cause, &SharedData, now, &mut notes);
             self.worker.publish_notes(&service, n, notes);
             match done {
-                // Of a plan that is about to go it matters only if it has something to take out.
+                // A plan that is about to go matters only if it has a canary.
                 Err(Refused::NoCanary) if deployment.release != *first => continue,
                 done => done?,
             }
@@ -116,7 +113,7 @@ impl AdminStream {
     }
 
     fn services(&self) -> Result<Vec<Rc<Service>>, Refusal> {
-        let services = self.worker.services_in_use();
+        let services = self.worker.services.in_service();
         if services.is_empty() { Err(Refusal::no_router()) } else { Ok(services) }
     }
 
@@ -133,7 +130,7 @@ impl AdminStream {
     }
 }
 
-/// The deployment of this name, and its place in the plan.
+/// Returns the deployment of this name, and its index in the plan.
 fn named<'a>(service: &'a Service, name: &str) -> Option<(usize, &'a Deployment)> {
     service.plan.deployments.iter().enumerate().find(|(_, deployment)| deployment.name == name)
 }

@@ -1,7 +1,7 @@
-//! Alerts: events posted to whoever wants to know, never at the cost of traffic.
+//! Alerts: events posted to a webhook, never at the cost of traffic.
 //!
-//! The worker that made a transition puts the event into its outbox; the router role's tick posts it, because calls belong to
-//! the context that makes them and a request's would end with the request. A post that fails is tried again, a few times.
+//! The worker that made a transition puts the event into its outbox. The router role's tick posts it: a call belongs to the
+//! context that makes it, and would end with a request. A post that fails is tried again, a few times.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,19 +10,28 @@ use crate::host;
 use crate::plan::Alerts;
 use crate::time::{Micros, Millis};
 
-/// Alerts that wait at once; more are dropped and counted. An Envoy that makes so many transitions at a time has told enough.
+/// Most alerts that wait at once; more are dropped and counted. An Envoy that makes so many transitions at a time has reported
+/// enough.
 const WAITING_MAX: usize = 64;
 /// Tries of one alert.
 const TRIES: u32 = 4;
 /// Wait before the second try; doubled for each further one.
 const RETRY_AFTER: Millis = Millis(1000);
 
-/// What waits to be posted, and what is under way.
+/// The alerts that wait to be posted, and those under way.
 #[derive(Default)]
 pub struct Outbox {
     waiting: VecDeque<Alert>,
-    /// By the number of the call, with the context that made it.
-    under_way: Vec<(u32, u64, Alert)>,
+    under_way: Vec<Post>,
+}
+
+/// An alert under way.
+struct Post {
+    /// Number of the call.
+    call: u32,
+    /// The context that made the call.
+    context: u64,
+    alert: Alert,
 }
 
 struct Alert {
@@ -33,7 +42,7 @@ struct Alert {
 }
 
 impl Outbox {
-    /// Takes an alert; `false` if there is no room.
+    /// Adds an alert. Returns `false` if there is no room.
     pub fn push(&mut self, to: Alerts, body: String) -> bool {
         let room = self.waiting.len().saturating_add(self.under_way.len()) < WAITING_MAX;
         if room {
@@ -42,7 +51,7 @@ impl Outbox {
         room
     }
 
-    /// Posts what is due. Returns how many were given up.
+    /// Posts the alerts that are due. Returns how many were given up.
     pub fn post(&mut self, now: Micros, context: u64) -> u64 {
         let mut given_up = 0u64;
         for _ in 0..self.waiting.len() {
@@ -55,7 +64,7 @@ impl Outbox {
             let to = &alert.to;
             let timeout = Duration::from_millis(to.timeout.0);
             match host::post(&to.cluster, &to.host, &to.path, &alert.body, timeout) {
-                Some(call) => self.under_way.push((call, context, alert)),
+                Some(call) => self.under_way.push(Post { call, context, alert }),
                 // No such cluster: it may come with a later configuration.
                 None => given_up = given_up.saturating_add(u64::from(!self.retry(alert, now))),
             }
@@ -63,25 +72,25 @@ impl Outbox {
         given_up
     }
 
-    /// A call was answered. Returns whether its alert was given up.
+    /// Ends a call that was answered with this status. Returns whether its alert was given up.
     pub fn answered(&mut self, call: u32, status: Option<u16>, now: Micros) -> bool {
-        let Some(at) = self.under_way.iter().position(|(held, ..)| *held == call) else { return false };
-        let (.., alert) = self.under_way.swap_remove(at);
+        let Some(at) = self.under_way.iter().position(|post| post.call == call) else { return false };
+        let Post { alert, .. } = self.under_way.swap_remove(at);
         !matches!(status, Some(200..=299)) && !self.retry(alert, now)
     }
 
-    /// A context is gone, and the answers to its calls with it: their alerts may not have arrived. Better twice than never;
-    /// the event's id tells.
+    /// Lets the alerts of a context that has ended be posted again: they may not have arrived, and the answers to its calls are
+    /// lost. An alert may so arrive twice; the event's id tells.
     pub fn context_ended(&mut self, now: Micros, context: u64) {
-        let (lost, kept) =
-            std::mem::take(&mut self.under_way).into_iter().partition(|(_, of, _)| *of == context);
+        let (lost, kept): (Vec<Post>, Vec<Post>) =
+            std::mem::take(&mut self.under_way).into_iter().partition(|post| post.context == context);
         self.under_way = kept;
-        let lost: Vec<(u32, u64, Alert)> = lost;
-        for (.., alert) in lost {
-            self.retry(alert, now);
+        for post in lost {
+            self.retry(post.alert, now);
         }
     }
 
+    /// Lets an alert wait for its next try. Returns `false` if it has had all of them.
     fn retry(&mut self, mut alert: Alert, now: Micros) -> bool {
         if alert.tries >= TRIES {
             return false;

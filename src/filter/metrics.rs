@@ -90,7 +90,7 @@ impl VersionMetrics {
 
     /// Counts a rollback.
     pub fn rollback(&self, reason: &str) {
-        // As seldom as it is said: the host knows the series again by its name.
+        // As seldom as it is report: the host knows the series again by its name.
         Metric::new().add(&["bellwether_rollbacks_total", &self.labels, ".reason.", reason], 1);
     }
 }

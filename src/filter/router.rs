@@ -1,27 +1,30 @@
 //! The `router` role: one context a request, in the connection manager's chain.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::iter;
 use std::rc::Rc;
 
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
+use super::pool::Exhausted;
 use super::reply;
 use super::request::{Request, smallest_latency_limit};
 use super::rewrite::{OriginalHeaders, rewrite};
 use super::service::{Service, turn};
 use super::worker::Worker;
-use crate::engine::{Assigned, Notes};
+use crate::engine::{Assigned, Binding, Notes};
 use crate::headers::{Headers, OWN_PREFIX};
 use crate::host::{self, SharedData};
-use crate::keys::pool::{KeyQuery, Pick};
+use crate::keys::pool::KeyQuery;
 use crate::outcome::attempts::{Attempts, RequestEnd, RouterAnswer};
+use crate::outcome::judgement::Judgement;
 use crate::outcome::{self, Outcome};
 use crate::plan::pool::KeyRef;
-use crate::plan::{Deployment, matching};
+use crate::plan::{Deployment, Version, matching};
 use crate::route::{self, RequestFacts};
-use crate::time::{Micros, Millis};
+use crate::shared::cell::SharedCell;
+use crate::time::{Micros, Millis, Now};
 
 /// Longest id of a request that events name, in bytes; Envoy's own have 36.
 const REQUEST_ID_BYTES: usize = 128;
@@ -31,19 +34,28 @@ pub struct RouterStream {
     worker: Rc<Worker>,
     service: Rc<Service>,
     serving: Option<Serving>,
-    /// What the response headers say of a rate limit, for a judgement that waits for the end.
+    /// The time that the response headers state for a rate limit, for a judgement that waits for the end.
     wait: Cell<Option<Millis>>,
 }
 
 /// A request that a deployment has taken.
 struct Serving {
     request: Rc<Request>,
-    /// Its number, where the `keys` role may ask for it.
+    /// Its id, where the `keys` role may ask for it.
     id: Option<u64>,
 }
 
+/// The decision about a request.
+struct Decision {
+    assigned: Assigned,
+    /// When the request was seen.
+    seen: Micros,
+    /// Its key; `None` if the version needs no key.
+    key: Result<Option<KeyRef>, Exhausted>,
+}
+
 impl RouterStream {
-    /// A stream under this plan.
+    /// Makes a stream under this plan.
     pub fn new(worker: Rc<Worker>, service: Rc<Service>) -> RouterStream {
         RouterStream { worker, service, serving: None, wait: Cell::new(None) }
     }
@@ -52,87 +64,106 @@ impl RouterStream {
         let mut headers = host::request_headers();
         self.remove_spoofed(&mut headers);
         let service = Rc::clone(&self.service);
-        let plan = &service.plan;
-        let Some(n) = route::find(plan, &headers) else { return Action::Continue };
-        let (Some(deployment), Some(binding)) = (plan.deployments.get(n), service.bindings.get(n)) else {
+        let Some(n) = route::find(&service.plan, &headers) else { return Action::Continue };
+        let (Some(deployment), Some(binding)) = (service.plan.deployments.get(n), service.bindings.get(n))
+        else {
             return Action::Continue;
         };
+        let mut notes = Notes::default();
+        let mut decision = self.decide(deployment, binding, &headers, &mut notes);
+        let action = match (decision.key, deployment.versions.get(decision.assigned.choice.version)) {
+            (Ok(key), Some(version)) => {
+                let mut original = None;
+                if decision.assigned.choice.version != deployment.stable {
+                    decision.assigned.request_id = request_id(&headers);
+                    original = self.original_headers(deployment, version, &headers);
+                }
+                self.start(n, decision, original);
+                self.send(version, key, &headers);
+                Action::Continue
+            }
+            (Ok(_), None) => Action::Continue,
+            (Err(exhausted), _) => {
+                self.start(n, decision, None);
+                reply::refuse(exhausted.returns_in);
+                Action::Pause
+            }
+        };
+        self.worker.publish_notes(&service, n, notes);
+        action
+    }
+
+    /// Decides which version serves a request, and with which key: stable if the version has no key now.
+    fn decide(
+        &self,
+        deployment: &Deployment,
+        binding: &Binding,
+        headers: &Headers,
+        notes: &mut Notes,
+    ) -> Decision {
         let seen = self.worker.clock.mono();
         let facts = RequestFacts {
-            headers: &headers,
+            headers,
             client_address: &|| {
                 host::source_address().map(|address| matching::address_without_port(&address).to_vec())
             },
             random: self.worker.random(),
         };
-        let mut notes = Notes::default();
-        let mut assigned = binding.assign(deployment, &facts, &SharedData, seen, &mut notes);
-        let mut waits = Vec::new();
-        let mut key = self.choose_key(deployment, &assigned, seen, &mut waits, &mut notes);
-        if key.is_none() {
-            // The version has no key now. It may have been let through as a probe: it says nothing.
-            let now = self.worker.clock.now();
-            binding.finish(deployment, &assigned, None, &SharedData, now, &mut notes);
-            assigned = binding.forced(deployment.stable);
-            key = self.choose_key(deployment, &assigned, seen, &mut waits, &mut notes);
-        }
-        let Some(key) = key else {
-            self.worker.publish_notes(&service, n, notes);
-            self.start(n, assigned, seen, None);
-            reply::refuse(waits.into_iter().min());
-            return Action::Pause;
+        let assigned = binding.assign(deployment, &facts, &SharedData, seen, notes);
+        let exhausted = match self.choose_key(deployment, &assigned, seen, notes) {
+            Ok(key) => return Decision { assigned, seen, key: Ok(key) },
+            Err(exhausted) => exhausted,
         };
-        let Some(version) = deployment.versions.get(assigned.choice.version) else { return Action::Continue };
-        let mut original = None;
-        if assigned.choice.version != deployment.stable {
-            assigned.request_id = headers.get("x-request-id").map(|id| {
-                // Where Envoy keeps a client's, it may be as long as the client likes, and several are in one event.
-                let id = id.get(..REQUEST_ID_BYTES).unwrap_or(&id);
-                String::from_utf8_lossy(id).into()
-            });
-            // Also without `failover`: where the cluster is an aggregate, Envoy decides.
-            original = deployment
-                .versions
-                .get(deployment.stable)
-                .filter(|_| self.worker.has_keys_role())
-                .map(|stable| OriginalHeaders::new(&service, [version, stable], &headers));
-        }
-        self.start(n, assigned, seen, original);
-        host::set_request_header(&plan.cluster_header, version.cluster.as_bytes());
-        // The key takes the place of what the client has in the pool's header: no need to remove that first.
-        let pool = key.and(version.pool).and_then(|pool| plan.pools.get(pool));
-        let replaced = pool.map(|pool| pool.header.as_str());
-        let has = |name: &str| replaced != Some(name) && headers.has(name);
-        rewrite(&service, version, headers.get(":path").as_deref(), &has);
-        // Always, also where the `keys` role will see the attempts: whether it does cannot be known here (another listener may
-        // have no such role, or it may be about to be reloaded), and a request must never leave without its credential.
-        if let (Some(key), Some(serving)) = (key, &self.serving) {
-            serving.request.router_key.set(service.inject_key(key, false));
-        }
-        self.worker.publish_notes(&service, n, notes);
-        Action::Continue
+        // The request may have been let through as a probe, which then says nothing about the version.
+        binding.finish(deployment, &assigned, None, &SharedData, self.worker.clock.now(), notes);
+        let assigned = binding.forced(deployment.stable);
+        let key = self.choose_key(deployment, &assigned, seen, notes);
+        Decision { assigned, seen, key: key.map_err(|stable| stable.sooner(exhausted)) }
     }
 
-    /// The key that a request to its version takes: `Some(None)` if the version needs none, `None` if none can be had (and then
-    /// in `waits` when one comes back).
+    /// Chooses the key of a request to its version; `None` if the version needs no key.
     fn choose_key(
         &self,
         deployment: &Deployment,
         assigned: &Assigned,
         now: Micros,
-        waits: &mut Vec<Millis>,
         notes: &mut Notes,
-    ) -> Option<Option<KeyRef>> {
-        let version = deployment.versions.get(assigned.choice.version)?;
-        let Some(pool) = version.pool else { return Some(None) };
+    ) -> Result<Option<KeyRef>, Exhausted> {
+        let version = deployment.versions.get(assigned.choice.version).ok_or(Exhausted::default())?;
+        let Some(pool) = version.pool else { return Ok(None) };
         let identity = assigned.choice.identity;
         let query = KeyQuery { tried: &[], identity, random: self.worker.random() };
-        match self.service.pick(pool, query, &mut turn(now, notes))? {
-            Pick::Key(key) => Some(Some(KeyRef { pool, key })),
-            Pick::Exhausted { returns_in } => {
-                waits.extend(returns_in);
-                None
-            }
+        self.service.pick(pool, query, &mut turn(now, notes)).map(Some)
+    }
+
+    /// Remembers the client's headers that a canary changes, where a `keys` role can make a failover to stable. Also without
+    /// `failover`: where the cluster is an aggregate, Envoy decides.
+    fn original_headers(
+        &self,
+        deployment: &Deployment,
+        canary: &Version,
+        headers: &Headers,
+    ) -> Option<OriginalHeaders> {
+        if !self.worker.secrets.has_keys_role() {
+            return None;
+        }
+        let stable = deployment.versions.get(deployment.stable)?;
+        Some(OriginalHeaders::new(&self.service, [canary, stable], headers))
+    }
+
+    /// Makes the request what the version's upstream expects, and puts in the key.
+    fn send(&self, version: &Version, key: Option<KeyRef>, headers: &Headers) {
+        let plan = &self.service.plan;
+        host::set_request_header(&plan.cluster_header, version.cluster.as_bytes());
+        // The key takes the place of any value that the client has in the pool's header: no need to remove that first.
+        let pool = key.and(version.pool).and_then(|pool| plan.pools.get(pool));
+        let replaced = pool.map(|pool| pool.header.as_str());
+        let has = |name: &str| replaced != Some(name) && headers.has(name);
+        rewrite(&self.service, version, headers.get(":path").as_deref(), &has);
+        // Always, also where the `keys` role will see the attempts: whether it does cannot be known here (another listener may
+        // have no such role, or it may be about to be reloaded), and a request must never leave without its credential.
+        if let (Some(key), Some(serving)) = (key, &self.serving) {
+            serving.request.router_key.set(self.service.inject_key(key, false));
         }
     }
 
@@ -155,15 +186,10 @@ impl RouterStream {
     }
 
     /// Opens the request's ledger and, where there is a `keys` role, ties its attempts to it.
-    fn start(
-        &mut self,
-        deployment: usize,
-        assigned: Assigned,
-        seen: Micros,
-        original: Option<OriginalHeaders>,
-    ) {
-        let taken_by = self.service.plan.deployments.get(deployment);
-        let impatient_after = taken_by.and_then(|d| smallest_latency_limit(d.guard_at(assigned.stage)));
+    fn start(&mut self, deployment: usize, decision: Decision, original: Option<OriginalHeaders>) {
+        let Decision { assigned, seen, .. } = decision;
+        let plan = self.service.plan.deployments.get(deployment);
+        let impatient_after = plan.and_then(|plan| smallest_latency_limit(plan.guard_at(assigned.stage)));
         let request = Rc::new(Request {
             service: Rc::clone(&self.service),
             deployment,
@@ -172,14 +198,15 @@ impl RouterStream {
             original,
             labelled: Cell::new(false),
             out_of_keys: Cell::new(false),
-            attempts: RefCell::new(Attempts::new(seen, impatient_after)),
-            in_flight: self.worker.board(),
+            attempts: SharedCell::new(Attempts::new(seen, impatient_after)),
+            _in_flight: self.worker.requests.count_one(),
         });
-        let id = self.worker.has_keys_role().then(|| self.worker.launch(&request));
+        let id = self.worker.secrets.has_keys_role().then(|| self.worker.requests.insert(&request));
         if let Some(id) = id {
-            // Should another VM have to tell where a canary's key may go.
-            let canary = taken_by.filter(|d| request.version() != d.stable);
-            let home = canary.and_then(|d| d.versions.get(request.version())).map(|v| v.cluster.as_bytes());
+            // For another VM, should it have to tell where a canary's key may go.
+            let canary = plan.filter(|plan| request.version() != plan.stable);
+            let home =
+                canary.and_then(|plan| plan.versions.get(request.version())).map(|v| v.cluster.as_bytes());
             host::set_request_link(id, home.unwrap_or_default());
             host::mark_request(id);
         }
@@ -194,31 +221,43 @@ impl RouterStream {
         {
             host::set_response_header(name, &version.id);
         }
-        let Ok(mut attempts) = request.attempts.try_borrow_mut() else { return };
-        let mut judged = None;
-        if !attempts.has_last_headers()
-            && let Some(answer) = self.router_answer()
-        {
-            let now = self.worker.clock.now();
-            self.wait.set(reply::rate_limit_wait(answer.status, now.wall));
-            let carried = request.router_key.get();
-            let errors = &request.guard(deployment).errors;
-            judged = attempts
-                .record_router_answer(answer, carried, now.mono, errors)
-                .map(|judgement| (judgement, now));
-        }
-        if attempts.upstream_answered() {
-            let heard = attempts.good_headers_at().unwrap_or_else(|| self.worker.clock.mono());
-            let millis = heard.since(attempts.seen_at()).whole_millis();
-            let metrics = self.service.metrics.get(request.deployment);
-            let served_by = if attempts.served_by_stable() { deployment.stable } else { request.version() };
-            if let Some(version) = metrics.and_then(|m| m.versions.get(served_by)) {
-                version.latency(millis);
+        let judged = request.attempts.with_mut(|attempts| {
+            let judged = self.judge(attempts, request, deployment);
+            if attempts.upstream_answered() {
+                self.observe_latency(attempts, request, deployment);
             }
-        }
-        drop(attempts);
-        if let Some((judgement, now)) = judged {
+            judged
+        });
+        if let Some((judgement, now)) = judged.flatten() {
             self.worker.record(request, &[judgement], None, now);
+        }
+    }
+
+    /// Judges the answer, if no attempt has seen it. Returns the judgement and when it was made.
+    fn judge(
+        &self,
+        attempts: &mut Attempts,
+        request: &Request,
+        deployment: &Deployment,
+    ) -> Option<(Judgement, Now)> {
+        if attempts.has_last_headers() {
+            return None;
+        }
+        let answer = self.router_answer()?;
+        let now = self.worker.clock.now();
+        self.wait.set(reply::rate_limit_wait(answer.status, now.wall));
+        let errors = &request.guard(deployment).errors;
+        let judged = attempts.record_router_answer(answer, request.router_key.get(), now.mono, errors);
+        judged.map(|judgement| (judgement, now))
+    }
+
+    fn observe_latency(&self, attempts: &Attempts, request: &Request, deployment: &Deployment) {
+        let heard = attempts.good_headers_at().unwrap_or_else(|| self.worker.clock.mono());
+        let millis = heard.since(attempts.seen_at()).whole_millis();
+        let served_by = if attempts.served_by_stable() { deployment.stable } else { request.version() };
+        let metrics = self.service.metrics.get(request.deployment);
+        if let Some(version) = metrics.and_then(|m| m.versions.get(served_by)) {
+            version.latency(millis);
         }
     }
 
@@ -235,17 +274,17 @@ impl RouterStream {
         let Some(deployment) = request.deployment() else { return };
         let now = self.worker.clock.now();
         let flags = host::response_flags();
+        let errors = &request.guard(deployment).errors;
         let mut judged = Vec::new();
-        let outcome = {
-            let Ok(mut attempts) = request.attempts.try_borrow_mut() else { return };
+        let outcome = request.attempts.with_mut(|attempts| {
             let ending = outcome::ending(flags, attempts.upstream_answered());
-            let carried = request.router_key.get();
-            let end = RequestEnd { ending, carried, now: now.mono };
-            attempts.finish(end, &request.guard(deployment).errors, &mut judged)
-        };
+            let end = RequestEnd { ending, carried: request.router_key.get(), now: now.mono };
+            attempts.finish(end, errors, &mut judged)
+        });
+        let Some(outcome) = outcome else { return };
         self.worker.record(request, &judged, self.wait.get(), now);
         if outcome == Outcome::Local {
-            self.worker.router_key_unused(request, now);
+            self.worker.record_unused_key(request, now);
         }
         self.worker.finish(request, outcome, now);
     }
@@ -272,8 +311,16 @@ impl Drop for RouterStream {
         if let Some(serving) = self.serving.take() {
             self.finish(&serving);
             if let Some(id) = serving.id {
-                self.worker.land(id);
+                self.worker.requests.remove(id);
             }
         }
     }
+}
+
+/// Returns the id of a request, for events. Where Envoy keeps the client's own id, it may be as long as the client likes, and several
+/// ids are in one event.
+fn request_id(headers: &Headers) -> Option<Rc<str>> {
+    let id = headers.get("x-request-id")?;
+    let id = id.get(..REQUEST_ID_BYTES).unwrap_or(&id);
+    Some(String::from_utf8_lossy(id).into())
 }

@@ -1,50 +1,57 @@
-//! A plan in service on one worker: its states, metrics and keys with their values.
+//! A plan in service on one worker: its states, its metrics, and its pools with the values of their keys.
 
-use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::cell::Cell;
 
-use super::metrics::{DeploymentMetrics, KeyMetrics};
+use super::metrics::DeploymentMetrics;
+use super::pool::{Exhausted, LivePool};
 use crate::engine::{Binding, Notes};
 use crate::host::{self, SharedData, UpstreamOk};
-use crate::keys::key_set::KeySet;
-use crate::keys::pool::{KeyQuery, KeyReport, KeyTransition, Pick, Pool, PoolState};
-use crate::keys::usage::WorkerUsage;
+use crate::keys::pool::{KeyQuery, KeyReport, KeyTransition};
 use crate::outcome::blame::KeyOutcome;
 use crate::outcome::judgement::Carried;
 use crate::plan::Plan;
 use crate::plan::pool::KeyRef;
 use crate::shared::turn::Turn;
-use crate::time::{Micros, Millis};
+use crate::time::Micros;
 
-/// A plan in service: with its states, its keys and its metrics.
+/// A plan in service on this worker.
 pub struct Service {
     /// The configuration.
     pub plan: Plan,
-    /// Per deployment.
+    /// The state of each deployment of the plan.
     pub bindings: Vec<Binding>,
-    /// Per deployment.
+    /// The metrics of each deployment of the plan.
     pub metrics: Vec<DeploymentMetrics>,
-    /// Per pool.
-    pub pool_metrics: Vec<Vec<KeyMetrics>>,
-    /// Per pool; made anew when secrets come.
-    pub key_sets: RefCell<Vec<KeySet>>,
-    /// Per pool: its keys' states.
-    pub pools: Vec<Rc<RefCell<PoolState>>>,
-    /// Per pool: how much its keys are used.
-    pub usages: Vec<Rc<RefCell<WorkerUsage>>>,
+    /// The live part of each pool of the plan.
+    pub pools: Vec<LivePool>,
     /// Name of the filter that it was configured for.
     pub plugin: Vec<u8>,
     /// Its context has ended; only streams still under way keep it.
-    pub retired: Cell<bool>,
+    pub ended: Cell<bool>,
     /// It has served, or ticked: this is not the throw-away VM that checks a configuration.
     pub served: Cell<bool>,
     /// An attempt has found the cluster header: the route leaves it there, to read it again before a retry.
-    pub header_kept: Cell<bool>,
-    /// Asks whether all is well.
+    header_kept: Cell<bool>,
+    /// Asks Envoy whether an upstream has answered with 200.
     pub upstream_ok: UpstreamOk,
 }
 
 impl Service {
+    /// Makes a service of a plan, its deployments' states and its pools. Only in the plugin's root context.
+    pub fn new(plan: Plan, bindings: Vec<Binding>, pools: Vec<LivePool>) -> Service {
+        Service {
+            bindings,
+            metrics: plan.deployments.iter().map(DeploymentMetrics::new).collect(),
+            pools,
+            plugin: host::property("plugin_name").unwrap_or_default(),
+            ended: Cell::new(false),
+            served: Cell::new(false),
+            header_kept: Cell::new(false),
+            upstream_ok: UpstreamOk::new(),
+            plan,
+        }
+    }
+
     /// Writes a deployment's gauges.
     pub fn write_gauges(&self, deployment: usize) {
         let (Some(plan), Some(binding), Some(metrics)) = (
@@ -61,20 +68,8 @@ impl Service {
         }
     }
 
-    /// Reads the states of the keys, if that is due, and writes their gauges.
-    pub fn write_key_gauges(&self, now: Micros, notes: &mut Notes) {
-        let Ok(key_sets) = self.key_sets.try_borrow() else { return };
-        for ((keys, metrics), state) in key_sets.iter().zip(&self.pool_metrics).zip(&self.pools) {
-            let Ok(mut state) = state.try_borrow_mut() else { continue };
-            state.refresh(keys, &mut turn(now, notes));
-            for (n, key) in metrics.iter().enumerate() {
-                key.status(state.health(keys, n).status.gauge());
-            }
-        }
-    }
-
-    /// Whether the route reads the cluster header again before a retry. One that does not has removed it, and a provider need
-    /// not see it. Asks the host until it is there once.
+    /// Whether the route reads the cluster header again before a retry. A route that does not has removed it, and a provider
+    /// need not see it. Asks the host until it is there once.
     pub fn route_keeps_header(&self) -> bool {
         if !self.header_kept.get() {
             self.header_kept.set(host::has_request_header(&self.plan.cluster_header));
@@ -82,53 +77,38 @@ impl Service {
         self.header_kept.get()
     }
 
-    /// A key of a pool for an attempt.
-    pub fn pick(&self, n: usize, query: KeyQuery<'_>, turn: &mut Turn<'_>) -> Option<Pick> {
-        let key_sets = self.key_sets.try_borrow().ok()?;
-        let pool = Pool { config: self.plan.pools.get(n)?, keys: key_sets.get(n)? };
-        let mut state = self.pools.get(n)?.try_borrow_mut().ok()?;
-        Some(state.pick(pool, query, turn))
+    /// Chooses a key of a pool for an attempt.
+    pub fn pick(&self, pool: usize, query: KeyQuery<'_>, turn: &mut Turn<'_>) -> Result<KeyRef, Exhausted> {
+        let live = self.pools.get(pool).zip(self.plan.pools.get(pool));
+        let key = live.ok_or(Exhausted::default()).and_then(|(live, config)| live.pick(config, query, turn));
+        key.map(|key| KeyRef { pool, key })
     }
 
-    /// Whether a request could have a key of this pool now, and else when the first one comes back by itself, if one does.
-    pub fn outlook(&self, n: usize, now: Micros) -> Result<(), Option<Millis>> {
-        let key_sets = self.key_sets.try_borrow().map_err(|_| None)?;
-        let (keys, state) = (key_sets.get(n).ok_or(None)?, self.pools.get(n).ok_or(None)?);
-        let state = state.try_borrow().map_err(|_| None)?;
-        if state.has_usable_key(keys, now) { Ok(()) } else { Err(state.returns_in(keys, now)) }
+    /// Checks whether a request could have a key of a pool now.
+    pub fn availability(&self, pool: usize, now: Micros) -> Result<(), Exhausted> {
+        self.pools.get(pool).ok_or(Exhausted::default())?.availability(now)
     }
 
-    /// Reports the outcome of an attempt that began at `began` to the pool of its key. Returns `None` if there is no such key.
+    /// Reports the outcome of an attempt that began at `began` to the pool of its key. Returns the keys' changes of status.
     pub fn report(
         &self,
         carried: Carried,
         outcome: KeyOutcome,
         began: Micros,
         turn: &mut Turn<'_>,
-    ) -> Option<Vec<KeyTransition>> {
-        let KeyRef { pool: n, key } = carried.key?;
-        let key_sets = self.key_sets.try_borrow().ok()?;
-        let pool = Pool { config: self.plan.pools.get(n)?, keys: key_sets.get(n)? };
-        let mut state = self.pools.get(n)?.try_borrow_mut().ok()?;
-        let usage = self.usages.get(n)?.try_borrow().ok()?;
-        // If the secret was rotated meanwhile, the outcome of the old one is not the new one's fault.
-        let same = pool.keys.fingerprint(key) == carried.fingerprint;
-        same.then(|| state.report(pool, KeyReport { key, outcome, began }, &usage, turn))
+    ) -> Vec<KeyTransition> {
+        let Some(KeyRef { pool, key }) = carried.key else { return Vec::new() };
+        let Some((live, config)) = self.pools.get(pool).zip(self.plan.pools.get(pool)) else {
+            return Vec::new();
+        };
+        live.report(config, KeyReport { key, outcome, began }, carried.fingerprint, turn)
     }
 
-    /// Puts a key's value into the pool's header in place of whatever is there, and says what the request carries now.
+    /// Puts a key's value into the header of its pool, in place of any value there. Returns what the request carries now.
     pub fn inject_key(&self, key: KeyRef, to_stable: bool) -> Carried {
-        let carried = Carried { to_stable, ..Carried::default() };
-        let Some(pool) = self.plan.pools.get(key.pool) else { return carried };
-        let key_sets = self.key_sets.try_borrow().ok();
-        let keys = key_sets.as_ref().and_then(|key_sets| key_sets.get(key.pool));
-        let Some((keys, value)) = keys.and_then(|keys| Some((keys, keys.header_value(key.key)?))) else {
-            // Nothing to put in, but what the client sent is not for this upstream.
-            host::remove_request_header(&pool.header);
-            return carried;
-        };
-        host::set_request_header(&pool.header, value.expose().as_bytes());
-        Carried { key: Some(key), fingerprint: keys.fingerprint(key.key), to_stable }
+        let live = self.pools.get(key.pool).zip(self.plan.pools.get(key.pool));
+        let fingerprint = live.and_then(|(live, config)| live.inject(config, key.key));
+        Carried { key: fingerprint.map(|_| key), fingerprint, to_stable }
     }
 }
 

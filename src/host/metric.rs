@@ -1,32 +1,32 @@
 //! Metrics of the proxy.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::MetricType;
 
 use crate::hash::hash;
+use crate::shared::cell::SharedCell;
 
 thread_local! {
     /// The metrics that this VM has defined, by hash of their names, in order.
-    static DEFINED: RefCell<Vec<(u64, u32)>> = const { RefCell::new(Vec::new()) };
+    static DEFINED: SharedCell<Vec<(u64, u32)>> = const { SharedCell::new(Vec::new()) };
 }
 
 /// Defines a metric once in a VM's life. The host gives a new number each time it is asked and keeps all of them, so that asking
 /// with every plan would cost it some kilobytes a reload for ever.
 fn define(kind: MetricType, name: &str) -> Option<u32> {
     let hash = hash(&[name.as_bytes()]);
-    DEFINED.with(|defined| {
-        let mut defined = defined.try_borrow_mut().ok()?;
-        match defined.binary_search_by_key(&hash, |(held, _)| *held) {
-            Ok(at) => defined.get(at).map(|(_, id)| *id),
-            Err(at) => {
-                let id = hostcalls::define_metric(kind, name).ok()?;
-                defined.insert(at, (hash, id));
-                Some(id)
-            }
+    let define = |defined: &mut Vec<(u64, u32)>| match defined.binary_search_by_key(&hash, |(held, _)| *held)
+    {
+        Ok(at) => defined.get(at).map(|(_, id)| *id),
+        Err(at) => {
+            let id = hostcalls::define_metric(kind, name).ok()?;
+            defined.insert(at, (hash, id));
+            Some(id)
         }
-    })
+    };
+    DEFINED.with(|defined| defined.with_mut(define))?
 }
 
 /// One metric of this VM, defined when first used: an unused series is never shown.

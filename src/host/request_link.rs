@@ -39,11 +39,19 @@ pub fn is_request(id: u64) -> bool {
     abi::property(&mark(id)).is_some()
 }
 
-/// The number of the request that this attempt belongs to, and its home.
-pub fn request_link() -> Option<(u64, Vec<u8>)> {
+/// The tie of an attempt to its request.
+pub struct RequestLink {
+    /// The id of the request.
+    pub id: u64,
+    /// The name of its home cluster, or empty.
+    pub home: Vec<u8>,
+}
+
+/// Reads the tie of this attempt to its request.
+pub fn request_link() -> Option<RequestLink> {
     let bytes = property(REQUEST)?;
     let (id, home) = bytes.split_first_chunk()?;
-    Some((u64::from_le_bytes(*id), home.to_vec()))
+    Some(RequestLink { id: u64::from_le_bytes(*id), home: home.to_vec() })
 }
 
 /// Where the route reads, between two attempts, which cluster the next one goes to: an attempt that has begun cannot change

@@ -2,7 +2,6 @@
 
 mod report;
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -11,6 +10,7 @@ use crate::keys::key_set::KeySet;
 use crate::outcome::blame::KeyOutcome;
 use crate::plan::pool::KeyPool;
 use crate::shared::REFRESH_AFTER;
+use crate::shared::cell::SharedCell;
 use crate::shared::codec::Found;
 use crate::shared::dropped::Dropped;
 use crate::shared::names;
@@ -76,14 +76,14 @@ pub struct KeyTransition {
 
 /// The pools of this worker, by name. They outlive reloads.
 #[derive(Default)]
-pub struct Pools(BTreeMap<String, Rc<RefCell<PoolState>>>);
+pub struct Pools(BTreeMap<String, Rc<SharedCell<PoolState>>>);
 
 impl Pools {
     /// Returns the state of a pool, a new one if needed, and drops the states of pools that no plan uses any more.
-    pub fn attach(&mut self, name: &str) -> Rc<RefCell<PoolState>> {
+    pub fn attach(&mut self, name: &str) -> Rc<SharedCell<PoolState>> {
         self.0.retain(|_, state| Rc::strong_count(state) > 1);
         Rc::clone(
-            self.0.entry(name.to_owned()).or_insert_with(|| Rc::new(RefCell::new(PoolState::new(name)))),
+            self.0.entry(name.to_owned()).or_insert_with(|| Rc::new(SharedCell::new(PoolState::new(name)))),
         )
     }
 }

@@ -1,7 +1,6 @@
 //! Two workers under one store, with time going by, a store that interferes or refuses, plans that are reloaded, and somebody
 //! else who writes whatever he likes under their keys.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -21,6 +20,7 @@ use bellwether::plan::Plan;
 use bellwether::report::event::Event as Reported;
 use bellwether::rollout::standings::Standings;
 use bellwether::route::RequestFacts;
+use bellwether::shared::cell::SharedCell;
 use bellwether::shared::codec::Found;
 use bellwether::shared::turn::Turn;
 use bellwether::time::{Micros, Millis, Span};
@@ -38,7 +38,7 @@ struct Worker {
     pools: Pools,
     plan: &'static Plan,
     bindings: Vec<Binding>,
-    key_sets: Vec<(Rc<RefCell<PoolState>>, KeySet)>,
+    key_sets: Vec<(Rc<SharedCell<PoolState>>, KeySet)>,
     /// Requests under way: deployment, and under what circumstances.
     under_way: Vec<(usize, Assigned)>,
 }
@@ -213,7 +213,8 @@ fn key(
     let pool = Pool { config, keys };
     let mut turn = Turn { store, now: Micros(at), drops: &mut notes.dropped };
     let query = KeyQuery { tried: &[0], identity: u.arbitrary()?, random: u.arbitrary()? };
-    let Pick::Key(key) = state.borrow_mut().pick(pool, query, &mut turn) else {
+    let pick = state.with_mut(|state| state.pick(pool, query, &mut turn)).unwrap();
+    let Pick::Key(key) = pick else {
         return Ok(());
     };
     assert!(keys.header_value(key).is_some());
@@ -224,7 +225,7 @@ fn key(
     let began = Micros(at.saturating_sub(u.arbitrary::<u32>()?.into()));
     let report = KeyReport { key, outcome: *u.choose(&outcomes)?, began };
     let usage = WorkerUsage::new(&config.name);
-    let moved = state.borrow_mut().report(pool, report, &usage, &mut turn);
+    let moved = state.with_mut(|state| state.report(pool, report, &usage, &mut turn)).unwrap();
     for moved in &moved {
         one_line(&Reported::key(&config.name, &config.keys[moved.key].id, moved, now(at)).line());
     }

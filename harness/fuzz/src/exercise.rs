@@ -54,9 +54,9 @@ pub fn routes_anything(plan: &Plan, u: &mut Unstructured<'_>) -> Result<()> {
             let identity = assigned.choice.identity;
             let query = KeyQuery { tried: &[], identity, random };
             let mut turn = Turn { store: &store, now: Micros(at), drops: &mut notes.dropped };
-            if let Pick::Key(key) =
-                held.borrow_mut().pick(Pool { config: &plan.pools[pool], keys }, query, &mut turn)
-            {
+            let pool = Pool { config: &plan.pools[pool], keys };
+            let pick = held.with_mut(|state| state.pick(pool, query, &mut turn)).unwrap();
+            if let Pick::Key(key) = pick {
                 assert!(keys.header_value(key).is_some(), "a key that is picked has a value");
             }
         }

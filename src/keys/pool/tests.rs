@@ -368,14 +368,14 @@ fn a_pool_that_comes_back_starts_healthy() {
     let Worker { config, keys, usage, .. } = Worker::new(&[("a", 1)]);
     let drops = &mut Drops::default();
     let first = pools.attach("p");
-    first.borrow_mut().refresh(&keys, &mut turn(&store, SECOND, drops));
+    first.with_mut(|state| state.refresh(&keys, &mut turn(&store, SECOND, drops))).unwrap();
     let report = KeyReport { key: 0, outcome: KeyOutcome::Rejected, began: Micros(SECOND) };
     let pool = Pool { config: &config, keys: &keys };
-    first.borrow_mut().report(pool, report, &usage, &mut turn(&store, SECOND, drops));
+    first.with_mut(|state| state.report(pool, report, &usage, &mut turn(&store, SECOND, drops))).unwrap();
     drop(first);
     let again = pools.attach("p");
-    again.borrow_mut().refresh(&keys, &mut turn(&store, 60 * SECOND, drops));
-    assert!(again.borrow().health(&keys, 0).is_active());
+    again.with_mut(|state| state.refresh(&keys, &mut turn(&store, 60 * SECOND, drops))).unwrap();
+    assert!(again.with(|state| state.health(&keys, 0).is_active()).unwrap());
 }
 
 #[test]

@@ -157,14 +157,16 @@ fn picking(keys: usize, count: u64) -> Result<()> {
     let (plan, store) = (plan(1, keys, "")?, Memory::default());
     let pool = plan.pools.first().context("no pool")?;
     let (keys, state) = (KeySet::new(pool, &BTreeMap::new()), Pools::default().attach(&pool.name));
-    let mut state = state.try_borrow_mut()?;
-    for n in 0..count {
-        let random = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let query = KeyQuery { tried: &[], identity: None, random };
-        let mut turn = Turn { store: &store, now: Micros(1_000_000 + n / 100), drops: &mut Drops::default() };
-        black_box(state.pick(Pool { config: pool, keys: &keys }, query, &mut turn));
-    }
-    Ok(())
+    let all = state.with_mut(|state| {
+        for n in 0..count {
+            let random = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let query = KeyQuery { tried: &[], identity: None, random };
+            let drops = &mut Drops::default();
+            let mut turn = Turn { store: &store, now: Micros(1_000_000 + n / 100), drops };
+            black_box(state.pick(Pool { config: pool, keys: &keys }, query, &mut turn));
+        }
+    });
+    all.context("the state is in use")
 }
 
 /// Shared data by the proxy's rules, as far as one worker meets them.

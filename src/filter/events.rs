@@ -1,0 +1,122 @@
+//! Events: written to the log, kept in shared data for the admin listener, posted as alerts.
+
+use super::service::Service;
+use super::worker::Worker;
+use crate::engine::{Notes, Transition};
+use crate::host::{self, SharedData};
+use crate::problems::Problems;
+use crate::report::event::Event;
+use crate::report::log::{EventLog, newest_first};
+use crate::shared::codec::Found;
+use crate::shared::dropped::Dropped;
+use crate::shared::names::{EVENTS, POOL_EVENTS, REJECTIONS};
+use crate::shared::store::{Change, Store, update};
+use crate::time::{Millis, Now, UnixMillis};
+
+/// Equal events of several workers within this time of each other are one event (5 s): a secrets document reaches all workers in
+/// far less.
+const SAME_EVENT: Millis = Millis(5000);
+
+/// The result of keeping an event.
+#[derive(Clone, Copy)]
+enum Kept {
+    Now,
+    Before,
+    Not,
+}
+
+impl Worker {
+    /// Counts and publishes what the engine has noted about a deployment.
+    pub fn publish_notes(&self, service: &Service, deployment: usize, notes: Notes) {
+        self.count_dropped(notes.dropped);
+        for transition in &notes.transitions {
+            self.publish(service, EVENTS, Event::transition(transition, self.clock.now().wall).line());
+            count_rollback(service, deployment, transition);
+        }
+        if !notes.transitions.is_empty() {
+            service.write_gauges(deployment);
+        }
+    }
+
+    /// Publishes that a pool has lost its last usable key by an attempt. Only the worker that made the change gets here with it,
+    /// so the event is published once.
+    pub fn publish_last_key(&self, service: &Service, pool: &str, now: Now) {
+        self.publish(service, POOL_EVENTS, Event::pool_exhausted(pool, now.wall).line());
+    }
+
+    /// Publishes that a pool has lost its last usable key with its secret. All workers learn that at about the same time, each
+    /// by itself; the first one publishes it.
+    pub fn publish_exhausted(&self, service: &Service, pool: &str, now: Now) {
+        let line = Event::pool_exhausted(pool, now.wall).line();
+        let since = UnixMillis(now.wall.0.saturating_sub(SAME_EVENT.0));
+        if self.keep(POOL_EVENTS, &line, Some(since)) {
+            host::warn(&line);
+            self.alert(service, line);
+        }
+    }
+
+    /// Counts a rejected configuration and keeps an event for it. The log has each of the problems.
+    pub fn reject(&self, problems: &Problems) {
+        self.metrics.rejected();
+        let line = Event::rejected(&host::filter_name(), problems, self.clock.now().wall).line();
+        self.keep(REJECTIONS, &line, None);
+    }
+
+    /// Logs an event, keeps it in shared data and, with `alerts`, has it posted.
+    fn publish(&self, service: &Service, log: &str, line: String) {
+        host::warn(&line);
+        self.keep(log, &line, None);
+        self.alert(service, line);
+    }
+
+    /// Keeps an event in shared data, unless an equal one was kept at `since` or later. Returns false if one was.
+    fn keep(&self, log: &str, line: &str, since: Option<UnixMillis>) -> bool {
+        let kept = update(&SharedData, log, &mut |bytes| match EventLog::decode(bytes) {
+            Found::Undecodable => Change::Keep(Kept::Not),
+            Found::Value(log) if since.is_some_and(|since| log.has_said(line, since)) => {
+                Change::Keep(Kept::Before)
+            }
+            found => {
+                let mut log = if let Found::Value(log) = found { log } else { EventLog::default() };
+                let kept = if log.push(line) { Kept::Now } else { Kept::Not };
+                Change::Write(log.encode(), kept)
+            }
+        });
+        if !matches!(kept, Ok(Kept::Now | Kept::Before)) {
+            self.metrics.dropped(Dropped::Event, 1);
+        }
+        !matches!(kept, Ok(Kept::Before))
+    }
+
+    fn alert(&self, service: &Service, line: String) {
+        let Some(alerts) = &service.plan.alerts else { return };
+        if self.outbox.with_mut(|outbox| outbox.push(alerts.clone(), line)) == Some(false) {
+            self.metrics.dropped(Dropped::Alert, 1);
+        }
+    }
+}
+
+/// Counts a transition in the metrics, if it is a rollback that was carried out.
+fn count_rollback(service: &Service, deployment: usize, transition: &Transition) {
+    if let (true, Some(cause)) = (transition.change.is_rollback(), &transition.cause)
+        && let Some(plan) = service.plan.deployments.get(deployment)
+        && let Some(n) = plan.versions.iter().position(|v| v.id == transition.version)
+        && let Some(metrics) = service.metrics.get(deployment).and_then(|m| m.versions.get(n))
+    {
+        metrics.rollback(&cause.label);
+    }
+}
+
+/// Returns the last events of the process, newest first; `None` if they cannot be read.
+pub fn kept_events() -> Option<Vec<String>> {
+    let mut logs = Vec::new();
+    for key in [EVENTS, POOL_EVENTS, REJECTIONS] {
+        let found = SharedData.get(key).ok()?;
+        match EventLog::decode(found.as_ref().map(|found| found.bytes.as_slice())) {
+            Found::Nothing => {}
+            Found::Value(log) => logs.push(log),
+            Found::Undecodable => return None,
+        }
+    }
+    Some(newest_first(logs))
+}

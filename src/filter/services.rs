@@ -1,0 +1,106 @@
+//! The plans of this worker: those in service, and former ones that streams under way still hold.
+
+use std::collections::BTreeMap;
+use std::rc::{Rc, Weak};
+
+use super::pool::LivePool;
+use super::service::Service;
+use crate::engine::{Engine, Notes};
+use crate::host::SharedData;
+use crate::keys::pool::Pools;
+use crate::keys::usage::WorkerUsage;
+use crate::plan::Plan;
+use crate::plan::pool::Secret;
+use crate::shared::cell::SharedCell;
+use crate::time::Micros;
+
+/// The plans of this worker, and the states that outlive them.
+#[derive(Default)]
+pub struct Services {
+    /// Every plan that something still holds; the one that was configured or marked as the newest last is last.
+    all: SharedCell<Vec<Weak<Service>>>,
+    engine: SharedCell<Engine>,
+    /// States of the keys, by the pool's name.
+    pools: SharedCell<Pools>,
+    /// Use of the keys, by the pool's name.
+    usages: SharedCell<BTreeMap<String, Rc<SharedCell<WorkerUsage>>>>,
+}
+
+impl Services {
+    /// Puts a plan in service.
+    pub fn add(&self, plan: Plan, secrets: &BTreeMap<String, Secret>, now: Micros) -> Rc<Service> {
+        let bindings = self.engine.with_mut(|engine| engine.attach(&plan)).unwrap_or_default();
+        let pools = self.pools_of(&plan, secrets).unwrap_or_default();
+        let service = Rc::new(Service::new(plan, bindings, pools));
+        service.bindings.iter().for_each(|binding| binding.prime(&SharedData, now, &mut Notes::default()));
+        self.all.with_mut(|all| {
+            all.retain(|held| held.strong_count() > 0);
+            all.push(Rc::downgrade(&service));
+        });
+        service
+    }
+
+    /// The pools of a plan. The use of keys of pools that no plan has any more is dropped.
+    fn pools_of(&self, plan: &Plan, secrets: &BTreeMap<String, Secret>) -> Option<Vec<LivePool>> {
+        self.usages.with_mut(|usages| {
+            usages.retain(|name, usage| {
+                Rc::strong_count(usage) > 1 || plan.pools.iter().any(|pool| pool.name == *name)
+            });
+            self.pools.with_mut(|states| {
+                let pools = plan.pools.iter().map(|pool| {
+                    let new = || Rc::new(SharedCell::new(WorkerUsage::new(&pool.name)));
+                    let usage = usages.entry(pool.name.clone()).or_insert_with(new);
+                    LivePool::new(pool, secrets, states.attach(&pool.name), Rc::clone(usage))
+                });
+                pools.collect()
+            })
+        })?
+    }
+
+    /// Marks a plan as ended, and drops the states that only this plan used.
+    pub fn end(&self, service: Rc<Service>) {
+        let served = service.served.get();
+        service.ended.set(true);
+        drop(service);
+        self.engine.with_mut(|engine| engine.sweep(&SharedData, served));
+    }
+
+    /// Marks a plan that is given a new request as the newest of its filter.
+    pub fn mark_newest(&self, service: &Rc<Service>) {
+        self.all.with_mut(|all| {
+            let is_same = |held: &Weak<Service>| std::ptr::eq(held.as_ptr(), Rc::as_ptr(service));
+            if all.last().is_some_and(is_same) {
+                return;
+            }
+            let Some(at) = all.iter().position(is_same) else { return };
+            let mut newer = all.iter().skip(at.saturating_add(1)).filter_map(Weak::upgrade);
+            if newer.any(|newer| newer.plugin == service.plugin) {
+                let held = all.remove(at);
+                all.push(held);
+            }
+        });
+    }
+
+    /// Returns every plan that something still holds, the oldest first.
+    pub fn held(&self) -> Vec<Rc<Service>> {
+        self.all.with(|all| all.iter().filter_map(Weak::upgrade).collect()).unwrap_or_default()
+    }
+
+    /// Returns every plan that has not ended, the newest first. Some of them are about to be replaced by another plan; these may
+    /// still serve on another worker.
+    pub fn alive(&self) -> Vec<Rc<Service>> {
+        self.held().into_iter().rev().filter(|service| !service.ended.get()).collect()
+    }
+
+    /// Returns the plans in service, the newest first: of several for one filter only the newest, because it is about to
+    /// replace the others.
+    pub fn in_service(&self) -> Vec<Rc<Service>> {
+        let mut found: Vec<Rc<Service>> = Vec::new();
+        for service in self.alive() {
+            if !found.iter().any(|newer| newer.plugin == service.plugin) {
+                found.push(service);
+            }
+        }
+        found
+    }
+}
