@@ -386,6 +386,23 @@ fn each_file_of_the_tests_is_a_module_of_its_binary() {
     assert_none(&violations);
 }
 
+/// CONTRIBUTING names tests that some Envoys skip. A name of five words or more is a test's.
+#[test]
+fn each_test_that_contributing_names_exists() {
+    let text = fs::read_to_string(root().join("docs/CONTRIBUTING.md")).unwrap();
+    let is_test = |name: &&str| {
+        let is_word =
+            |word: &str| word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+        name.matches('_').count() >= 4 && name.split('_').all(is_word)
+    };
+    let named: BTreeSet<&str> = text.split('`').filter(is_test).collect();
+    assert!(named.len() > 5, "{named:?}");
+    let tests = files("tests", &["rs"]);
+    let exists = |name: &str| tests.iter().any(|(_, text)| text.contains(&format!("fn {name}(")));
+    let missing: Vec<String> = named.into_iter().filter(|name| !exists(name)).map(str::to_owned).collect();
+    assert_none(&missing);
+}
+
 #[test]
 fn an_import_of_a_room_below_is_found_in_any_form() {
     let rooms = rooms("pub mod time;\nmod plan;\npub mod keys;\n#[cfg(test)]\nmod testing;\n");
