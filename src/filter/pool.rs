@@ -152,8 +152,8 @@ impl LivePool {
                 let view = |key: usize| KeyView {
                     mask: keys.mask(key, &pool.prefix),
                     same_as: keys.same_as(key),
-                    memory: state.health(keys, key),
-                    used: used.as_ref().map(|used| {
+                    health: state.health(keys, key),
+                    usage: used.as_ref().map(|used| {
                         let counted = keys.fingerprint(key).filter(|_| keys.same_as(key).is_none());
                         counted.map(|fingerprint| used.get(fingerprint)).unwrap_or_default()
                     }),

@@ -23,9 +23,9 @@ pub struct KeyView {
     /// Index of the key of the pool that has the same value and is used in its place.
     pub same_as: Option<usize>,
     /// Its state.
-    pub memory: Health,
+    pub health: Health,
     /// Its use; `None` if it cannot be read.
-    pub used: Option<KeyUsage>,
+    pub usage: Option<KeyUsage>,
 }
 
 impl DeploymentStatus {
@@ -166,15 +166,15 @@ impl KeyStatus {
     fn new(key: &Key, seen: KeyView, same_as: Option<&Key>, now: Now) -> KeyStatus {
         let has_value = seen.mask.is_some();
         // In the past while a trial is running or until a request asks for one: its end is not known.
-        let until = Some(seen.memory.until).filter(|_| has_value && !seen.memory.is_active());
+        let until = Some(seen.health.until).filter(|_| has_value && !seen.health.is_active());
         KeyStatus {
             id: key.id.clone(),
             mask: seen.mask.unwrap_or_default(),
-            status: seen.memory.status,
+            status: seen.health.status,
             weight: if seen.same_as.is_some() { 0 } else { key.weight },
-            errors: seen.used.map(|used| used.errors),
-            requests: seen.used.map(|used| used.requests),
-            last_used: seen.used.map(|used| used.last).filter(|last| last.0 > 0),
+            errors: seen.usage.map(|used| used.errors),
+            requests: seen.usage.map(|used| used.requests),
+            last_used: seen.usage.map(|used| used.last).filter(|last| last.0 > 0),
             until: until.map(|until| wall(now, until)),
             has_value,
             same_as: same_as.map(|key| key.id.clone()),
@@ -358,12 +358,12 @@ mod tests {
         let used =
             KeyUsage { requests: 9, errors: 4, last: UnixMillis(1_795_168_799_000), ..KeyUsage::default() };
         let keys = [
-            KeyView { mask: Some("…6789".to_owned()), same_as: None, memory: limited, used: Some(used) },
+            KeyView { mask: Some("…6789".to_owned()), same_as: None, health: limited, usage: Some(used) },
             KeyView {
                 mask: None,
                 same_as: Some(0),
-                memory: Health::WITHOUT_VALUE,
-                used: Some(KeyUsage::default()),
+                health: Health::WITHOUT_VALUE,
+                usage: Some(KeyUsage::default()),
             },
         ];
         let key_pools = vec![KeyPoolStatus::new(&plan, keys.into(), NOW)];

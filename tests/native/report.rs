@@ -102,11 +102,15 @@ fn keys(plan: &Plan) -> Vec<Vec<KeyView>> {
     let used =
         KeyUsage { requests: 9, errors: 4, last: UnixMillis(1_795_168_799_001), ..KeyUsage::default() };
     let first =
-        KeyView { mask: Some("…6789".to_owned()), same_as: None, memory: limited, used: Some(used) };
+        KeyView { mask: Some("…6789".to_owned()), same_as: None, health: limited, usage: Some(used) };
     let second =
-        KeyView { mask: Some("…".to_owned()), same_as: Some(0), memory: Health::default(), used: None };
-    let third =
-        KeyView { mask: None, same_as: None, memory: Health::WITHOUT_VALUE, used: Some(KeyUsage::default()) };
+        KeyView { mask: Some("…".to_owned()), same_as: Some(0), health: Health::default(), usage: None };
+    let third = KeyView {
+        mask: None,
+        same_as: None,
+        health: Health::WITHOUT_VALUE,
+        usage: Some(KeyUsage::default()),
+    };
     vec![vec![first, second, third], Vec::new()]
 }
 

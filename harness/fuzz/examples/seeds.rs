@@ -6,16 +6,16 @@
 use std::path::Path;
 
 use bellwether::judge::comparison::{Comparison, Observed, Pending};
-use bellwether::report::log::EventLog;
-use bellwether::keys::health::{Health, Observation, PoolHealth};
-use bellwether::outcome::blame::KeyOutcome;
-use bellwether::outcome::Outcome;
-use bellwether::rollout::ramp::Position;
-use bellwether::rollout::{Cause, Lease, Phase, Standing};
 use bellwether::judge::scores::{Arm, Odds};
-use bellwether::rollout::standings::Standings;
 use bellwether::judge::stats::{Delta, Stats};
+use bellwether::keys::health::{Health, Observation, PoolHealth};
+use bellwether::outcome::Outcome;
 use bellwether::outcome::blame::Event;
+use bellwether::outcome::blame::KeyOutcome;
+use bellwether::report::log::EventLog;
+use bellwether::rollout::ramp::Position;
+use bellwether::rollout::standings::Standings;
+use bellwether::rollout::{Cause, Lease, Phase, Standing};
 use bellwether::time::{Micros, Millis, Span, UnixMillis};
 use bellwether_fuzz::samples::{FULL, LIMITS, SAMPLE, SMALL, plan};
 use bellwether_fuzz::wire::{self, Specifier};
@@ -169,9 +169,12 @@ fn shared() {
     value(b'c', "comparison", &comparison.encode());
 
     let mut health = PoolHealth::default();
-    for (n, outcome) in
-        (1u64..).zip([KeyOutcome::Limited(None), KeyOutcome::Rejected, KeyOutcome::Failed, KeyOutcome::Limited(Some(Millis(5)))])
-    {
+    for (n, outcome) in (1u64..).zip([
+        KeyOutcome::Limited(None),
+        KeyOutcome::Rejected,
+        KeyOutcome::Failed,
+        KeyOutcome::Limited(Some(Millis(5))),
+    ]) {
         let at = Micros(n * 1_000_000);
         let seen = Observation { outcome, began: at, now: at };
         health.put(n, Health::default().apply(seen, true, &plan.pools[0]), at);
@@ -179,6 +182,8 @@ fn shared() {
     value(b'k', "keyring", &health.encode());
 
     let mut log = EventLog::default();
-    (0..5).for_each(|n| drop(log.push(&format!(r#"{{"bellwether":"transition","version":"v{n}"}}"#))));
+    for n in 0..5 {
+        log.push(&format!(r#"{{"bellwether":"transition","version":"v{n}"}}"#));
+    }
     value(b'e', "events", &log.encode());
 }
