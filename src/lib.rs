@@ -10,7 +10,7 @@
 //! configure  bytes ── config::compile ──▶ Plan                  all problems at once, or none
 //! request    RequestFacts ── engine: Binding::assign ──▶ Assigned { version, epoch, shares, … }
 //! attempt    keys: PoolState::pick ──▶ key
-//! answer     status, flags ── outcome::classify, flight ──▶ Judgement
+//! answer     status, flags ── outcome: classify, Attempts ──▶ Judgement
 //!            ── engine: Binding::record ──▶ worker's Delta ─(batched CAS)─▶ shared Stats, Comparison
 //!            ── judge: limits, comparison ──▶ verdict
 //!            ── rollout: Standing::on ─(CAS)─▶ shared Standings ──▶ every worker within 10 ms
