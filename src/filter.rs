@@ -45,7 +45,7 @@ use crate::shared::dropped::Dropped;
 use crate::shared::names::CONFIGURATION;
 use crate::shared::store::{Change, update};
 
-/// Period of the router's tick: leftovers are merged, gauges written.
+/// Period of the router's tick, which merges leftovers and writes gauges.
 const TICK: Duration = Duration::from_millis(20);
 
 #[allow(missing_docs)] // `proxy_wasm::main!` defines an undocumented export.
@@ -56,7 +56,7 @@ mod entry {
 }
 
 fn start() {
-    // Installs the panic hook, so that a trap says where; nothing logs through the SDK.
+    // Installs the panic hook, which logs where a trap happened. Nothing logs through the SDK.
     proxy_wasm::set_log_level(LogLevel::Warn);
     proxy_wasm::set_root_context(|id| {
         Box::new(Root { id, worker: Worker::current(), role: Role::Unconfigured })
@@ -123,7 +123,7 @@ impl Root {
         Ok(())
     }
 
-    /// Counts an accepted update once in the process, not once a thread: the thread that is first to write its hash counts it.
+    /// Counts an accepted update once in the process, not once a thread: the first thread to write its hash counts it.
     fn count_update(&self, configuration: u64) {
         let key = [CONFIGURATION, &host::filter_name()].concat();
         let bytes = configuration.to_le_bytes();
@@ -179,7 +179,7 @@ impl Drop for Root {
     fn drop(&mut self) {
         match std::mem::replace(&mut self.role, Role::Unconfigured) {
             Role::Router { service, .. } => {
-                // The timer of a context that has ended would go on for ever.
+                // Without this the timer of a context that has ended goes on for ever.
                 host::set_tick(Duration::ZERO);
                 let now = self.worker.clock.mono();
                 self.worker.outbox.with_mut(|outbox| outbox.context_ended(now, u64::from(self.id)));
@@ -258,7 +258,7 @@ impl RootContext for Root {
     }
 }
 
-/// A stream of a context that has no configuration: passes.
+/// A stream of a context that has no configuration: every request passes.
 struct Untouched;
 
 impl Context for Untouched {}

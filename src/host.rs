@@ -1,9 +1,8 @@
-//! The only file with host calls: the clocks, shared data, headers, properties, metrics, the log, chance. Those that the SDK makes
-//! too dear go through `bellwether-abi`.
+//! All host calls: clocks, shared data, headers, properties, metrics, the log, random numbers. Those that cost too much through
+//! the SDK go through the crate `abi`.
 //!
-//! Everything here returns a value or nothing; nothing panics on what a client or an upstream may send. The SDK's `String`
-//! getters and its trait conveniences do (they unwrap every status), so they are not used anywhere, and header *values* are
-//! always bytes.
+//! Nothing here panics on anything that a client or an upstream may send. The SDK's `String` getters and its trait conveniences do
+//! (they unwrap every status), so they are used nowhere, and header *values* are always bytes.
 #![allow(clippy::disallowed_methods)]
 
 mod clock;
@@ -31,17 +30,17 @@ pub use self::properties::{
 };
 pub use self::request_link::{is_request, mark_request, request_link, set_next_cluster, set_request_link};
 
-/// The plugin's configuration as the host holds it.
+/// Reads the plugin's configuration.
 pub fn plugin_configuration() -> Vec<u8> {
     hostcalls::get_buffer(BufferType::PluginConfiguration, 0, usize::MAX).ok().flatten().unwrap_or_default()
 }
 
-/// A variable of the VM's environment.
+/// Reads a variable of the VM's environment.
 pub fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// Posts a JSON body from a root context; the call's number, or `None` if Envoy would not (no such cluster).
+/// Posts a JSON body from a root context. Returns the call's number; `None` if Envoy refuses (no such cluster).
 pub fn post(cluster: &str, host: &str, path: &str, body: &str, timeout: Duration) -> Option<u32> {
     let headers = vec![
         (":method", "POST"),
@@ -54,24 +53,24 @@ pub fn post(cluster: &str, host: &str, path: &str, body: &str, timeout: Duration
     hostcalls::dispatch_http_call(cluster, headers, Some(body.as_bytes()), vec![], timeout).ok()
 }
 
-/// The status of the answer to a call. Only in the callback of the call.
+/// Reads the status of the answer to a call. Only in the callback of the call.
 pub fn call_status() -> Option<u16> {
     let bytes = hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, ":status").ok()??;
     std::str::from_utf8(&bytes).ok()?.parse().ok()
 }
 
-/// Sets the period of the root context's tick; 0 stops it (it would go on after the context's end otherwise).
+/// Sets the period of the root context's tick; 0 stops it. Otherwise it goes on after the context's end.
 pub fn set_tick(period: Duration) {
     let _ = hostcalls::set_tick_period(period);
 }
 
-/// Bytes of this VM's linear memory.
+/// Returns the bytes of this VM's linear memory.
 pub fn memory() -> u64 {
     const PAGE: u64 = 65_536;
     u64::try_from(core::arch::wasm32::memory_size::<0>()).unwrap_or(0).saturating_mul(PAGE)
 }
 
-/// Seeds a generator from the host's entropy.
+/// Returns a seed from the host's entropy.
 pub fn seed() -> u64 {
     getrandom::u64().unwrap_or(0)
 }

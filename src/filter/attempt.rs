@@ -45,9 +45,9 @@ struct Begun {
 enum Found {
     /// It is on this worker, under this id.
     Here(u64, Rc<Request>),
-    /// Another VM knew it: this one is new, the request is older. `home`: the cluster that it may go to, empty for any.
+    /// Another VM knew it: this VM is newer than the request.
     OtherVm {
-        /// Name of the cluster.
+        /// Name of the cluster that the attempt may go to; empty for any cluster.
         home: Vec<u8>,
     },
     /// No deployment took it, or it is a mirrored one.
@@ -97,7 +97,7 @@ impl AttemptStream {
         action
     }
 
-    /// Finds the request that this attempt belongs to: most often the one that the router has seen last.
+    /// Finds the request of this attempt. Most often it is the one that the router has seen last.
     fn find_request(&self) -> Found {
         if let Some(id) = self.worker.requests.take_latest()
             && let Some(request) = self.worker.requests.get(id)
@@ -112,7 +112,7 @@ impl AttemptStream {
         }
     }
 
-    /// Lets an attempt pass as the former attempt went, or as the router has made it, but only to the home of its request.
+    /// Lets an attempt of another VM's request pass unchanged, but only to the home of its request.
     fn begin_for_other_vm(&self, home: &[u8]) -> Action {
         let at_home =
             || host::attempt_label().or_else(host::attempt_cluster).is_none_or(|cluster| cluster == home);
@@ -207,7 +207,7 @@ impl Earlier {
     }
 }
 
-/// The version whose provider an attempt goes to.
+/// The version that an attempt goes to.
 #[derive(Clone, Copy)]
 struct Target<'a> {
     version: &'a Version,
@@ -215,8 +215,8 @@ struct Target<'a> {
     to_stable: bool,
 }
 
-/// Returns the version whose provider an attempt goes to; `None` if it cannot be told. Envoy chooses, by the route or by the member
-/// of an aggregate cluster.
+/// Returns the version that an attempt goes to; `None` if it is unknown. Envoy chooses it, by the route or by the member of an
+/// aggregate cluster.
 fn choose_target<'a>(request: &Request, deployment: &'a Deployment, earlier: Earlier) -> Option<Target<'a>> {
     let assigned = deployment.versions.get(request.version())?;
     if request.original.is_none() {
@@ -239,7 +239,7 @@ fn choose_target<'a>(request: &Request, deployment: &'a Deployment, earlier: Ear
     }
 }
 
-/// Whether the next attempt goes to stable, after this many on the assigned version.
+/// Returns whether the next attempt goes to stable, after this many on the assigned version.
 fn failover_is_due(deployment: &Deployment, on_assigned: u32) -> bool {
     deployment.failover.is_some_and(|after| on_assigned >= after)
 }
@@ -251,7 +251,8 @@ struct NewAttempt<'a> {
     deployment: &'a Deployment,
     target: Target<'a>,
     earlier: Earlier,
-    /// Read when it is needed. The first attempt, as the router has made it, needs it not: it began when the request was seen.
+    /// Read when it is first needed. An attempt that goes as the router has made it began when the request was seen, and needs no
+    /// reading.
     now: OnceCell<Now>,
 }
 
@@ -260,8 +261,8 @@ impl NewAttempt<'_> {
         *self.now.get_or_init(|| self.worker.clock.now())
     }
 
-    /// Rewrites the request if Envoy has gone over to the other version, since the last attempt or before the first. Returns what
-    /// the request carries: the first attempt goes with the key that the router has put in.
+    /// Rewrites the request if Envoy has gone over to the other version, since the last attempt or before the first. Returns the
+    /// credential of the request so far: the first attempt goes with the key that the router has put in.
     fn rewrite(&self, id: u64) -> Carried {
         let Target { version, to_stable } = self.target;
         let nothing = Carried { to_stable, ..Carried::default() };
@@ -279,7 +280,7 @@ impl NewAttempt<'_> {
         }
     }
 
-    /// Puts in a key, if the attempt needs one. Returns what the attempt carries.
+    /// Puts in a key, if the attempt needs one. Returns the credential of the attempt.
     fn take_key(&self, carried: Carried, notes: &mut Notes) -> Result<Carried, Exhausted> {
         let Target { version, to_stable } = self.target;
         let service = &self.request.service;
@@ -308,8 +309,8 @@ impl NewAttempt<'_> {
         exhausted.reduce(Exhausted::sooner).unwrap_or_default()
     }
 
-    /// Inserts the attempt into the ledger of its request, records the judgements that this brings about, and lets a retry go to
-    /// stable if failover is due. Returns the attempt's number.
+    /// Inserts the attempt into the ledger of its request and records the judgements that follow. Lets a retry go to stable if
+    /// failover is due. Returns the attempt's number.
     fn insert(&self, carried: Carried) -> Option<usize> {
         let request = self.request;
         let errors = &request.guard(self.deployment).errors;
@@ -349,8 +350,8 @@ impl NewAttempt<'_> {
     }
 }
 
-/// Prepares the next attempt of a request after a failed one, which Envoy may make. Where the canary has no key left for it, perhaps
-/// because the failed attempt had its last key, stable serves without waiting for `failover.after`.
+/// Prepares the attempt that Envoy may make after a failed one. If the canary has no key left for it, perhaps because the failed
+/// attempt had the last one, stable serves without waiting for `failover.after`.
 fn prepare_retry(request: &Request, deployment: &Deployment, now: Micros) {
     let (Some(version), Some(stable)) =
         (deployment.versions.get(request.version()), deployment.versions.get(deployment.stable))

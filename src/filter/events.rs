@@ -26,7 +26,7 @@ enum Kept {
 }
 
 impl Worker {
-    /// Counts and publishes what the engine has noted about a deployment.
+    /// Counts and publishes the engine's notes about a deployment.
     pub fn publish_notes(&self, service: &Service, deployment: usize, notes: Notes) {
         self.count_dropped(notes.dropped);
         for transition in &notes.transitions {

@@ -1,6 +1,5 @@
-//! The filter's metrics: one list of names, labels in the dotted form that the shipped `stats_tags` cut out.
-//!
-//! `bellwether_requests_total.deployment.X.version.Y.outcome.Z`. A dot inside an id would end its label, so ids show `_`.
+//! The filter's metrics. Labels are in the dotted form that the shipped `stats_tags` cut out of the name:
+//! `bellwether_requests_total.deployment.X.version.Y.outcome.Z`. A dot inside an id would end its label, so it is shown as `_`.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -78,26 +77,26 @@ impl VersionMetrics {
         self.attempts.count(outcome, "bellwether_attempts_total", &self.labels);
     }
 
-    /// Request seen → response headers, in milliseconds.
+    /// Records the time from the request to the response headers, in milliseconds.
     pub fn latency(&self, millis: u64) {
         self.latency.observe(&["bellwether_latency_ms", &self.labels], millis);
     }
 
-    /// Basis points in effect.
+    /// Shows the weight in effect, in basis points.
     pub fn weight(&self, weight: u64) {
         self.weight.show(weight, &["bellwether_weight", &self.labels]);
     }
 
     /// Counts a rollback.
     pub fn rollback(&self, reason: &str) {
-        // As seldom as it is report: the host knows the series again by its name.
+        // A rollback is rare, so no metric is held for it: the host finds the series by its name.
         Metric::new().add(&["bellwether_rollbacks_total", &self.labels, ".reason.", reason], 1);
     }
 }
 
 /// Metrics of one deployment.
 pub struct DeploymentMetrics {
-    /// In the plan's order.
+    /// Metrics of each version, in the plan's order.
     pub versions: Vec<VersionMetrics>,
     labels: Box<str>,
     phase: Gauge,
@@ -105,7 +104,7 @@ pub struct DeploymentMetrics {
 }
 
 impl DeploymentMetrics {
-    /// Of a deployment.
+    /// Makes the metrics of a deployment.
     pub fn new(deployment: &Deployment) -> DeploymentMetrics {
         let labels = [".deployment.", &deployment.name].concat();
         DeploymentMetrics {
@@ -116,12 +115,12 @@ impl DeploymentMetrics {
         }
     }
 
-    /// 0 active, 1 holding, 2 probing, 3 rolled back.
+    /// Shows the phase: 0 active, 1 holding, 2 probing, 3 rolled back.
     pub fn phase(&self, phase: u64) {
         self.phase.show(phase, &["bellwether_phase", &self.labels]);
     }
 
-    /// Percent of the way to a rollback.
+    /// Shows how far the worst canary is on its way to a rollback, in percent.
     pub fn evidence(&self, percent: u64) {
         self.evidence.show(percent, &["bellwether_evidence", &self.labels]);
     }
@@ -135,7 +134,7 @@ pub struct KeyMetrics {
 }
 
 impl KeyMetrics {
-    /// Of a pool's keys, in the plan's order.
+    /// Makes the metrics of a pool's keys, in the plan's order.
     pub fn of(pool: &KeyPool) -> Vec<KeyMetrics> {
         let name = label(&pool.name);
         let of = |id: &str| KeyMetrics {
@@ -146,12 +145,12 @@ impl KeyMetrics {
         pool.keys.iter().map(|key| of(&key.id)).collect()
     }
 
-    /// Counts an attempt with it.
+    /// Counts an attempt with the key.
     pub fn attempt(&self, outcome: Outcome) {
         self.requests.count(outcome, "bellwether_key_requests_total", &self.labels);
     }
 
-    /// Its status, as a number.
+    /// Shows the status of the key, as a number.
     pub fn status(&self, status: u64) {
         self.status.show(status, &["bellwether_key_status", &self.labels]);
     }
@@ -169,7 +168,8 @@ pub struct Global {
 }
 
 impl Global {
-    /// Counters of updates are defined at once: an alert on a rejected one needs the series before the first.
+    /// Makes the metrics. The counters of updates are defined at once: an alert on a rejected update needs the series before the
+    /// first one.
     pub fn new() -> Global {
         let [accepted, rejected, in_flight, memory] = [const { Metric::new() }; 4];
         accepted.define(&[UPDATES, "accepted"]);
@@ -182,7 +182,7 @@ impl Global {
         self.accepted.add(&[UPDATES, "accepted"], 1);
     }
 
-    /// Counts one that was rejected.
+    /// Counts an update that was rejected.
     pub fn rejected(&self) {
         self.rejected.add(&[UPDATES, "rejected"], 1);
     }

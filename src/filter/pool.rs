@@ -83,8 +83,8 @@ impl LivePool {
         available.flatten().unwrap_or(Err(Exhausted::default()))
     }
 
-    /// Reports the outcome of an attempt to the state of its key. `fingerprint`: that of the value which the attempt carried; if the
-    /// secret was rotated meanwhile, the outcome is not the new one's fault. Returns the keys' changes of status.
+    /// Reports the outcome of an attempt to the state of its key. `fingerprint`: that of the value which the attempt carried. If
+    /// the secret was rotated meanwhile, the outcome is not the new one's fault. Returns the keys' changes of status.
     pub fn report(
         &self,
         pool: &KeyPool,

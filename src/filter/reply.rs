@@ -1,14 +1,14 @@
-//! Answers that the filter gives itself, and rate limits as a provider's answer states them.
+//! Answers that the filter gives itself, and the rate limits in a provider's answer.
 
 use crate::host;
 use crate::keys::reset;
 use crate::time::{Millis, UnixMillis};
 
-/// Answers a request for which no key can be had. `returns_in`: when one comes back by itself. The response passes through
-/// our own response callback.
+/// Answers a request for which no key is available. `returns_in`: time until a key comes back by itself. The response passes
+/// through our own response callback.
 pub fn refuse(returns_in: Option<Millis>) {
     let (status, body) = unavailable(returns_in);
-    // Whole seconds, rounded up: a client that comes back too early has come for nothing.
+    // Whole seconds, rounded up: a client that comes back too early is refused again.
     let seconds = returns_in.map(|wait| wait.0.div_ceil(1000).max(1).to_string());
     let mut headers = vec![("content-type", "application/json")];
     if let Some(seconds) = &seconds {
@@ -31,7 +31,7 @@ pub fn answer(status: u32, kind: &str, policy: &str, allow: Option<&str>, body: 
     host::respond(status, headers, body.as_bytes());
 }
 
-/// The answer when no key can be had, as an OpenAI client understands it: status and body.
+/// Returns status and body of the answer when no key is available, as an OpenAI client understands it.
 fn unavailable(returns_in: Option<Millis>) -> (u32, &'static str) {
     match returns_in {
         Some(_) => (429, RATE_LIMITED),
@@ -43,7 +43,7 @@ const RATE_LIMITED: &str = r#"{"error":{"message":"every API key for this reques
 
 const UNAVAILABLE: &str = r#"{"error":{"message":"no API key is available for this request","type":"server_error","param":null,"code":"keys_unavailable"}}"#;
 
-/// What the response says of a rate limit, if it is one. Only in the response-headers callback.
+/// Returns the time that a response with status 429 states until the next request. Only in the response-headers callback.
 pub fn rate_limit_wait(status: u16, now: UnixMillis) -> Option<Millis> {
     if status != 429 {
         return None;

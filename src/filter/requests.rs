@@ -20,8 +20,8 @@ pub struct Requests {
 }
 
 impl Requests {
-    /// Makes an empty map. `first_id` is random: an id outlives the VM that gave it, in a request that is still under way when
-    /// another VM takes over, and the ids of two VMs must not meet, or one request would be taken for another.
+    /// Makes an empty map. `first_id` is random, so that the ids of two VMs do not meet: an id outlives its VM in a request that is
+    /// still under way when another VM takes over, and would then name another request.
     pub fn new(first_id: u64) -> Requests {
         Requests {
             by_id: SharedCell::default(),
@@ -68,7 +68,7 @@ impl Requests {
     }
 }
 
-/// One request in the number of those in flight, until it is dropped.
+/// Keeps one request in the number of those in flight, until it is dropped.
 pub struct InFlight(Rc<Cell<u64>>);
 
 impl Drop for InFlight {

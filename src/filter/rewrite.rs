@@ -1,4 +1,4 @@
-//! Making a request what a version's upstream expects, and, for a failover, what it was before.
+//! Rewrites a request for the upstream of a version, and restores it for a failover.
 
 use super::service::Service;
 use crate::headers::{CLIENT_CREDENTIALS, Headers};
@@ -6,11 +6,11 @@ use crate::host;
 use crate::plan::Version;
 use crate::route;
 
-/// The client's headers, as they were where the version or stable changes them.
+/// The client's own values of the headers that the version or stable changes; `None` for a header that was not there.
 pub struct OriginalHeaders(Vec<(String, Option<Vec<u8>>)>);
 
 impl OriginalHeaders {
-    /// Remembers what these versions will change.
+    /// Copies the headers that these versions change.
     pub fn new(service: &Service, versions: [&Version; 2], headers: &Headers) -> OriginalHeaders {
         let mut names = vec![":authority", ":path"];
         names.extend(CLIENT_CREDENTIALS);
@@ -27,7 +27,7 @@ impl OriginalHeaders {
         OriginalHeaders(names.into_iter().map(held).collect())
     }
 
-    /// Puts everything back.
+    /// Puts all of them back.
     pub fn restore(&self) {
         for (name, value) in &self.0 {
             match value {
@@ -37,14 +37,14 @@ impl OriginalHeaders {
         }
     }
 
-    /// The client's path.
+    /// Returns the client's path.
     pub fn path(&self) -> Option<&[u8]> {
         self.0.iter().find(|(name, _)| name == ":path").and_then(|(_, value)| value.as_deref())
     }
 }
 
-/// Sets host, path and headers for a version and removes the client's credentials if it has a pool, but puts no key in.
-/// `path`: the client's; `has`: whether a header is there and is not about to be replaced.
+/// Sets host, path and headers for a version, and removes the client's credentials if the version has a pool. Puts in no key.
+/// `path`: the client's path. `has`: whether a header is there and is not about to be replaced.
 pub fn rewrite(service: &Service, version: &Version, path: Option<&[u8]>, has: &dyn Fn(&str) -> bool) {
     if let Some(host) = &version.host {
         host::set_request_header(":authority", host.as_bytes());
@@ -56,7 +56,7 @@ pub fn rewrite(service: &Service, version: &Version, path: Option<&[u8]>, has: &
         host::set_request_header(name, value.as_bytes());
     }
     if let Some(pool) = version.pool.and_then(|pool| service.plan.pools.get(pool)) {
-        // A pool's own header may be another one; a client's value in it must not reach the upstream either.
+        // The pool's own header may be none of them. The client's value in it must not reach the upstream either.
         for name in CLIENT_CREDENTIALS.into_iter().chain([pool.header.as_str()]) {
             if has(name) {
                 host::remove_request_header(name);

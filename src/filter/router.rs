@@ -26,7 +26,7 @@ use crate::route::{self, RequestFacts};
 use crate::shared::cell::SharedCell;
 use crate::time::{Micros, Millis, Now};
 
-/// Longest id of a request that events name, in bytes; Envoy's own have 36.
+/// Longest id of a request in an event, in bytes; Envoy's own ids have 36.
 const REQUEST_ID_BYTES: usize = 128;
 
 /// One request.
@@ -34,7 +34,7 @@ pub struct RouterStream {
     worker: Rc<Worker>,
     service: Rc<Service>,
     serving: Option<Serving>,
-    /// The time that the response headers state for a rate limit, for a judgement that waits for the end.
+    /// Time that the response headers state until the end of a rate limit, for a judgement at the end of the request.
     wait: Cell<Option<Millis>>,
 }
 
@@ -48,7 +48,7 @@ struct Serving {
 /// The decision about a request.
 struct Decision {
     assigned: Assigned,
-    /// When the request was seen.
+    /// Time at which the request was seen.
     seen: Micros,
     /// Its key; `None` if the version needs no key.
     key: Result<Option<KeyRef>, Exhausted>,
@@ -114,7 +114,7 @@ impl RouterStream {
             Ok(key) => return Decision { assigned, seen, key: Ok(key) },
             Err(exhausted) => exhausted,
         };
-        // The request may have been let through as a probe, which then says nothing about the version.
+        // The request may be a probe, which then says nothing about the version.
         binding.finish(deployment, &assigned, None, &SharedData, self.worker.clock.now(), notes);
         let assigned = binding.forced(deployment.stable);
         let key = self.choose_key(deployment, &assigned, seen, notes);
@@ -136,8 +136,8 @@ impl RouterStream {
         self.service.pick(pool, query, &mut turn(now, notes)).map(Some)
     }
 
-    /// Remembers the client's headers that a canary changes, where a `keys` role can make a failover to stable. Also without
-    /// `failover`: where the cluster is an aggregate, Envoy decides.
+    /// Copies the client's headers that a canary changes, for a failover to stable. Only a `keys` role needs them; also without
+    /// `failover`, because with an aggregate cluster Envoy decides.
     fn original_headers(
         &self,
         deployment: &Deployment,
@@ -151,7 +151,7 @@ impl RouterStream {
         Some(OriginalHeaders::new(&self.service, [canary, stable], headers))
     }
 
-    /// Makes the request what the version's upstream expects, and puts in the key.
+    /// Rewrites the request for the version's upstream, and puts in the key.
     fn send(&self, version: &Version, key: Option<KeyRef>, headers: &Headers) {
         let plan = &self.service.plan;
         host::set_request_header(&plan.cluster_header, version.cluster.as_bytes());
@@ -160,14 +160,14 @@ impl RouterStream {
         let replaced = pool.map(|pool| pool.header.as_str());
         let has = |name: &str| replaced != Some(name) && headers.has(name);
         rewrite(&self.service, version, headers.get(":path").as_deref(), &has);
-        // Always, also where the `keys` role will see the attempts: whether it does cannot be known here (another listener may
-        // have no such role, or it may be about to be reloaded), and a request must never leave without its credential.
+        // A request must never leave without its credential. The key is put in even if there is a `keys` role: that role may not
+        // see the attempts (another listener may have no such role, or it may be about to be reloaded).
         if let (Some(key), Some(serving)) = (key, &self.serving) {
             serving.request.router_key.set(self.service.inject_key(key, false));
         }
     }
 
-    /// A client chooses neither cluster nor version, except through rules, and rules do not see these headers either.
+    /// Removes headers by which a client would choose the cluster or the version itself, before rules can see them.
     fn remove_spoofed(&self, headers: &mut Headers) {
         let plan = &self.service.plan;
         let others = || iter::once(&plan.cluster_header).chain(&plan.version_header);
@@ -180,7 +180,7 @@ impl RouterStream {
             name.starts_with(OWN_PREFIX.as_bytes()) || others().any(|other| name == other.as_bytes())
         };
         headers.remove(&spoofed, &mut |name| {
-            // Envoy lets no name pass that is no text.
+            // Envoy accepts only text as a name.
             host::remove_request_header(std::str::from_utf8(name).unwrap_or_default());
         });
     }
@@ -203,7 +203,7 @@ impl RouterStream {
         });
         let id = self.worker.secrets.has_keys_role().then(|| self.worker.requests.insert(&request));
         if let Some(id) = id {
-            // For another VM, should it have to tell where a canary's key may go.
+            // Another VM that takes over reads from it where a canary's key may go.
             let canary = plan.filter(|plan| request.version() != plan.stable);
             let home =
                 canary.and_then(|plan| plan.versions.get(request.version())).map(|v| v.cluster.as_bytes());
@@ -233,7 +233,7 @@ impl RouterStream {
         }
     }
 
-    /// Judges the answer, if no attempt has seen it. Returns the judgement and when it was made.
+    /// Judges the answer, if the `keys` role has not seen it. Returns the judgement and its time.
     fn judge(
         &self,
         attempts: &mut Attempts,
@@ -317,8 +317,8 @@ impl Drop for RouterStream {
     }
 }
 
-/// Returns the id of a request, for events. Where Envoy keeps the client's own id, it may be as long as the client likes, and several
-/// ids are in one event.
+/// Returns the id of a request, for events. It is cut because an event holds several ids, and a client's own id, where Envoy keeps
+/// it, may have any length.
 fn request_id(headers: &Headers) -> Option<Rc<str>> {
     let id = headers.get("x-request-id")?;
     let id = id.get(..REQUEST_ID_BYTES).unwrap_or(&id);

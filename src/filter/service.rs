@@ -104,7 +104,7 @@ impl Service {
         live.report(config, KeyReport { key, outcome, began }, carried.fingerprint, turn)
     }
 
-    /// Puts a key's value into the header of its pool, in place of any value there. Returns what the request carries now.
+    /// Puts a key's value into the header of its pool, in place of any value there. Returns the credential of the request.
     pub fn inject_key(&self, key: KeyRef, to_stable: bool) -> Carried {
         let live = self.pools.get(key.pool).zip(self.plan.pools.get(key.pool));
         let fingerprint = live.and_then(|(live, config)| live.inject(config, key.key));

@@ -17,7 +17,7 @@ use crate::time::Micros;
 /// The plans of this worker, and the states that outlive them.
 #[derive(Default)]
 pub struct Services {
-    /// Every plan that something still holds; the one that was configured or marked as the newest last is last.
+    /// Every plan that something still holds, the newest last.
     all: SharedCell<Vec<Weak<Service>>>,
     engine: SharedCell<Engine>,
     /// States of the keys, by the pool's name.
@@ -40,7 +40,7 @@ impl Services {
         service
     }
 
-    /// The pools of a plan. The use of keys of pools that no plan has any more is dropped.
+    /// Makes the pools of a plan in service, and drops the counts of pools that no plan has any more.
     fn pools_of(&self, plan: &Plan, secrets: &BTreeMap<String, Secret>) -> Option<Vec<LivePool>> {
         self.usages.with_mut(|usages| {
             usages.retain(|name, usage| {
@@ -86,13 +86,13 @@ impl Services {
         self.all.with(|all| all.iter().filter_map(Weak::upgrade).collect()).unwrap_or_default()
     }
 
-    /// Returns every plan that has not ended, the newest first. Some of them are about to be replaced by another plan; these may
-    /// still serve on another worker.
+    /// Returns every plan that has not ended, the newest first. Some of them may be about to be replaced, and still serve on
+    /// another worker.
     pub fn alive(&self) -> Vec<Rc<Service>> {
         self.held().into_iter().rev().filter(|service| !service.ended.get()).collect()
     }
 
-    /// Returns the plans in service, the newest first: of several for one filter only the newest, because it is about to
+    /// Returns the plans in service, the newest first. If one filter has several, only the newest is in service: it is about to
     /// replace the others.
     pub fn in_service(&self) -> Vec<Rc<Service>> {
         let mut found: Vec<Rc<Service>> = Vec::new();

@@ -1,4 +1,4 @@
-//! What all contexts of one worker share. They live in one VM, on one thread, so plain cells do.
+//! The state that all contexts of one worker share. They live in one VM, on one thread, so plain cells do.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;

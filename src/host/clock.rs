@@ -5,22 +5,27 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::time::{Micros, Now, Span, UnixMillis};
 
-/// The process's monotonic clock as a number. An [`Instant`] cannot be turned into one, and a difference to this VM's start
-/// means nothing to another worker; but on this target an `Instant` is the host's reading itself, so the largest span that
-/// can be subtracted from it is the number, counted from the lowest there is. Found once a VM by halving.
+/// The clocks of the process as numbers.
+///
+/// An [`Instant`] cannot be converted to a number, and a difference to this VM's start means nothing to another worker. On this
+/// target an `Instant` is the host's reading itself. The largest span that can be subtracted from it is therefore the reading,
+/// counted from the lowest value. It is found once a VM, by halving.
 pub struct Clock {
+    /// A moment on the monotonic clock.
     origin: Instant,
+    /// The same moment in microseconds.
     micros: u64,
-    /// The last reading of the wall clock, and where the monotonic one stood.
+    /// The last reading of the wall clock, and the monotonic clock at that moment.
     wall: Cell<(Micros, UnixMillis)>,
 }
 
-/// The wall clock is read anew when its last reading is older than this (20 ms), and counted on from there: a host call less in
-/// most callbacks. When somebody sets it, that is noticed so much later; nothing is decided by it but a date in `retry-after`.
+/// The wall clock is read again when its last reading is older than this. Until then the monotonic clock counts on from there,
+/// which saves most callbacks a host call. A clock that is set is noticed so much later. Only a date in `retry-after` is compared
+/// with it.
 const WALL_AFTER: Span = Span::from_millis(20);
 
 impl Clock {
-    /// Reads the clock's zero.
+    /// Finds the number of the monotonic clock's reading.
     pub fn new() -> Clock {
         let origin = Instant::now();
         let fits = |secs, nanos| origin.checked_sub(Duration::new(secs, nanos)).is_some();
@@ -31,7 +36,7 @@ impl Clock {
         Clock { origin, micros, wall: Cell::new((Micros(0), UnixMillis(0))) }
     }
 
-    /// Microseconds on the process's monotonic clock.
+    /// Reads the monotonic clock.
     pub fn mono(&self) -> Micros {
         let elapsed = self.origin.elapsed();
         // `as_micros` would count in 128 bits, for which this target has no instruction.
@@ -39,7 +44,7 @@ impl Clock {
         Micros(self.micros.saturating_add(seconds).saturating_add(u64::from(elapsed.subsec_micros())))
     }
 
-    /// Both clocks.
+    /// Reads both clocks.
     pub fn now(&self) -> Now {
         let mono = self.mono();
         let (at, wall) = self.wall.get();
@@ -54,10 +59,10 @@ impl Clock {
     }
 }
 
-/// The seconds of an `Instant` are an `i64` in Rust 1.95 (and were a `u64` once), whose zero is this far above the lowest.
+/// The distance of 0 from the lowest number of seconds in an `Instant`: an `i64` in Rust 1.95, and once a `u64`.
 const SIGNED_ZERO: u64 = 1 << 63;
 
-/// The largest number up to `max` that `fits`, if 0 does, and every number below one that does.
+/// Finds the largest number up to `max` that `fits`. 0 must fit, and every number below one that fits.
 fn largest(max: u64, fits: &dyn Fn(u64) -> bool) -> u64 {
     let (mut known, mut above) = (0, max);
     while above > known {

@@ -8,7 +8,7 @@ use proxy_wasm::types::Status;
 use crate::shared::store::{Expected, Store, StoreError, Versioned};
 
 /// A token that no value has (tokens count up from 1): a write with it creates a key, or fails because it exists.
-const NOBODYS_TOKEN: u32 = u32::MAX;
+const UNUSED_TOKEN: u32 = u32::MAX;
 
 /// The proxy's shared data.
 pub struct SharedData;
@@ -26,7 +26,7 @@ impl Store for SharedData {
 
     fn set(&self, key: &str, bytes: &[u8], expected: Expected) -> Result<(), StoreError> {
         let token = match expected {
-            Expected::Absent => NOBODYS_TOKEN,
+            Expected::Absent => UNUSED_TOKEN,
             Expected::Version(token) => token.get(),
         };
         match hostcalls::set_shared_data(key, Some(bytes), Some(token)) {

@@ -6,7 +6,7 @@ use proxy_wasm::types::MapType;
 
 use crate::headers::Headers;
 
-/// All request headers. Only in the request-headers callback.
+/// Reads all request headers. Only in the request-headers callback.
 pub fn request_headers() -> Headers {
     Headers::parse(abi::headers(Map::Request).unwrap_or_default())
 }
@@ -16,7 +16,7 @@ pub fn set_request_header(name: &str, value: &[u8]) {
     let _ = hostcalls::set_map_value_bytes(MapType::HttpRequestHeaders, name, Some(value));
 }
 
-/// Whether there is a request header of this name. Only in the request-headers callback.
+/// Returns whether there is a request header of this name. Only in the request-headers callback.
 pub fn has_request_header(name: &str) -> bool {
     hostcalls::get_map_value_bytes(MapType::HttpRequestHeaders, name).is_ok_and(|value| value.is_some())
 }
@@ -31,13 +31,13 @@ pub fn set_response_header(name: &str, value: &str) {
     let _ = hostcalls::set_map_value(MapType::HttpResponseHeaders, name, Some(value));
 }
 
-/// The status of the response; 0 if it is not a number. Only in the response-headers callback.
+/// Reads the status of the response; 0 if it is not a number. Only in the response-headers callback.
 pub fn response_status() -> Option<u16> {
     let bytes = hostcalls::get_map_value_bytes(MapType::HttpResponseHeaders, ":status").ok()??;
     Some(std::str::from_utf8(&bytes).ok().and_then(|text| text.parse().ok()).unwrap_or(0))
 }
 
-/// All response headers. Only in the response-headers callback.
+/// Reads all response headers. Only in the response-headers callback.
 pub fn response_headers() -> Option<Headers> {
     abi::headers(Map::Response).map(Headers::parse)
 }

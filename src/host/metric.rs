@@ -9,12 +9,12 @@ use crate::hash::hash;
 use crate::shared::cell::SharedCell;
 
 thread_local! {
-    /// The metrics that this VM has defined, by hash of their names, in order.
+    /// The metrics that this VM has defined: hash of the name and number, ordered by the hash.
     static DEFINED: SharedCell<Vec<(u64, u32)>> = const { SharedCell::new(Vec::new()) };
 }
 
-/// Defines a metric once in a VM's life. The host gives a new number each time it is asked and keeps all of them, so that asking
-/// with every plan would cost it some kilobytes a reload for ever.
+/// Defines a metric once in a VM's life. The host would give a new number for each definition and keep all of them: with every
+/// reload it would grow by some kilobytes.
 fn define(kind: MetricType, name: &str) -> Option<u32> {
     let hash = hash(&[name.as_bytes()]);
     let define = |defined: &mut Vec<(u64, u32)>| match defined.binary_search_by_key(&hash, |(held, _)| *held)
@@ -29,17 +29,17 @@ fn define(kind: MetricType, name: &str) -> Option<u32> {
     DEFINED.with(|defined| defined.with_mut(define))?
 }
 
-/// One metric of this VM, defined when first used: an unused series is never shown.
+/// One metric of this VM, defined when it is first used: an unused series is never shown.
 ///
-/// Small, because a gateway may hold some tens of thousands of them and a VM holds two plans while one takes over from the
-/// other: its name is put together when it is defined, the labels are shared with its siblings.
+/// It is small because a gateway may hold tens of thousands of them, and a VM holds two plans while one takes over from the other.
+/// Its name is put together when it is defined.
 pub struct Metric(Cell<u32>);
 
-/// A metric that is not defined yet; the host counts up from 0 by fours.
+/// Number of a metric that is not defined yet. The host counts up from 0 by fours.
 const UNDEFINED: u32 = u32::MAX;
 
 impl Metric {
-    /// One that is defined when it is first used.
+    /// Makes a metric that is defined when it is first used.
     pub const fn new() -> Metric {
         Metric(Cell::new(UNDEFINED))
     }

@@ -1,14 +1,14 @@
-//! The filter state that ties the attempts of a request to the request.
+//! The link from the attempts of a request to the request: filter state that never leaves the process.
 
 use bellwether_abi as abi;
 
 use super::property;
 
-/// The property under which a request's number travels to its attempts; it never leaves the process.
+/// Name of the property that holds the id of the request and its home.
 const REQUEST: &str = "bw.req";
 
-/// Ties the request to its attempts. `home`: the cluster of the version that the request is dressed for; empty where no attempt
-/// can go to another one.
+/// Links the attempts of a request to it. `home`: the cluster of the version that the request is rewritten for; empty if no attempt
+/// can go to another cluster.
 pub fn set_request_link(id: u64, home: &[u8]) {
     let id = id.to_le_bytes();
     match home {
@@ -17,8 +17,7 @@ pub fn set_request_link(id: u64, home: &[u8]) {
     }
 }
 
-/// The name of an empty property that only the request of this number has. To ask whether it is there costs a quarter of what it
-/// costs to read the number.
+/// Returns the name of an empty property that only the request of this id has. Asking for it costs a quarter of reading the id.
 fn mark(id: u64) -> [u8; 17] {
     const LOWER_HALVES: u64 = 0x0f0f_0f0f_0f0f_0f0f;
     // Four bits a character, `@` to `O`: none is a zero byte, which would end the name. The uppermost byte is left out, and
@@ -34,12 +33,12 @@ pub fn mark_request(id: u64) {
     abi::set_property(&mark(id), b"");
 }
 
-/// Whether this attempt belongs to the request of this number, which was marked.
+/// Returns whether this attempt belongs to the request of this id, which was marked.
 pub fn is_request(id: u64) -> bool {
     abi::property(&mark(id)).is_some()
 }
 
-/// The tie of an attempt to its request.
+/// The link from an attempt to its request.
 pub struct RequestLink {
     /// The id of the request.
     pub id: u64,
@@ -47,15 +46,15 @@ pub struct RequestLink {
     pub home: Vec<u8>,
 }
 
-/// Reads the tie of this attempt to its request.
+/// Reads the link from this attempt to its request.
 pub fn request_link() -> Option<RequestLink> {
     let bytes = property(REQUEST)?;
     let (id, home) = bytes.split_first_chunk()?;
     Some(RequestLink { id: u64::from_le_bytes(*id), home: home.to_vec() })
 }
 
-/// Where the route reads, between two attempts, which cluster the next one goes to: an attempt that has begun cannot change
-/// request headers any more. Envoy knows it as the filter state `wasm.bw.cluster`.
+/// Name of the property from which the route reads the cluster of the next attempt. An attempt that has begun cannot change
+/// request headers any more. Envoy knows the property as the filter state `wasm.bw.cluster`.
 const NEXT_CLUSTER: &str = "bw.cluster";
 
 /// Has the route choose this cluster for the request's next attempt, if there is one.

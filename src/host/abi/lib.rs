@@ -1,9 +1,8 @@
-//! The host calls of proxy-wasm that the SDK makes dearer than they are, and the only unsafe code of the filter.
+//! The host calls of proxy-wasm that cost too much through the SDK, and the only unsafe code of the filter.
 //!
-//! The SDK hands headers over as a vector of pairs, two allocations a header, which costs as much as the call itself; it
-//! cannot tell a property that is empty from one that is not there; it asks for all of a result of which the length would do; and it
-//! ends the VM at a status that it does not expect.
-//! Here nothing panics, and what the host says is handed over as it is.
+//! The SDK hands headers over as a vector of pairs, two allocations a header, which costs as much as the call itself. It cannot
+//! tell an empty property from a missing one. It fetches a whole result where its length would do. It ends the VM at a status that
+//! it does not expect. Here nothing panics, and the host's results are handed over unchanged.
 //!
 //! Contract of the imports: `proxy-wasm/spec`, ABI 0.2.1. The host asks this module for memory by the export
 //! `proxy_on_memory_allocate` (the SDK's, which leaks a boxed slice of just that many bytes), writes into it and hands over
@@ -12,13 +11,13 @@
 
 use std::ptr::null_mut;
 
-/// Which headers.
+/// A map of headers.
 #[derive(Clone, Copy)]
 #[repr(u32)]
 pub enum Map {
-    /// Of the request.
+    /// The request's headers.
     Request = 0,
-    /// Of the response.
+    /// The response's headers.
     Response = 2,
 }
 
@@ -39,24 +38,24 @@ unsafe extern "C" {
     ) -> u32;
 }
 
-/// Makes a call that hands bytes over; `None` if its status is another than OK.
+/// Makes a call that hands bytes over. Returns `None` if its status is not OK.
 fn bytes_of(call: impl FnOnce(*mut *mut u8, *mut usize) -> u32) -> Option<Vec<u8>> {
     let mut data = null_mut();
     let mut size = 0;
     let status = call(&raw mut data, &raw mut size);
     let bytes = if data.is_null() {
-        // Nothing at all is handed over without memory.
+        // An empty result is handed over without memory.
         Vec::new()
     } else {
-        // SAFETY: `data` is what `proxy_on_memory_allocate` gave for `size` bytes by the same allocator: a boxed slice
-        // of just that length, which the host has filled and whose address nobody else keeps.
+        // SAFETY: `proxy_on_memory_allocate` returned `data` for `size` bytes from the same allocator: a boxed slice of just
+        // that length. The host has filled it and keeps no copy of the address.
         unsafe { Vec::from_raw_parts(data, size, size) }
     };
     (status == OK).then_some(bytes)
 }
 
-/// All headers of a map, in the ABI's form: their number, the lengths of each name and value (all `u32`, little endian), then
-/// each name and value with a zero byte behind it. Outside the callbacks that have this map there are none, or nothing.
+/// Reads all headers of a map, in the ABI's form: their number, the lengths of each name and value (all `u32`, little endian),
+/// then each name and value with a zero byte behind it. Outside the callbacks that have this map the result is empty or `None`.
 pub fn headers(map: Map) -> Option<Vec<u8>> {
     bytes_of(|data, size| {
         // SAFETY: both pointers are to locals of the caller, valid for writes of their types while the call lasts.
@@ -64,8 +63,8 @@ pub fn headers(map: Map) -> Option<Vec<u8>> {
     })
 }
 
-/// A property; `None` if there is none, or none that can be handed over. `path`: its parts with zero bytes between them. `Some` of
-/// no bytes: it is there, and empty; that costs a quarter of one with bytes.
+/// Reads a property; `None` if there is none, or none that can be handed over. `path`: its parts with zero bytes between them. A
+/// property that is empty is `Some` of no bytes, and costs a quarter of one with bytes.
 pub fn property(path: &[u8]) -> Option<Vec<u8>> {
     bytes_of(|data, size| {
         // SAFETY: the path is readable for its length; the others are as in `headers`.
@@ -75,18 +74,18 @@ pub fn property(path: &[u8]) -> Option<Vec<u8>> {
 
 /// Sets a property of the stream. Envoy keeps it as filter state, under `wasm.` and this name.
 pub fn set_property(name: &[u8], value: &[u8]) {
-    // SAFETY: both are readable for their lengths. The only failures are a name that somebody else has made read-only, and
-    // no stream: then there is no property, which whoever reads it sees.
+    // SAFETY: both are readable for their lengths. The call fails only if there is no stream, or if another filter has made the
+    // name read-only. The property is then missing when it is read.
     unsafe { proxy_set_property(name.as_ptr(), name.len(), value.as_ptr(), value.len()) };
 }
 
-/// Calls a function that the host has beyond the ABI, and returns what it hands over; `None` if it fails or there is none of
-/// this name.
+/// Calls a function that the host has beyond the ABI. Returns its result; `None` if it fails or if there is no function of this
+/// name.
 pub fn foreign(name: &str, argument: &[u8]) -> Option<Vec<u8>> {
     bytes_of(|data, size| call(name, argument, data, size))
 }
 
-/// The same, of whose result only the length is wanted: little more than half as dear, as no memory has to be had for it.
+/// Calls such a function and returns the length of its result. This costs little more than half, because no memory is allocated.
 pub fn foreign_length(name: &str, argument: &[u8]) -> Option<usize> {
     let mut size = 0;
     let status = call(name, argument, null_mut(), &raw mut size);
@@ -94,8 +93,8 @@ pub fn foreign_length(name: &str, argument: &[u8]) -> Option<usize> {
 }
 
 fn call(name: &str, argument: &[u8], data: *mut *mut u8, size: *mut usize) -> u32 {
-    // SAFETY: name and argument are readable for their lengths. `data` and `size` are pointers to locals of the callers', or
-    // `data` is null, upon which the host keeps the result to itself.
+    // SAFETY: name and argument are readable for their lengths. `data` and `size` are pointers to locals of the callers. `data` may
+    // be null: the host then hands over no result.
     unsafe {
         proxy_call_foreign_function(name.as_ptr(), name.len(), argument.as_ptr(), argument.len(), data, size)
     }
