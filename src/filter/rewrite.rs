@@ -1,10 +1,27 @@
-//! Rewrites a request for the upstream of a version, and restores it for a failover.
+//! Changes of a request's headers: it is rewritten for the upstream of a version, and restored for a failover.
+
+use std::iter;
 
 use super::service::Service;
-use crate::headers::{CLIENT_CREDENTIALS, Headers};
+use crate::headers::{CLIENT_CREDENTIALS, Headers, OWN_PREFIX};
 use crate::host;
-use crate::plan::Version;
+use crate::plan::{Plan, Version};
 use crate::route;
+
+/// Removes headers by which a client would choose the cluster or the version itself, before rules can see them.
+pub fn remove_spoofed(plan: &Plan, headers: &mut Headers) {
+    let others = || iter::once(&plan.cluster_header).chain(&plan.version_header);
+    if headers.names_with(OWN_PREFIX.as_bytes()).next().is_none() && !others().any(|name| headers.has(name)) {
+        return;
+    }
+    let spoofed = |name: &[u8]| {
+        name.starts_with(OWN_PREFIX.as_bytes()) || others().any(|other| name == other.as_bytes())
+    };
+    headers.remove(&spoofed, &mut |name| {
+        // Envoy accepts only text as a name.
+        host::remove_request_header(std::str::from_utf8(name).unwrap_or_default());
+    });
+}
 
 /// The client's own values of the headers that the version or stable changes; `None` for a header that was not there.
 pub struct OriginalHeaders(Vec<(String, Option<Vec<u8>>)>);

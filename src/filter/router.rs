@@ -1,7 +1,6 @@
 //! The `router` role: one context a request, in the connection manager's chain.
 
 use std::cell::Cell;
-use std::iter;
 use std::rc::Rc;
 
 use proxy_wasm::traits::{Context, HttpContext};
@@ -10,11 +9,11 @@ use proxy_wasm::types::Action;
 use super::pool::Exhausted;
 use super::reply;
 use super::request::{Request, smallest_latency_limit};
-use super::rewrite::{OriginalHeaders, rewrite};
+use super::rewrite::{OriginalHeaders, remove_spoofed, rewrite};
 use super::service::{Service, turn};
 use super::worker::Worker;
 use crate::engine::{Assigned, Binding, Notes};
-use crate::headers::{Headers, OWN_PREFIX};
+use crate::headers::Headers;
 use crate::host::{self, SharedData};
 use crate::keys::pool::KeyQuery;
 use crate::outcome::attempts::{Attempts, RequestEnd, RouterAnswer};
@@ -62,7 +61,7 @@ impl RouterStream {
 
     fn route(&mut self) -> Action {
         let mut headers = host::request_headers();
-        self.remove_spoofed(&mut headers);
+        remove_spoofed(&self.service.plan, &mut headers);
         let service = Rc::clone(&self.service);
         let Some(n) = route::find(&service.plan, &headers) else { return Action::Continue };
         let (Some(deployment), Some(binding)) = (service.plan.deployments.get(n), service.bindings.get(n))
@@ -165,24 +164,6 @@ impl RouterStream {
         if let (Some(key), Some(serving)) = (key, &self.serving) {
             serving.request.router_key.set(self.service.inject_key(key, false));
         }
-    }
-
-    /// Removes headers by which a client would choose the cluster or the version itself, before rules can see them.
-    fn remove_spoofed(&self, headers: &mut Headers) {
-        let plan = &self.service.plan;
-        let others = || iter::once(&plan.cluster_header).chain(&plan.version_header);
-        if headers.names_with(OWN_PREFIX.as_bytes()).next().is_none()
-            && !others().any(|name| headers.has(name))
-        {
-            return;
-        }
-        let spoofed = |name: &[u8]| {
-            name.starts_with(OWN_PREFIX.as_bytes()) || others().any(|other| name == other.as_bytes())
-        };
-        headers.remove(&spoofed, &mut |name| {
-            // Envoy accepts only text as a name.
-            host::remove_request_header(std::str::from_utf8(name).unwrap_or_default());
-        });
     }
 
     /// Opens the request's ledger and, where there is a `keys` role, ties its attempts to it.
