@@ -95,31 +95,37 @@ impl Root {
     fn configure(&mut self, bytes: Vec<u8>) -> Result<(), Problems> {
         let root_id = host::property("plugin_root_id").unwrap_or_default();
         match root_id.as_slice() {
-            b"router" => {
-                let uncounted = Some(hash(&[&bytes]));
-                let plan = config::compile(bytes, &host::environment)?;
-                let service = self.worker.install(plan);
-                host::set_tick(TICK);
-                self.role = Role::Router { service, uncounted };
+            b"router" => self.configure_router(bytes),
+            b"keys" => self.configure_keys(bytes),
+            b"admin" => {
+                self.role = Role::Admin { hosts: config::admin(&bytes)?.into() };
+                Ok(())
             }
-            b"keys" => {
-                let document: Rc<[u8]> = bytes.into();
-                let secrets = config::secrets(&document)?;
-                let filter = host::filter_name();
-                if let Role::Keys { document: former, .. } = &self.role {
-                    self.worker.drop_document(former);
-                }
-                self.worker.take_document(&filter, &document, secrets);
-                if !matches!(self.role, Role::Keys { .. }) {
-                    self.worker.secrets.count_keys_role(1);
-                }
-                // Kept by the first tick, which the throw-away VM that checks a configuration never sees.
-                self.role = Role::Keys { filter, document, unkept: Cell::new(true) };
-                host::set_tick(TICK);
-            }
-            b"admin" => self.role = Role::Admin { hosts: config::admin(&bytes)?.into() },
-            other => return Err(Problems::of_root_id(other)),
+            other => Err(Problems::of_root_id(other)),
         }
+    }
+
+    fn configure_router(&mut self, bytes: Vec<u8>) -> Result<(), Problems> {
+        let uncounted = Some(hash(&[&bytes]));
+        let plan = config::compile(bytes, &host::environment)?;
+        self.role = Role::Router { service: self.worker.install(plan), uncounted };
+        host::set_tick(TICK);
+        Ok(())
+    }
+
+    fn configure_keys(&mut self, bytes: Vec<u8>) -> Result<(), Problems> {
+        let document: Rc<[u8]> = bytes.into();
+        let secrets = config::secrets(&document)?;
+        let filter = host::filter_name();
+        if let Role::Keys { document: former, .. } = &self.role {
+            self.worker.drop_document(former);
+        } else {
+            self.worker.secrets.count_keys_role(1);
+        }
+        self.worker.take_document(&filter, &document, secrets);
+        // Kept by the first tick, which the throw-away VM that checks a configuration never sees.
+        self.role = Role::Keys { filter, document, unkept: Cell::new(true) };
+        host::set_tick(TICK);
         Ok(())
     }
 

@@ -86,13 +86,15 @@ impl AdminStream {
     /// serve by a plan that is about to be replaced here. Returns the status of the deployment that is in service here.
     fn carry_out(&self, name: &str, order: Order, body: &Body, now: Now) -> Result<String, Refusal> {
         let services = self.services()?;
-        let first =
-            services.iter().find_map(|service| named(service, name)).ok_or_else(|| Refusal::unknown(name))?;
+        let first = services
+            .iter()
+            .find_map(|service| find_deployment(service, name))
+            .ok_or_else(|| Refusal::unknown(name))?;
         let first = &first.1.release;
         let cause = admin::cause(body, now)?;
         let mut answer = None;
         for service in self.worker.services.alive() {
-            let Some((n, deployment)) = named(&service, name) else { continue };
+            let Some((n, deployment)) = find_deployment(&service, name) else { continue };
             let Some(binding) = service.bindings.get(n) else { continue };
             let mut notes = Notes::default();
             let done = binding.order(deployment, order, &cause, &SharedData, now, &mut notes);
@@ -131,7 +133,7 @@ impl AdminStream {
 }
 
 /// Returns the deployment of this name, and its index in the plan.
-fn named<'a>(service: &'a Service, name: &str) -> Option<(usize, &'a Deployment)> {
+fn find_deployment<'a>(service: &'a Service, name: &str) -> Option<(usize, &'a Deployment)> {
     service.plan.deployments.iter().enumerate().find(|(_, deployment)| deployment.name == name)
 }
 

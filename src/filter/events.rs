@@ -20,9 +20,9 @@ const SAME_EVENT: Millis = Millis(5000);
 /// The result of keeping an event.
 #[derive(Clone, Copy)]
 enum Kept {
-    Now,
-    Before,
-    Not,
+    Written,
+    AlreadyThere,
+    Failed,
 }
 
 impl Worker {
@@ -72,20 +72,20 @@ impl Worker {
     /// Keeps an event in shared data, unless an equal one was kept at `since` or later. Returns false if one was.
     fn keep(&self, log: &str, line: &str, since: Option<UnixMillis>) -> bool {
         let kept = update(&SharedData, log, &mut |bytes| match EventLog::decode(bytes) {
-            Found::Undecodable => Change::Keep(Kept::Not),
+            Found::Undecodable => Change::Keep(Kept::Failed),
             Found::Value(log) if since.is_some_and(|since| log.has_said(line, since)) => {
-                Change::Keep(Kept::Before)
+                Change::Keep(Kept::AlreadyThere)
             }
             found => {
                 let mut log = if let Found::Value(log) = found { log } else { EventLog::default() };
-                let kept = if log.push(line) { Kept::Now } else { Kept::Not };
+                let kept = if log.push(line) { Kept::Written } else { Kept::Failed };
                 Change::Write(log.encode(), kept)
             }
         });
-        if !matches!(kept, Ok(Kept::Now | Kept::Before)) {
+        if !matches!(kept, Ok(Kept::Written | Kept::AlreadyThere)) {
             self.metrics.dropped(Dropped::Event, 1);
         }
-        !matches!(kept, Ok(Kept::Before))
+        !matches!(kept, Ok(Kept::AlreadyThere))
     }
 
     fn alert(&self, service: &Service, line: String) {
