@@ -1,8 +1,8 @@
 //! The secrets documents that the `keys` roles of one worker hold.
 //!
-//! Each filter has one document in force: its newest. A new document takes force at once, even while a context still holds the
+//! Each filter has one document in force: its newest. A new document is in force at once, even while a context still holds the
 //! former one, so a secret that the new document lacks is out of use. If the newest document goes before a former one, the former
-//! one is in force again; Envoy makes contexts that it never uses. Documents of different filters do not replace each other: two
+//! one is in force again: Envoy makes contexts that it never uses. Documents of different filters do not replace each other: two
 //! listeners may have one each, and the pools of both find the secrets of both.
 
 use std::collections::BTreeMap;

@@ -101,8 +101,8 @@ impl Application<'_> {
             .any(|other| other != fingerprint && self.has_worked(other, since) && pool.get(other).is_active())
     }
 
-    /// Returns whether an attempt with a key that began after `since` succeeded where the reported one failed. Earlier attempts do not
-    /// count: when a provider breaks down, the lucky ones under way would take out the keys of all others.
+    /// Returns whether an attempt with a key that began after `since` succeeded where the reported one failed. Earlier attempts do
+    /// not count: when a provider breaks down, one lucky answer already under way would take out all other keys.
     fn has_worked(&self, fingerprint: u64, since: Micros) -> bool {
         let merged = self.merged.get_or_init(|| self.usage.read_or_pending(self.store));
         let KeyUsage { accepted, completed, .. } = merged.get(fingerprint);
