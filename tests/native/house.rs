@@ -338,7 +338,6 @@ fn no_function_of_the_filter_is_longer_than_70_lines() {
 }
 
 #[test]
-#[ignore = "the rooms are being put in order"]
 fn no_type_of_the_filter_is_an_option_of_an_option() {
     let violations = sources().iter().flat_map(|(path, text)| nested_options(path, text)).collect::<Vec<_>>();
     assert_none(&violations);
