@@ -1,10 +1,14 @@
-//! The admin role's requests and answers: what is asked for, by whom it may be, and in which words it is answered.
+//! The admin listener: reads its requests, checks their host and method, reads an operator's reason, and words the refusals.
 //!
-//! The listener has no authentication: it is bound to loopback, and whoever reaches it may roll back. What has to be kept out
-//! is a web page in a browser on the same machine. A page of another origin cannot read an answer (there are no CORS
-//! headers) nor send a POST with `x-requested-with` (that takes a preflight, which is refused). A page whose name has been
-//! pointed at 127.0.0.1 (DNS rebinding) is of the same origin to the browser, but its requests carry its name: so a `host`
-//! that is neither an IP address nor `localhost` must be one that the role's configuration names.
+//! The listener has no authentication. It is bound to loopback, and everybody who reaches it may roll back. These checks keep
+//! out web pages in a browser on the same machine:
+//!
+//! - A page of another origin cannot read an answer, because there are no CORS headers. It cannot send a POST with
+//!   `x-requested-with` either: that takes a preflight request, which is refused.
+//! - A page under a name that points to 127.0.0.1 (DNS rebinding) has the same origin for the browser, but its requests carry
+//!   that name. So the `host` must be an IP address, `localhost`, or a name in the role's configuration.
+//!
+//! - `page`: the live page as one document, and its content security policy
 
 pub mod page;
 
@@ -15,16 +19,16 @@ use crate::problems::Problems;
 use crate::rollout::{Cause, OPERATOR};
 use crate::time::Now;
 
-/// Longest reason kept, in bytes.
+/// Longest reason that is kept, in bytes.
 const REASON_BYTES: usize = 300;
-/// When an operator gives none.
+/// Text of an order without a reason.
 const NO_REASON: &str = "no reason given";
-/// When one is given on a listener without the filter that reads bodies. The order matters more than its reason.
+/// Text of an order with a reason on a listener without the filter that reads bodies. The order is carried out without it.
 const UNREAD: &str = "the reason could not be read: the listener has no filter that reads bodies";
 
-/// What somebody asks for.
+/// A request to the admin listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ask {
+pub enum Request {
     /// `GET /`
     Page,
     /// `GET /status`
@@ -35,14 +39,14 @@ pub enum Ask {
     Order(String, Order),
 }
 
-/// Why there is nothing but an error.
+/// A refused request: the error answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// HTTP status.
     pub status: u32,
-    /// In words.
+    /// Error in words.
     pub error: String,
-    /// Methods that the path takes, where another was used.
+    /// Methods of the path, if the request has another one.
     pub allow: Option<&'static str>,
 }
 
@@ -55,7 +59,7 @@ impl Refusal {
         Refusal { allow: Some(allow), ..Refusal::new(405, "the path does not take this method") }
     }
 
-    /// No plan on this worker.
+    /// Returns the refusal of a worker without a plan.
     pub fn no_router() -> Refusal {
         Refusal::new(
             503,
@@ -63,18 +67,18 @@ impl Refusal {
         )
     }
 
-    /// The plan has no such deployment.
+    /// Returns the refusal of an unknown deployment.
     pub fn unknown(name: &str) -> Refusal {
         let shown: String = name.chars().take(63).collect();
         Refusal::new(404, &["no deployment is named ", &shown].concat())
     }
 
-    /// The events cannot be read.
+    /// Returns the refusal if the events cannot be read.
     pub fn events() -> Refusal {
         Refusal::new(503, "the events in shared data cannot be read")
     }
 
-    /// The answer's body.
+    /// Returns the body of the answer.
     pub fn body(&self) -> String {
         [r#"{"error":"#, &quoted(&self.error), "}"].concat()
     }
@@ -94,13 +98,13 @@ impl From<Refused> for Refusal {
     }
 }
 
-/// Reads a request. `hosts` are those that the configuration names, in lower case.
+/// Reads a request from its headers. `hosts` are the names in the role's configuration, in lower case.
 ///
 /// # Errors
-/// The answer, if it is not to be followed.
-pub fn ask(headers: &Headers, hosts: &[String]) -> Result<Ask, Refusal> {
+/// The refusal, if the host, the path, the method or a header is wrong.
+pub fn request(headers: &Headers, hosts: &[String]) -> Result<Request, Refusal> {
     let text = |name: &str| headers.get(name).and_then(|value| String::from_utf8(value.into_owned()).ok());
-    if !text(":authority").is_some_and(|host| may_be_asked(&host.to_ascii_lowercase(), hosts)) {
+    if !text(":authority").is_some_and(|host| is_allowed_host(&host.to_ascii_lowercase(), hosts)) {
         let rule =
             r#"the host must be an IP address, localhost, or in "hosts" of the admin role's configuration"#;
         return Err(Refusal::new(403, rule));
@@ -108,40 +112,42 @@ pub fn ask(headers: &Headers, hosts: &[String]) -> Result<Ask, Refusal> {
     let path = text(":path").unwrap_or_default();
     let path = path.split('?').next().unwrap_or_default();
     let method = text(":method").unwrap_or_default();
-    let ask = match path {
-        "/" => Ask::Page,
-        "/status" => Ask::Status,
-        "/events" => Ask::Events,
+    let request = match path {
+        "/" => Request::Page,
+        "/status" => Request::Status,
+        "/events" => Request::Events,
         _ => order(path).ok_or_else(|| Refusal::new(404, "no such path"))?,
     };
-    match (&ask, method.as_str()) {
-        // Whatever its value: that there is one at all takes a script of this origin, or no browser.
-        (Ask::Order(..), "POST") if !headers.has("x-requested-with") => {
+    match (&request, method.as_str()) {
+        // Any value will do: only a script of this origin, or a client that is no browser, can set this header.
+        (Request::Order(..), "POST") if !headers.has("x-requested-with") => {
             Err(Refusal::new(403, "a POST needs the header x-requested-with, with any value"))
         }
-        (Ask::Order(..), "POST") => Ok(ask),
-        (Ask::Order(..), _) => Err(Refusal::method("POST")),
-        (_, "GET" | "HEAD") => Ok(ask),
+        (Request::Order(..), "POST") => Ok(request),
+        (Request::Order(..), _) => Err(Refusal::method("POST")),
+        (_, "GET" | "HEAD") => Ok(request),
         _ => Err(Refusal::method("GET, HEAD")),
     }
 }
 
-fn order(path: &str) -> Option<Ask> {
+/// Reads an order from its path.
+fn order(path: &str) -> Option<Request> {
     let (name, order) = path.strip_prefix("/deployments/")?.split_once('/')?;
     let order = match order {
         "rollback" => Order::Rollback,
         "resume" => Order::Resume,
         _ => return None,
     };
-    Some(Ask::Order(name.to_owned(), order))
+    Some(Request::Order(name.to_owned(), order))
 }
 
-fn may_be_asked(host: &str, hosts: &[String]) -> bool {
+/// Returns whether a request may name this host, given in lower case.
+fn is_allowed_host(host: &str, hosts: &[String]) -> bool {
     if host.starts_with('[') {
         return true;
     }
     let name = host.split(':').next().unwrap_or_default();
-    // A name whose last label is a number is an address to every browser, or nothing.
+    // Digits and dots only: browsers take a name with a numeric last label for an address, or refuse it.
     let is_address = !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     is_address || name == "localhost" || hosts.iter().any(|known| known == host || known == name)
 }
@@ -149,16 +155,16 @@ fn may_be_asked(host: &str, hosts: &[String]) -> bool {
 /// The body of a POST.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Body {
-    /// As it was sent; empty if there is none.
+    /// The bytes that were sent; empty if there is no body.
     Read(Vec<u8>),
-    /// There is one, and it cannot be had.
+    /// A body that cannot be read.
     Unread,
 }
 
-/// Reads the body of a POST: nothing, or `{"reason": "…"}`.
+/// Reads the body of a POST, nothing or `{"reason": "…"}`, as the cause of an operator's order.
 ///
 /// # Errors
-/// The answer, if it is something else.
+/// The refusal, if the body is something else.
 pub fn cause(body: &Body, now: Now) -> Result<Cause, Refusal> {
     let reason = match body {
         Body::Unread => Some(UNREAD.to_owned()),
@@ -186,7 +192,8 @@ fn reason(body: &[u8]) -> Result<Option<String>, Problems> {
     Ok((!text.is_empty()).then_some(text))
 }
 
-/// One line that does what it looks like: no control characters, none that turn the direction of what follows in a terminal.
+/// Returns one line that is safe to print: without control characters, and without characters that change the direction of
+/// writing in a terminal. Cuts it to [`REASON_BYTES`].
 fn printable(text: &str) -> String {
     let odd = |c: char| {
         c.is_control()
@@ -202,31 +209,31 @@ mod tests {
     use super::*;
     use crate::time::{Micros, UnixMillis};
 
-    fn asked(
+    fn parsed(
         method: &str,
         host: &str,
         path: &str,
         more: &[(&str, &str)],
-    ) -> Result<Ask, (u32, Option<&'static str>)> {
+    ) -> Result<Request, (u32, Option<&'static str>)> {
         let pairs = [(":method", method), (":authority", host), (":path", path)];
         let pairs = pairs.iter().chain(more).map(|(n, v)| ((*n).to_owned(), v.as_bytes().to_vec()));
         let hosts = ["ops.example.com".to_owned(), "with-port.example:8080".to_owned()];
-        ask(&Headers::new(pairs.collect()), &hosts).map_err(|refusal| (refusal.status, refusal.allow))
+        request(&Headers::new(pairs.collect()), &hosts).map_err(|refusal| (refusal.status, refusal.allow))
     }
 
     const MINE: &[(&str, &str)] = &[("x-requested-with", "")];
 
     #[test]
-    fn paths_and_methods() {
-        let order = |order| Ok(Ask::Order("d-1".to_owned(), order));
+    fn every_path_has_its_methods() {
+        let order = |order| Ok(Request::Order("d-1".to_owned(), order));
         let get = Some("GET, HEAD");
         for (method, path, more, expected) in [
-            ("GET", "/", MINE, Ok(Ask::Page)),
-            ("HEAD", "/", &[], Ok(Ask::Page)),
-            ("GET", "/?x=/status", &[], Ok(Ask::Page)),
-            ("GET", "/status", &[], Ok(Ask::Status)),
-            ("GET", "/status?pretty", &[], Ok(Ask::Status)),
-            ("GET", "/events", &[], Ok(Ask::Events)),
+            ("GET", "/", MINE, Ok(Request::Page)),
+            ("HEAD", "/", &[], Ok(Request::Page)),
+            ("GET", "/?x=/status", &[], Ok(Request::Page)),
+            ("GET", "/status", &[], Ok(Request::Status)),
+            ("GET", "/status?pretty", &[], Ok(Request::Status)),
+            ("GET", "/events", &[], Ok(Request::Events)),
             ("POST", "/deployments/d-1/rollback", MINE, order(Order::Rollback)),
             ("POST", "/deployments/d-1/resume?", MINE, order(Order::Resume)),
             ("POST", "/deployments/d-1/rollback", &[], Err((403, None))),
@@ -239,14 +246,14 @@ mod tests {
             ("GET", "", &[], Err((404, None))),
             ("POST", "/deployments/d-1/rollback/x", MINE, Err((404, None))),
             ("POST", "/deployments/rollback", MINE, Err((404, None))),
-            ("POST", "/deployments//rollback", MINE, Ok(Ask::Order(String::new(), Order::Rollback))),
+            ("POST", "/deployments//rollback", MINE, Ok(Request::Order(String::new(), Order::Rollback))),
         ] {
-            assert_eq!(asked(method, "127.0.0.1:9902", path, more), expected, "{method} {path}");
+            assert_eq!(parsed(method, "127.0.0.1:9902", path, more), expected, "{method} {path}");
         }
     }
 
     #[test]
-    fn a_host_that_somebody_may_have_pointed_here_is_refused() {
+    fn a_host_that_may_be_rebound_by_dns_is_refused() {
         for host in [
             "127.0.0.1",
             "127.0.0.1:9902",
@@ -259,7 +266,7 @@ mod tests {
             "OPS.example.com:9902",
             "with-port.example:8080",
         ] {
-            assert_eq!(asked("GET", host, "/status", &[]), Ok(Ask::Status), "{host}");
+            assert_eq!(parsed("GET", host, "/status", &[]), Ok(Request::Status), "{host}");
         }
         for host in [
             "",
@@ -272,7 +279,7 @@ mod tests {
             "with-port.example:1",
             "a1.2",
         ] {
-            assert_eq!(asked("GET", host, "/status", &[]), Err((403, None)), "{host}");
+            assert_eq!(parsed("GET", host, "/status", &[]), Err((403, None)), "{host}");
         }
     }
 
@@ -285,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn reasons_are_one_clean_line() {
+    fn a_reason_becomes_one_printable_line() {
         for (body, expected) in [
             ("", NO_REASON),
             ("{}", NO_REASON),
@@ -301,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn another_body_is_refused_with_a_place() {
+    fn another_body_is_refused_with_its_path() {
         for (body, expected) in [
             (&b"{"[..], "body: JSON syntax error: EOF while parsing an object at line 1 column 1"),
             (b"[]", "body: must be an object"),
@@ -320,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_json_whatever_is_in_it() {
+    fn an_error_with_any_text_is_valid_json() {
         let body = Refusal::unknown(&["\"<\u{0}", &"x".repeat(500)].concat()).body();
         let value: serde_json::Value = serde_json::from_str(&body).unwrap();
         assert!(value["error"].as_str().unwrap().ends_with("x") && body.len() < 200, "{body}");

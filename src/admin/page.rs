@@ -1,20 +1,20 @@
-//! The live page: files that are put together into one document when it is asked for.
+//! The live page: its files, joined into one document for each request.
 
 const HTML: &str = include_str!("page/page.html");
 const CSS: &str = include_str!("page/page.css");
 /// One script: `charts.js` begins it, with `"use strict"` for both files.
 const JS: &str = concat!(include_str!("page/charts.js"), include_str!("page/page.js"));
 
-/// What a browser may do with an answer that is no page: nothing.
+/// The content security policy of an answer that is no page: nothing is allowed.
 pub const NO_PAGE: &str = "default-src 'none'; frame-ancestors 'none'";
 
-/// The whole page. Only a script element with this nonce will run, so nothing that data could bring into the page can.
+/// Returns the whole page. A browser runs only a script element with this nonce, so no script in the data can run.
 pub fn document(nonce: &str) -> String {
     let html = HTML.replacen("<script", &["<script nonce=\"", nonce, "\""].concat(), 1);
     html.replacen("/*css*/", CSS, 1).replacen("/*js*/", JS, 1)
 }
 
-/// What a browser may do with an answer: run the page's own script, show its own style, ask its own origin, and no more.
+/// Returns the content security policy of the page: its own script and style, requests to its own origin, nothing else.
 pub fn policy(nonce: &str) -> String {
     [
         "default-src 'none'; script-src 'nonce-",
@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_page_is_one_document_with_one_script_that_may_run() {
+    fn the_page_is_one_document_with_one_script() {
         let page = document("abc");
         assert!(!page.contains("/*css*/") && !page.contains("/*js*/"), "a marker is left");
         assert!(page.contains(CSS) && page.contains(JS));
@@ -41,7 +41,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_asks_nobody_else() {
+    fn the_page_loads_nothing_from_elsewhere() {
         let page = document("abc");
         for outside in ["src=\"http", "href=\"http", "url(http", "@import", "fetch(\"http"] {
             assert!(!page.contains(outside), "{outside}");

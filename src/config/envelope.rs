@@ -19,7 +19,7 @@ const INLINE_BYTES: u64 = 2;
 /// Field number of `DataSource.inline_string`.
 const INLINE_STRING: u64 = 3;
 
-/// Finds the JSON document in a plugin configuration. That is JSON text (Envoy's form of a `StringValue`), or a serialized
+/// Finds the JSON document in a plugin configuration. It is JSON text (Envoy's form of a `StringValue`), or a serialized
 /// `StringValue`, `Struct`, or `GenericSecret` with `secret.inline_string` or `secret.inline_bytes`. Any bytes give a document
 /// or a problem. The document may still be invalid JSON.
 ///

@@ -10,7 +10,7 @@ use super::events::kept_events;
 use super::reply;
 use super::service::{Service, turn};
 use super::worker::Worker;
-use crate::admin::{self, Ask, Body, Refusal, page};
+use crate::admin::{self, Body, Refusal, Request, page};
 use crate::engine::{Notes, Order, Refused};
 use crate::host::{self, SharedData};
 use crate::plan::Deployment;
@@ -35,14 +35,14 @@ impl AdminStream {
 
     fn answer(&self, body_follows: bool) -> Result<(&'static str, String), Refusal> {
         let now = self.worker.clock.now();
-        let body = match admin::ask(&host::request_headers(), &self.hosts)? {
-            Ask::Page => return Ok((HTML, String::new())),
-            Ask::Status => self.status(now)?,
-            Ask::Events => {
+        let body = match admin::request(&host::request_headers(), &self.hosts)? {
+            Request::Page => return Ok((HTML, String::new())),
+            Request::Status => self.status(now)?,
+            Request::Events => {
                 let lines = kept_events().ok_or_else(Refusal::events)?;
                 [r#"{"events":["#, &lines.join(","), "]}"].concat()
             }
-            Ask::Order(name, order) => {
+            Request::Order(name, order) => {
                 let body = match host::buffered_body() {
                     Some(body) => Body::Read(body),
                     None if body_follows => Body::Unread,

@@ -158,8 +158,8 @@ proptest! {
         let pairs = [(":authority", host), (":path", path.clone()), (":method", method.clone())];
         let pairs = pairs.map(|(name, value)| (name.to_owned(), value.into_bytes())).to_vec();
         // Without `x-requested-with` nothing is ever ordered.
-        if let Ok(asked) = admin::ask(&Headers::new(pairs), &[]) {
-            prop_assert!(!matches!(asked, admin::Ask::Order(..)), "{method} {path}");
+        if let Ok(request) = admin::request(&Headers::new(pairs), &[]) {
+            prop_assert!(!matches!(request, admin::Request::Order(..)), "{method} {path}");
         }
         let now = Now { mono: Micros(0), wall: UnixMillis(0) };
         if let Ok(cause) = admin::cause(&admin::Body::Read(body), now) {

@@ -87,14 +87,14 @@ def test_a_rollback_shows_without_a_reload_and_not_by_colour_alone(admin: Admin,
     assert page.locator("#verdict use").first.get_attribute("href") == "#i-back"
     border = "getComputedStyle(document.body, '::before').borderTopWidth"
     assert page.evaluate(border) == "12px", "stripes round the window"
-    for text in [WHY, "v1 serves 100 %", "stays out until"]:
+    for text in [WHY, "v1 serves 100 %", "stays rolled back until"]:
         expect(page.locator("#verdict")).to_contain_text(says(text))
     expect(card(page, "gpt4-upgrade")).to_contain_text(says("v2 0 % of 10 %"))
     expect(page.locator("#events li").first).to_contain_text(f"gpt4-upgrade rolled back v2: {WHY}")
     expect(page).to_have_title("Rolled back · Bellwether")
     assert page.evaluate("window.before"), "the page was not loaded anew"
     # On the wall for the whole night: it can be made small, and the next one is large again.
-    page.get_by_role("button", name="Seen").click()
+    page.get_by_role("button", name="Acknowledge").click()
     expect(page.locator("#deployments-title")).to_be_focused()
     assert page.evaluate(size) == calm and page.evaluate(border) == "0px"
     title(page, "Rolled back")
@@ -155,9 +155,9 @@ def test_a_pool_without_a_usable_key_is_shown_at_the_top(admin: Admin, open_page
     absent = key("absent", "disabled", mask="", has_value=False)
     admin.pools = [{"name": "good", "keys": [key("one")]}, {"name": "dry", "keys": [absent]}]
     page = open_page(admin.url)
-    title(page, "Out of keys")
+    title(page, "No usable key")
     expect(page.locator("#verdict")).to_contain_text("dry")
-    expect(page.locator(".pool").first).to_contain_text("its secret is not there")
+    expect(page.locator(".pool").first).to_contain_text("its secret is missing")
 
 
 def test_charts_keep_their_history_and_describe_it_in_words(admin: Admin, open_page: Open) -> None:
@@ -188,8 +188,8 @@ def test_an_event_shows_its_evidence_and_stays_unfolded(admin: Admin, open_page:
     expect(last.locator("details li").last).to_have_text(says(problems[1]))
     first = page.locator("#events li").first
     first.locator("summary").click()
-    expect(first).to_contain_text(says("v2: 7 of 9 failed, 77.78 % (the true rate: 28.35 % to 96.87 %)"))
-    expect(first).to_contain_text("score 16.88; a rollback takes 16.12")
+    expect(first).to_contain_text(says("v2: 7 of 9 failed, 77.78 % (true rate: 28.35 % to 96.87 %)"))
+    expect(first).to_contain_text("comparison with stable: evidence 16.88, rollback at 16.12")
     admin.events = [event(seconds_ago=0, name="another"), *admin.events]
     expect(page.locator("#events > li")).to_have_count(5)
     assert page.locator("#events > li").nth(1).locator("details").get_attribute("open") is not None
@@ -271,8 +271,8 @@ def test_missing_and_broken_fields_harm_nothing(admin: Admin, open_page: Open) -
     [
         ((503, '{"error":"no router role in this VM (yet)"}'), "no router role in this VM (yet)"),
         ((503, '{"error":{"message":"<b>no</b>"}}'), "<b>no</b>"),
-        ((200, "<html>hello"), "this is no JSON"),
-        ((200, '{"deployments": ['), "this is no JSON"),
+        ((200, "<html>hello"), "the answer is not JSON"),
+        ((200, '{"deployments": ['), "the answer is not JSON"),
         ((500, ""), "status 500"),
     ],
 )
@@ -280,7 +280,7 @@ def test_an_answer_that_is_no_status_is_reported(admin: Admin, open_page: Open, 
     admin.instead = answer
     page = open_page(admin.url, lossy=True)
     title(page, "No status")
-    expect(page.locator("#verdict")).to_contain_text(f"Envoy answers, but: {says}")
+    expect(page.locator("#verdict")).to_contain_text(f"Envoy answers with an error: {says}")
     admin.instead = None
     title(page, WELL)
 
@@ -294,7 +294,7 @@ def test_a_lost_connection_is_shown_retried_with_backoff_and_restored(admin: Adm
     title(page, "Rolled back")
     admin.down = True
     title(page, "Connection lost")
-    expect(page.locator("#verdict")).to_contain_text(re.compile(r"Last seen \d\d:\d\d:\d\d, .* ago.*from then: rolled back"))
+    expect(page.locator("#verdict")).to_contain_text(re.compile(r"Last status: \d\d:\d\d:\d\d, .* ago.*still shows it: rolled back"))
     expect(page.locator("article")).to_have_count(1), "the last known state is still there"
     asked = admin.asked.count("/status")
     page.wait_for_timeout(5000)
@@ -384,7 +384,7 @@ def test_a_refused_order_is_reported_and_changes_nothing(admin: Admin, open_page
     expect(page.get_by_role("alert")).to_have_text("Not done: nothing was changed: try again.")
     admin.refuse_posts, admin.down = None, True
     page.get_by_role("button", name="Roll back now").click()
-    expect(page.get_by_role("alert")).to_contain_text("It may have been done all the same")
+    expect(page.get_by_role("alert")).to_contain_text("The order may have been carried out")
     admin.down = False
     page.get_by_role("button", name="Roll back now").click()
     title(page, "Rolled back")
@@ -414,7 +414,7 @@ def test_a_thousand_deployments_are_as_usable_as_one(admin: Admin, open_page: Op
     page = open_page(admin.url)
     title(page, "Rolled back")
     expect(page.locator("article").first).to_contain_text("broken")
-    expect(page.locator("#verdict")).to_contain_text("Everything else is on plan: 999 deployments.")
+    expect(page.locator("#verdict")).to_contain_text("999 other deployments without a problem.")
     few = page.locator("article").count()
     assert few < 100, "not all are drawn at once"
     page.locator("#more").scroll_into_view_if_needed()
@@ -459,7 +459,7 @@ def test_axe_finds_no_violation_in_any_state(admin: Admin, open_page: Open, widt
     page.get_by_role("button", name="Roll back…").first.click()
     check("dialog")
     page.keyboard.press("Escape")
-    page.get_by_role("button", name="Seen").click()
+    page.get_by_role("button", name="Acknowledge").click()
     check("seen")
     admin.down = True
     title(page, "Connection lost")

@@ -44,7 +44,7 @@ fn proxys_form(data: &[u8], pairs: &[(String, Vec<u8>)]) {
     let bytes: usize = read.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
     assert!(bytes <= data.len());
     for headers in [read, Headers::new(pairs.to_vec())] {
-        if let Err(refusal) = admin::ask(&headers, &["ops.example.com".to_owned()]) {
+        if let Err(refusal) = admin::request(&headers, &["ops.example.com".to_owned()]) {
             assert!((400..500).contains(&refusal.status));
             assert!(refusal.body().len() < 1000);
         }

@@ -1,5 +1,5 @@
 "use strict";
-// ---- history: the last ten minutes finely, and all since the page was opened, in steps that grow
+// ---- history: the last ten minutes in fine steps, and all since the page was opened, in steps that grow
 
 const SLOTS = 300;
 const MAX_SERIES = 4000; // versions; 20 MB
@@ -41,7 +41,7 @@ function advance(tier, n) {
 
 const WIDTH = 300, HEIGHT = 80;
 
-/** One measure of all versions over time. `least` is the smallest top of the scale. */
+/** Draws one measure of all versions over time. The top of the scale is at least `least`. */
 function chart(d, title, what, format, least) {
 	const { last, step } = tiers[shownTier];
 	const slots = min(SLOTS, max(15, last + 1)), first = last + 1 - slots, ms = slots * step;
@@ -56,18 +56,18 @@ function chart(d, title, what, format, least) {
 		let drawn = "", before = -Infinity;
 		for (const [i, value] of points) {
 			const x = ((i / (slots - 1)) * WIDTH).toFixed(1), y = (HEIGHT - 2 - (value / top) * (HEIGHT - 4)).toFixed(1);
-			drawn += i - before > 5 ? `M${x} ${y}h.01` : `L${x} ${y}`; // a longer gap is shown as one
+			drawn += i - before > 5 ? `M${x} ${y}h.01` : `L${x} ${y}`; // a longer gap stays a gap
 			before = i;
 		}
 		return h(`path.line.${v.colour}`, { d: drawn, key: v.key });
 	};
 	const marks = events.filter((e) => e.whose === d.name && e.kind === "transition" && now() - e.time < ms)
 		.map((e) => `M${(WIDTH * (1 - (now() - e.time) / ms)).toFixed(1)} 0V${HEIGHT}`);
-	const told = lines.map((l) => `${isolate(l.v.name)} ${l.most < 0 ? "without data" : `now ${l.now}, at most ${format(l.most)}`}`);
+	const texts = lines.map((l) => `${isolate(l.v.name)} ${l.most < 0 ? "without data" : `now ${l.now}, at most ${format(l.most)}`}`);
 	return h("figure",
 		h("figcaption", h("b", title), lines.map((l) => h("span", { key: l.v.key }, h(`i.${l.v.colour}`), h("bdi", l.v.name), " ", h("b", l.now)))),
 		h("div.plot",
-			h("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": `${title}, last ${span(ms)}: ${told.join("; ")}` },
+			h("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": `${title}, last ${span(ms)}: ${texts.join("; ")}` },
 				h("path.grid", { d: `M0 1H${WIDTH}M0 ${HEIGHT / 2}H${WIDTH}M0 ${HEIGHT - 1}H${WIDTH}` }), h("path.mark", { d: marks.join("") }), lines.map(line)),
 			h("span.top", format(top))),
 		h("div.axis.muted", h("span", `${span(ms)} ago`), h("span", "now")));

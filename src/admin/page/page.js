@@ -1,22 +1,22 @@
-// The live page of the admin role. What the server says is shown as text and never parsed as HTML; every field may be
-// missing. Whatever is kept is bounded, because this page stays open for weeks.
+// The live page of the admin role. Data is shown as text, never parsed as HTML. Every field may be missing. All that is kept is
+// bounded, because the page stays open for weeks.
 
 const POLL_MS = 1000;
-const EVENTS_MS = 5000; // also at once when something changed
+const EVENTS_MS = 5000; // and at once after a change
 const TIMEOUT_MS = 10000;
 const MAX_BACKOFF_MS = 15000;
-const LOST_AFTER = 2; // failures in a row; a single one may be a hiccup
-const NEAR = 50; // percent of the way to a rollback; a ramp goes no further from here on
-const UNFOLD = 6; // so few deployments are all unfolded, and so many troubled ones
-const PAGE = 40; // deployments added whenever the end of the list comes into view
-const FEW = 8; // pools, keys and events shown before somebody asks for all
+const LOST_AFTER = 2; // failures in a row
+const NEAR = 50; // percent of the way to a rollback; here a ramp stops
+const UNFOLD = 6; // deployments that are unfolded; of more, only those with a problem
+const PAGE = 40; // deployments added at the end of the list when it comes into view
+const FEW = 8; // pools, keys and events before "Show all"
 
 const { max, min, floor, round } = Math;
 const $ = (id) => document.getElementById(id);
 
 // ---- from descriptions to elements
 
-/** Describes an element: `h("p.muted", { title: "…" }, "text", other)`. `false`, `null` and `""` are places left empty. */
+/** Describes an element: `h("p.muted", { title: "…" }, "text", other)`. `false`, `null` and `""` are empty places. */
 function h(name, ...inside) {
 	const [tag, ...classes] = name.split(".");
 	const node = { tag, props: classes.length ? { class: classes.join(" ") } : {}, kids: [] };
@@ -27,7 +27,7 @@ function h(name, ...inside) {
 	return node;
 }
 
-/** Makes the children of `parent` what `kids` describes. What has its key or place already stays the same element. */
+/** Makes the children of `parent` match `kids`. Elements with the same key or place stay. */
 function patch(parent, kids) {
 	const old = new Map([...parent.childNodes].map((node) => [node.bwKey, node]));
 	const nodes = [];
@@ -49,7 +49,7 @@ function patch(parent, kids) {
 	});
 	for (const node of nodes) old.delete(node.bwKey);
 	for (const node of old.values()) node.remove();
-	// What is moved loses the focus: the one that has it stays, and the others move around it.
+	// A moved element loses the focus, so the others move around the one that has it.
 	const fixed = nodes.findIndex((node) => node.parentNode && node.contains(document.activeElement));
 	const put = (i) => {
 		const next = nodes[i + 1] ?? null;
@@ -80,7 +80,7 @@ const objects = (v) => (Array.isArray(v) ? v.filter((x) => x && typeof x === "ob
 const str = (v, otherwise = "") => (typeof v === "string" ? v : typeof v === "number" ? String(v) : otherwise);
 const num = (v) => (typeof v === "number" && Number.isFinite(v) ? v : null);
 const moment = (v) => (typeof v === "string" && Date.parse(v)) || null;
-const isolate = (name) => `\u2068${name}\u2069`; // a name written from right to left does not turn the sentence round
+const isolate = (name) => `\u2068${name}\u2069`; // a right-to-left name does not turn the sentence
 
 const names = (list) => list.map((x) => isolate(x.name)).join(", ");
 
@@ -97,17 +97,17 @@ function span(ms) {
 	return m < 60 ? `${m} min` : m < 2880 ? `${floor(m / 60)} h ${m % 60} min` : `${floor(m / 1440)} days`;
 }
 
-const now = () => Date.now() + offset; // by the server's clock: this machine's may be wrong
+const now = () => Date.now() + offset; // by the server's clock
 const at = (ms) => (Math.abs(now() - ms) > 43200000 ? `${date.format(ms)}, ` : "") + clock.format(ms);
 const ago = (ms) => `${span(now() - ms)} ago`;
 
-// ---- what is known
+// ---- state
 
 let deployments = [], pools = [], events = [];
 let offset = 0, lastSeen = null, failures = 0, problem = "", nextTry = 0, eventsAt = -Infinity, eventsWanted = 0;
 let words = [], limit = PAGE, shownTier = 0, acknowledged = "";
-const all = new Set(); // lists that somebody wants to see whole
-const folded = new Map(); // deployments that somebody folded or unfolded
+const all = new Set(); // lists that are shown whole
+const folded = new Map(); // deployments that the user folded or unfolded
 
 const PHASES = {
 	rolled_back: { icon: "back", text: "rolled back", rank: 0, level: "bad", title: "Rolled back" },
@@ -119,7 +119,7 @@ const PHASES = {
 const pick = (name, options) => (Object.hasOwn(options, name) ? options[name] : undefined);
 const plain = (word) => word.replaceAll("_", " ");
 
-/** Gives each a key of its own, also where a broken answer repeats a name. */
+/** Gives each item its own key, even if names repeat. */
 function withKeys(items) {
 	const seen = new Set();
 	for (const item of items) {
@@ -158,7 +158,7 @@ function readPool(raw) {
 	return { name: str(raw.name, "(no name)"), keys, active, rank: active ? (active < keys.length ? 1 : 2) : 0 };
 }
 
-/** Takes a status. A phase that changed is told to screen readers; nothing else is. */
+/** Takes over a status. Only a changed phase is announced. */
 function takeStatus(raw) {
 	const before = new Map(deployments.map((d) => [d.key, d]));
 	offset = (moment(raw.now) ?? Date.now()) - Date.now();
@@ -168,8 +168,8 @@ function takeStatus(raw) {
 	const changed = differs("phase");
 	if (changed.length || differs("since").length || differs("stage").length) eventsWanted = 3;
 	if (changed.length) {
-		const told = changed.slice(0, 3).map((d) => `${isolate(d.name)} is ${d.look.text}${d.reason && `: ${d.reason}`}.`);
-		$("live").textContent = told.join(" ") + (changed.length > 3 ? ` ${changed.length - 3} more deployments changed.` : "");
+		const texts = changed.slice(0, 3).map((d) => `${isolate(d.name)} is ${d.look.text}${d.reason && `: ${d.reason}`}.`);
+		$("live").textContent = texts.join(" ") + (changed.length > 3 ? ` ${changed.length - 3} more deployments changed.` : "");
 	}
 	for (const d of changed) folded.delete(d.key);
 	if (folded.size > deployments.length) folded.clear();
@@ -185,15 +185,15 @@ function takeEvents(raw) {
 
 // ---- deployments
 
-/** Why it is as it is, what was done, and what to do now. */
+/** Explains a phase: its cause, its effect, and the next step. */
 function story(d) {
 	const canary = names(d.canaries.filter((v) => !v.phase || v.phase === d.phase)) || "the canary", stable = names([d.stable ?? { name: "stable" }]);
 	const since = d.since === null ? "" : ` since ${at(d.since)} (${ago(d.since)})`;
 	const [why, done, next] = pick(d.phase, {
-		rolled_back: ["", `${stable} serves ${percent(d.stable?.share)}${since}`, `${canary} ${d.recovery || "stays out until somebody resumes it or its release changes"}`],
-		holding: ["", `nothing was moved${since}: ${stable} is in the same trouble`, `look at what they share: provider, network, keys. ${d.recovery && `It ${d.recovery}`}`],
-		probing: ["", `single requests try ${canary} again${since}`, d.recovery || "nothing: it goes on by itself"],
-		active: d.rank === 3 ? [`${canary} is ${round(d.evidence)} % of the way to a rollback`, d.observe ? "nothing, and nothing will be: it only observes" : "nothing yet", "look at its errors and latency"] : [],
+		rolled_back: ["", `${stable} serves ${percent(d.stable?.share)}${since}`, `${canary} ${d.recovery || "stays rolled back until someone resumes it or its release changes"}`],
+		holding: ["", `the traffic stays${since}: ${stable} has the same problem`, `check the provider, the network and the keys that both use. ${d.recovery && `The hold ${d.recovery}`}`],
+		probing: ["", `single requests test ${canary}${since}`, d.recovery || "no action needed: the probes continue"],
+		active: d.rank === 3 ? [`${canary} is ${round(d.evidence)} % of the way to a rollback`, d.observe ? "nothing: the guard only observes" : "nothing yet", "check its errors and latency"] : [],
 	}) ?? ["", "", d.recovery];
 	const rows = [["Why", d.reason || why], ["Done", done], ["Next", next]].filter(([, text]) => text);
 	return rows.length > 0 && h("dl", rows.map(([name, text]) => h("div", { key: name }, h("dt", name), h("dd", text))));
@@ -202,7 +202,7 @@ function story(d) {
 function ramp(d) {
 	const { stages, next, paused } = d.ramp;
 	const steps = stages.map((w, i) => (i === d.stage ? `[${percent(w)}]` : percent(w))).join(" → ");
-	return h("p", `Ramp: stage ${d.stage + 1}${steps && ` of ${stages.length}: ${steps}`}${paused ? ", paused" : next === null ? "" : next > now() ? `, next in ${span(next - now())}` : ", next when it may"}`);
+	return h("p", `Ramp: stage ${d.stage + 1}${steps && ` of ${stages.length}: ${steps}`}${paused ? ", paused" : next === null ? "" : next > now() ? `, next in ${span(next - now())}` : "; the next one waits for its conditions"}`);
 }
 
 function details(d) {
@@ -225,11 +225,11 @@ function details(d) {
 }
 
 function meter(d) {
-	const told = round(d.evidence);
+	const percents = round(d.evidence);
 	return h("div", {
 		class: d.evidence >= NEAR ? "evidence high" : "evidence", role: "meter", "aria-label": `Evidence against the canary of ${d.name}`,
-		"aria-valuenow": told, "aria-valuetext": `${told} percent of the way to a rollback`,
-	}, h("span.scale", h("i", { "--width": `${d.evidence}%` })), `evidence ${told} %`);
+		"aria-valuenow": percents, "aria-valuetext": `${percents} percent of the way to a rollback`,
+	}, h("span.scale", h("i", { "--width": `${d.evidence}%` })), `evidence ${percents} %`);
 }
 
 function card(d, open) {
@@ -245,25 +245,25 @@ function card(d, open) {
 
 const focusOn = (key) => [...document.querySelectorAll(".name")].find((node) => node.dataset.key === key)?.focus();
 
-// ---- the verdict: is anything wrong, what was done about it, what is there to do
+// ---- the verdict: the worst problem, its effect, and the next step
 
 function verdict(sorted) {
 	const troubled = sorted.filter((d) => d.rank < 4), dry = pools.filter((p) => p.keys.length && !p.active);
 	const lost = failures >= LOST_AFTER;
 	let { level, icon: sign, title } = sorted.length ? sorted[0].look
-		: { level: "note", icon: "wait", title: lastSeen === null ? "One moment" : "No deployments" };
+		: { level: "note", icon: "wait", title: lastSeen === null ? "Connecting" : "No deployments" };
 	const alike = troubled.filter((d) => d.rank === sorted[0].rank).length;
 	if (alike > 1) title += ` ×${alike}`;
 	const rest = sorted.length - troubled.length;
 	const lines = [];
 	if (dry.length) {
 		lines.push(`No usable key in ${names(dry.slice(0, 3))}${dry.length > 3 ? " …" : ""}: see Keys.`);
-		if (sorted.length && sorted[0].rank > 1) [level, sign, title] = ["warn", "off", "Out of keys"];
+		if (sorted.length && sorted[0].rank > 1) [level, sign, title] = ["warn", "off", "No usable key"];
 	}
-	if (rest && !dry.length) lines.push(`${troubled.length ? "Everything else" : "Everything"} is on plan: ${many(rest, "deployment")}.`);
+	if (rest && !dry.length) lines.push(`${many(rest, troubled.length ? "other deployment" : "deployment")} without a problem.`);
 	if (lost) {
-		lines.splice(0, 9, problem && `Envoy answers, but: ${problem}.`,
-			lastSeen === null ? "Nothing was seen yet." : `Last seen ${at(lastSeen)}, ${ago(lastSeen)}. What is below is from then: ${title.toLowerCase()}.`,
+		lines.splice(0, 9, problem && `Envoy answers with an error: ${problem}.`,
+			lastSeen === null ? "No status was received yet." : `Last status: ${at(lastSeen)}, ${ago(lastSeen)}. This page still shows it: ${title.toLowerCase()}.`,
 			`Next try in ${span(nextTry - Date.now())}.`);
 		[level, sign, title] = ["lost", "off", problem ? "No status" : "Connection lost"];
 	}
@@ -274,7 +274,7 @@ function verdict(sorted) {
 		!lost && h("ul", troubled.slice(0, 3).map((d) => h("li", { key: d.key },
 			h("a", { href: "#deployments", onclick: (event) => { event.preventDefault(); goTo(d); } }, h("bdi", d.name)), story(d))),
 		troubled.length > 3 && h("li", `and ${troubled.length - 3} more below`)),
-		level === "bad" && !seen && button("Seen: make this smaller", () => { acknowledged = mark; render(); $("deployments-title").focus({ preventScroll: true }); }))]);
+		level === "bad" && !seen && button("Acknowledge", () => { acknowledged = mark; render(); $("deployments-title").focus({ preventScroll: true }); }))]);
 	$("link").lastElementChild.textContent = lost ? title.toLowerCase() : lastSeen === null ? "connecting…" : `live, ${clock.format(lastSeen)}`;
 	const heading = `${level === "good" ? "" : `${title} · `}Bellwether`;
 	if (document.title !== heading) document.title = heading;
@@ -289,7 +289,7 @@ function goTo(d) {
 
 // ---- keys and events
 
-/** The first few of a list, and a button for the rest. */
+/** Shows the first few of a list, and a button for the rest. */
 function few(name, what, items, view) {
 	const whole = items.length <= FEW || all.has(name);
 	return [items.slice(0, whole ? Infinity : FEW).map(view), !whole && button(`Show all ${items.length} ${what}`, () => { all.add(name); render(); }, { key: "\0" })];
@@ -302,36 +302,36 @@ function pool(p) {
 }
 
 function key(k) {
-	const until = k.missing ? ", its secret is not there" : k.until === null || k.active ? "" : k.until > now() ? `, back in ${span(k.until - now())}` : ", trying again";
+	const until = k.missing ? ", its secret is missing" : k.until === null || k.active ? "" : k.until > now() ? `, back in ${span(k.until - now())}` : ", a trial is due";
 	const facts = [k.requests !== null && many(k.requests, "request"), k.errors && `${show(k.errors)} failed`, k.weight !== null && `weight ${show(k.weight)}`, k.used !== null && `used ${ago(k.used)}`];
 	return h("li", { key: k.key }, icon(k.active ? "ok" : k.status === "disabled" ? "off" : "wait"), h("span", h("bdi", k.name), " ", h("code", k.mask)),
 		h(k.active ? "span" : "span.resting", plain(k.status) + until), h("span.muted", facts.filter(Boolean).join(", ")));
 }
 
-/** The evidence of an event, in words. */
+/** Returns the evidence of an event, in words. */
 function evidence(e) {
-	const told = [];
+	const lines = [];
 	for (const [side, name] of [["canary", str(e.version, "canary")], ["stable", "stable"]]) {
 		const s = e.evidence?.[side] ?? {}, between = s.rate_between;
 		if (num(s.requests) === null) continue;
-		told.push(`${isolate(name)}: ${show(num(s.errors))} of ${show(s.requests)} failed, ${percent(s.rate)}${Array.isArray(between) ? ` (the true rate: ${percent(between[0])} to ${percent(between[1])})` : ""}`);
+		lines.push(`${isolate(name)}: ${show(num(s.errors))} of ${show(s.requests)} failed, ${percent(s.rate)}${Array.isArray(between) ? ` (true rate: ${percent(between[0])} to ${percent(between[1])})` : ""}`);
 	}
-	if (num(e.evidence?.score) !== null) told.push(`score ${show(e.evidence.score)}; a rollback takes ${show(num(e.evidence.limit))}`);
+	if (num(e.evidence?.score) !== null) lines.push(`comparison with stable: evidence ${show(e.evidence.score)}, rollback at ${show(num(e.evidence.limit))}`);
 	const list = (x) => (Array.isArray(x) ? x : []).slice(0, 8).map((s) => isolate(str(s))), requests = list(e.requests);
-	told.push(...list(e.problems));
-	if (requests.length) told.push(`failed requests: ${requests.join(", ")}`);
-	return told;
+	lines.push(...list(e.problems));
+	if (requests.length) lines.push(`failed requests: ${requests.join(", ")}`);
+	return lines;
 }
 
 function eventItem(e) {
 	const sign = pick(e.kind, { pool_exhausted: "off", configuration_rejected: "off", would_roll_back: "watch", stage: "wait" }) ?? pick(e.to, PHASES)?.icon ?? "wait";
-	const told = evidence(e.raw), time = e.time === null ? "" : `${at(e.time)}, ${ago(e.time)}`;
+	const lines = evidence(e.raw), time = e.time === null ? "" : `${at(e.time)}, ${ago(e.time)}`;
 	return h("li", { key: e.key, class: sign === "back" ? "event bad-card" : "event" }, icon(sign), h("div",
 		h("p", h("b", h("bdi", e.whose)), " ", h("bdi", e.text)), h("p.muted", time),
-		told.length > 0 && h("details", h("summary", "evidence"), h("ul", told.map((line) => h("li", line))))));
+		lines.length > 0 && h("details", h("summary", "evidence"), h("ul", lines.map((line) => h("li", line))))));
 }
 
-// ---- asking before acting
+// ---- the dialog before an order
 
 let asked = null;
 
@@ -340,8 +340,8 @@ function ask(action, d) {
 	const back = action === "rollback", canary = names(d.canaries);
 	$("ask-title").textContent = `${back ? "Roll back" : "Resume"} ${isolate(d.name)}?`;
 	$("ask-text").textContent = back
-		? `All traffic goes to ${isolate(d.stable?.name ?? "stable")} at once, until somebody resumes ${canary} or its release changes.`
-		: `${canary} gets traffic again and is judged afresh.${d.reason && ` It is ${d.look.text} because: ${d.reason}`}`;
+		? `All traffic goes to ${isolate(d.stable?.name ?? "stable")} at once, until someone resumes ${canary} or its release changes.`
+		: `${canary} gets traffic again. Its past failures no longer count.${d.reason && ` It is ${d.look.text} because: ${d.reason}`}`;
 	$("ask-label").hidden = !back;
 	$("ask-reason").value = $("ask-error").textContent = "";
 	$("ask-yes").textContent = back ? "Roll back now" : "Resume now";
@@ -362,11 +362,11 @@ $("ask-form").onsubmit = async (event) => {
 		await fetchJson(`deployments/${encodeURIComponent(d.name)}/${action}`, { method: "POST", headers: { "x-requested-with": "bellwether", "content-type": "application/json" }, body });
 		$("ask").close();
 		eventsWanted = 3;
-		await asking; // it may have been asked before
+		await asking; // a running request may be older than the order
 		await poll();
 		focusOn(d.key);
 	} catch (error) {
-		$("ask-error").textContent = error.said ? `Not done: ${error.said}.` : "No answer. It may have been done all the same: look before you try again.";
+		$("ask-error").textContent = error.said ? `Not done: ${error.said}.` : "No answer. The order may have been carried out: check before you try again.";
 		$("ask-yes").disabled = false;
 	}
 };
@@ -379,7 +379,7 @@ function matches(d) {
 }
 
 function render() {
-	// The troubled ones first, the latest of them at the top; the others as configured.
+	// Problems first, the latest at the top; the others as configured.
 	const sorted = [...deployments].sort((a, b) => a.rank - b.rank || (a.rank < 4 ? (b.since ?? 0) - (a.since ?? 0) : 0));
 	verdict(sorted);
 	const found = sorted.filter(matches);
@@ -399,21 +399,21 @@ new IntersectionObserver((seen) => { if (seen.some((s) => s.isIntersecting)) mor
 $("filter").oninput = () => { words = $("filter").value.toLowerCase().split(/\s+/).filter(Boolean); limit = PAGE; render(); };
 $("tier").onchange = () => { shownTier = Number($("tier").value); render(); };
 
-// ---- asking the server
+// ---- requests to the server
 
 async function fetchJson(path, options) {
 	const answer = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(TIMEOUT_MS), ...options });
 	const text = await answer.text();
 	let body = null;
-	try { body = JSON.parse(text); } catch { /* it says so below */ }
+	try { body = JSON.parse(text); } catch { /* reported below */ }
 	if (answer.ok && body && typeof body === "object") return body;
-	const said = str(body?.error?.message) || str(body?.error) || (answer.ok ? "this is no JSON" : `status ${answer.status}`);
+	const said = str(body?.error?.message) || str(body?.error) || (answer.ok ? "the answer is not JSON" : `status ${answer.status}`);
 	throw Object.assign(new Error(said), { said });
 }
 
 let timer = 0, asking = null;
 
-/** Asks, unless an answer is awaited already, and plans the next time. */
+/** Polls, unless a poll is running, and schedules the next one. */
 function poll() {
 	clearTimeout(timer);
 	asking ??= once().finally(() => {
@@ -441,7 +441,7 @@ async function once() {
 		problem = error.said ?? "";
 		if (failures === LOST_AFTER) $("live").textContent = problem || "Connection lost.";
 	}
-	// An answer that takes long is large: the proxy has better things to do.
+	// A slow answer is a large one: longer pauses spare the proxy.
 	const pause = failures ? POLL_MS * 2 ** (failures - 1) : max(POLL_MS, 3 * (performance.now() - began));
 	nextTry = Date.now() + min(MAX_BACKOFF_MS, pause);
 	render();
@@ -449,6 +449,6 @@ async function once() {
 
 document.onvisibilitychange = () => (document.hidden ? clearTimeout(timer) : poll());
 addEventListener("online", poll);
-// Countdowns go on while there is no answer.
+// Countdowns continue while there is no answer.
 setInterval(() => { if (!document.hidden && failures >= LOST_AFTER) render(); }, 1000);
 poll();
