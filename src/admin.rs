@@ -7,10 +7,8 @@
 //!   `x-requested-with` either: that takes a preflight request, which is refused.
 //! - A page under a name that points to 127.0.0.1 (DNS rebinding) has the same origin for the browser, but its requests carry
 //!   that name. So the `host` must be an IP address, `localhost`, or a name in the role's configuration.
-//!
-//! - `page`: the live page as one document, and its content security policy
 
-pub mod page;
+pub mod page; // the live page as one document, and its content security policy
 
 use crate::engine::{Order, Refused};
 use crate::headers::Headers;

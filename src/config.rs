@@ -9,17 +9,6 @@
 //!
 //! No problem shows a key: of values below `key_pools[].keys`, of `set_headers` and of a secrets document it names at most the
 //! kind.
-//!
-//! - `bounds`: every range of the configuration
-//! - `condition`: `match` of a deployment, and conditions on headers
-//! - `deployment`: `deployments[]`: versions, rules, sticky identities, failover
-//! - `envelope`: finds the JSON document in the plugin configuration's bytes
-//! - `guard`: `guard` and `recovery`
-//! - `pool`: `key_pools[]`: keys, their values, cooldowns
-//! - `ramp`: `ramp` and its stages
-//! - `structure`: a serialized protobuf `Struct` as JSON text
-//! - `value`: single values: names, hosts, durations, percentages
-//! - `wire`: protobuf's wire format
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -32,16 +21,16 @@ use crate::plan::{Alerts, Deployment, Plan};
 use crate::problems::Problems;
 use crate::time::Millis;
 
-pub mod bounds;
-mod condition;
-mod deployment;
-mod envelope;
-mod guard;
-mod pool;
-mod ramp;
-mod structure;
-mod value;
-mod wire;
+pub mod bounds; // every range of the configuration
+mod condition; // `match` of a deployment, and conditions on headers
+mod deployment; // `deployments[]`: versions, rules, sticky identities, failover
+mod envelope; // finds the JSON document in the plugin configuration's bytes
+mod guard; // `guard` and `recovery`
+mod pool; // `key_pools[]`: keys, their values, cooldowns
+mod ramp; // `ramp` and its stages
+mod structure; // a serialized protobuf `Struct` as JSON text
+mod value; // single values: names, hosts, durations, percentages
+mod wire; // protobuf's wire format
 
 pub use envelope::document;
 

@@ -13,9 +13,6 @@
 //! The configuration reads the tree through a [`Cursor`], which knows its path, reports each problem to one [`Sink`], and goes
 //! on. A reading function returns [`Read`]: a value, or the proof that a problem has been reported. Only the sink can make
 //! that proof, so nothing is rejected silently.
-//!
-//! - `cursor`: a place in the tree; its path; fields, elements and values, with the problem of each
-//! - `sink`: the problems of one document, in its order, within a bound
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -26,8 +23,8 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::problems::Problems;
 
-mod cursor;
-mod sink;
+mod cursor; // a place in the tree; its path; fields, elements and values, with the problem of each
+mod sink; // the problems of one document, in its order, within a bound
 
 pub use cursor::{Cursor, Items, Object, each};
 pub use sink::{PROBLEMS_MAX, Read, Reported, Sink};

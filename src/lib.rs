@@ -1,8 +1,8 @@
 //! # Bellwether
 //!
-//! An Envoy filter (proxy-wasm) for gray releases of AI APIs. For each request it picks a version by rule, sticky identity or
-//! weight, points the request at that version's cluster, puts in a key, observes the result, and turns all traffic back to the
-//! stable version when a limit is broken.
+//! An Envoy filter (proxy-wasm) for gray releases of AI APIs. For each request it chooses a version by rule, sticky identity or
+//! weight, sends the request to that version's cluster with an API key from a pool, and observes the result. When a version
+//! breaks a limit, the filter sends all traffic back to the stable version.
 //!
 //! ## Facts in, decision out
 //!
@@ -19,50 +19,50 @@
 //!
 //! ## Rooms
 //!
-//! The list of modules below is in reading order. A room uses only rooms above it; a test holds this.
+//! Each module here is a room: one file, and mostly a directory of the same name. The list below is in reading order, and a room
+//! uses only rooms above it; a test checks this. Each room's file begins with the list of its modules.
 //!
-//! ## Invariants, each an absence
+//! ## Invariants
 //!
 //! 1. Only `host` and `filter` name the SDK or the ABI; everything else also runs natively.
-//! 2. Nothing below them reads a clock, a random source, the environment or a global: these are arguments.
-//! 3. A [`plan::Plan`] is valid by construction; nothing on the request path can report a configuration error.
-//! 4. Every loop has a bound, every shared value a schema byte and a total decoder. A value that cannot be decoded is counted and
-//!    leads to stable, never to zero.
+//! 2. No other room reads a clock, a random source, the environment or a global: these are arguments.
+//! 3. A [`plan::Plan`] is valid by construction, so that no request can meet a configuration error.
+//! 4. Every loop has a bound. Every shared value has a schema byte and a decoder that accepts any bytes. A value that cannot be
+//!    decoded is counted, and its deployment is served by stable; it never counts as zero.
 //! 5. No secret implements `Debug`, `Display` or `Serialize`.
-//! 6. Whatever goes wrong inside, the request is served, and by the stable version.
-//! 7. Shares, counts and times are integers. Floats are in the statistics of [`judge`] and nowhere else; no weight, point or
-//!    deadline is one.
-//! 8. Nothing panics: no unwrap, no index, no unchecked arithmetic (the lints deny them).
+//! 6. After any internal fault the request is still served, by the stable version.
+//! 7. Shares, counts and times are integers. Only the statistics of [`judge`] use floats.
+//! 8. Nothing panics: the lints deny unwrap, indexing and unchecked arithmetic.
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects))]
 
 // The ground.
-pub mod time; // spans, moments on two clocks, RFC 3339
-pub mod units; // shares, and the point of a request in them
-pub mod hash; // the one hash function
-pub mod headers; // request headers as the proxy hands them over; the names that are ours; a client's credentials
-pub mod problems; // problems of a document, each with its place, the rule and the value
-pub mod json; // the reader of configurations, which loses nothing
-pub mod shared; // shared data of all workers: compare-and-swap, bytes, names
+pub mod time; // spans, moments on two clocks, RFC 3339 times, durations such as `30s`
+pub mod units; // shares in basis points, points of requests
+pub mod hash; // the hash of sticky identities and names
+pub mod headers; // headers of a request; names of client credentials (filter/rewrite.rs removes them) and of our own headers
+pub mod problems; // the list of a document's errors
+pub mod json; // reads a document; its cursor gives each error its path
+pub mod shared; // data shared by all workers: names of the keys, compare-and-swap, bytes
 // The configuration.
-pub mod plan; // a checked configuration: deployments, matches, splits, guards, ramps, key pools
-pub mod config; // from bytes to a plan, or to all problems at once
+pub mod plan; // a checked configuration: matches, versions, the split computed from weights, guards, ramps, key pools
+pub mod config; // compiles a document into a plan, or into all its errors
 // A request.
-pub mod route; // which version: rules, sticky identity, weight
-pub mod outcome; // how an attempt went, and whose fault it was
-pub mod keys; // which key; what takes a key out of use and brings it back
+pub mod route; // chooses the version: match, rules, sticky identity, weight; rewrites the path prefix
+pub mod outcome; // classifies an attempt: the fault of the version, the key, the caller or nobody
+pub mod keys; // chooses the key; cools a key after a 429, disables it after a 401; reads reset headers
 // The verdict.
-pub mod judge; // what the numbers say: limits of one version, comparison of two
-pub mod rollout; // phases of a canary, position of a ramp
-pub mod engine; // one worker's part: counts, merges, judges, moves phases
+pub mod judge; // the verdict on a canary: statistics, limits, comparison with stable
+pub mod rollout; // phases of a canary: decides rollback, hold, probing and return; stages of a ramp
+pub mod engine; // one worker's part: counts outcomes, merges them with other workers', asks judge and rollout
 // For people.
-pub mod report; // status and events
+pub mod report; // status and events as JSON
 pub mod admin; // the admin listener: its requests and its page
 
 // The proxy's side.
 #[cfg(target_family = "wasm")]
-mod host; // every host call; unsafe code is in its crate `abi` only
+mod host; // all host calls; only its crate `abi` has unsafe code
 #[cfg(target_family = "wasm")]
-mod filter; // the contexts of the three roles: router, keys, admin
+mod filter; // the proxy-wasm contexts of the roles router, keys and admin: they read facts and apply decisions
 
 #[cfg(test)]
 mod testing; // a store in memory, and plans for tests

@@ -2,20 +2,13 @@
 //! configuration error: references are indices, weights sum to the whole, defaults are filled in.
 //!
 //! Only [`crate::config::compile`] makes a [`Plan`]; `#[non_exhaustive]` ensures this.
-//!
-//! - `guard`: limits, comparison and recovery of a deployment, as configured
-//! - `index`: finds the few deployments that a request may belong to
-//! - `matching`: conditions on hosts, paths and headers, and their evaluation; host and address without port
-//! - `pool`: key pools as configured: cooldowns, limits, secrets
-//! - `ramp`: stages of a canary's share
-//! - `split`: computes the split, from the versions' weights to the points of each version
 
-pub mod guard;
-pub mod index;
-pub mod matching;
-pub mod pool;
-pub mod ramp;
-pub mod split;
+pub mod guard; // limits, comparison and recovery of a deployment, as configured
+pub mod index; // finds the few deployments that a request may belong to
+pub mod matching; // conditions on hosts, paths and headers, and their evaluation; host and address without port
+pub mod pool; // key pools as configured: cooldowns, limits, secrets
+pub mod ramp; // stages of a canary's share
+pub mod split; // computes the split, from the versions' weights to the points of each version
 
 use crate::plan::guard::{Guard, Recovery};
 use crate::plan::index::Index;

@@ -1,4 +1,4 @@
-//! Small parts for unit tests, made by the shipping configuration code, and a store with the proxy's rules.
+//! Parts for unit tests: small plans, made by the configuration code, and a store in memory with the proxy's rules.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use crate::plan::pool::KeyPool;
 use crate::plan::{Plan, Version};
 use crate::shared::store::{Expected, Store, StoreError, Versioned};
 
-/// A plan from JSON text.
+/// Compiles a plan from JSON text.
 pub fn plan(document: &str) -> Plan {
     match compile(document.as_bytes(), &|_| None) {
         Ok(plan) => plan,
@@ -18,7 +18,7 @@ pub fn plan(document: &str) -> Plan {
     }
 }
 
-/// Two versions, no pools; `rest` is inserted into the deployment.
+/// Returns a plan with two versions and no pools; `rest` is inserted into the deployment.
 pub fn deployment_plan(rest: &str) -> Plan {
     plan(&format!(
         r#"{{"deployments": [{{"name": "d", "stable": "v1", {rest} "versions": [
@@ -26,7 +26,7 @@ pub fn deployment_plan(rest: &str) -> Plan {
     ))
 }
 
-/// Two versions under a ramp.
+/// Returns a plan with two versions under a ramp.
 pub fn ramp_plan(ramp: &str) -> Plan {
     plan(&format!(
         r#"{{"deployments": [{{"name": "d", "stable": "v1", "ramp": {{{ramp}}}, "versions": [
@@ -34,19 +34,19 @@ pub fn ramp_plan(ramp: &str) -> Plan {
     ))
 }
 
-/// The guard of a deployment that sets none: every limit off.
+/// Returns the default guard, with every limit off.
 pub fn guard() -> Guard {
     deployment_plan("").deployments.remove(0).guard
 }
 
-/// A version without anything special.
+/// Returns a version without optional fields.
 pub fn version(id: &str) -> Version {
     let mut version = deployment_plan("").deployments.remove(0).versions.remove(0);
     id.clone_into(&mut version.id);
     version
 }
 
-/// A pool of inline keys with these ids and weights.
+/// Returns a pool of inline keys with these ids and weights.
 pub fn pool(keys: &[(&str, u32)]) -> KeyPool {
     let keys: Vec<String> = keys
         .iter()
@@ -62,21 +62,21 @@ pub fn pool(keys: &[(&str, u32)]) -> KeyPool {
     .remove(0)
 }
 
-/// Shared data by the proxy's rules: one token counter for all keys, a token for a missing key is ignored.
+/// Shared data with the proxy's rules: one token counter for all keys; the token of a missing key is ignored.
 #[derive(Default)]
 pub struct MemoryStore {
     values: RefCell<BTreeMap<String, (Vec<u8>, u32)>>,
     tokens: Cell<u32>,
-    /// So many of the next writes are interfered with by another worker.
+    /// Number of the next writes that fail because another worker wrote first.
     pub interference: Cell<u32>,
-    /// Every call fails.
+    /// Makes every call fail.
     pub broken: Cell<bool>,
-    /// Calls so far.
+    /// Number of calls so far.
     pub calls: Cell<u32>,
 }
 
 impl MemoryStore {
-    /// Everything in it, by key.
+    /// Returns all values, by key.
     pub fn content(&self) -> Vec<(String, Vec<u8>)> {
         self.values.borrow().iter().map(|(key, (bytes, _))| (key.clone(), bytes.clone())).collect()
     }
