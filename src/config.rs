@@ -7,7 +7,7 @@
 //! References (a version's key pool, a rule's version) are looked up in the document, not in the result. So one mistake neither
 //! hides another nor causes a second message.
 //!
-//! No problem shows a key: of values below `key_pools[].keys`, of `set_headers` and of a secrets document it names at most the
+//! No problem shows a key. For a value below `key_pools[].keys`, in `set_headers` or in a secrets document, it shows at most the
 //! kind.
 
 use std::borrow::Cow;

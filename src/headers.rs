@@ -199,9 +199,9 @@ mod tests {
     fn removed_headers_are_reported_and_gone() {
         let pairs = ["x-a", "b", "x-c", "x-a"].map(|name| (name.to_owned(), name.as_bytes().to_vec()));
         let mut headers = Headers::new(pairs.to_vec());
-        let mut told = Vec::new();
-        headers.remove(&|name| name == b"x-a", &mut |name| told.push(name.to_vec()));
-        assert_eq!(told, [b"x-a", b"x-a"]);
+        let mut removed = Vec::new();
+        headers.remove(&|name| name == b"x-a", &mut |name| removed.push(name.to_vec()));
+        assert_eq!(removed, [b"x-a", b"x-a"]);
         assert!(!headers.has("x-a") && headers.iter().map(|(name, _)| name).eq([&b"b"[..], b"x-c"]));
         assert_eq!(headers.get("x-c").as_deref(), Some(&b"x-c"[..]));
     }

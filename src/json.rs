@@ -1,6 +1,6 @@
 //! The reader of JSON documents that people write. It reports all problems of a document at once.
 //!
-//! Why the reader is our own: an operator should need one rejection to mend a configuration. A derived
+//! Why the reader is our own: one rejection should be enough to correct a configuration. A derived
 //! `Deserialize` or `serde_json::Value` cannot do this, because the reader must report:
 //!
 //! - all problems, each with its path: a derived type stops at the first wrong field.

@@ -1,6 +1,6 @@
 //! Problems of a configuration: the complete list, each with its path, the violated rule and the value.
 //!
-//! An operator should need one rejection to mend a document. So the list is complete, and each problem names the JSON path as
+//! One rejection should be enough to correct a document. So the list is complete, and each problem names the JSON path as
 //! the operator would write it (`deployments[0].versions[1].weight`), the rule in words, and the value as it was written.
 //! The paths come from [`crate::json::Cursor`].
 

@@ -67,7 +67,7 @@ pub fn choose(
     let identity = sticky_identity(deployment, facts);
     let hashed = identity.as_deref().map(|identity| hash(&[deployment.salt.as_bytes(), identity]));
     for rule in &deployment.rules {
-        if all_hold(&rule.headers, facts.headers) && takes(deployment, rule, identity.as_deref(), facts) {
+        if all_hold(&rule.headers, facts.headers) && includes(deployment, rule, identity.as_deref(), facts) {
             let keeps = rule.version == deployment.stable || rule.keep_after_rollback;
             let access = if keeps { Access::Open } else { access(rule.version) };
             let version = if access == Access::Shut { deployment.stable } else { rule.version };
@@ -83,7 +83,7 @@ pub fn choose(
 
 /// Returns whether the rule's percentage includes this request. The rule's version is part of the salt, so that the clients in a
 /// rule's 10 % are not the clients in the split's first 10 %.
-fn takes(deployment: &Deployment, rule: &Rule, identity: Option<&[u8]>, facts: &RequestFacts<'_>) -> bool {
+fn includes(deployment: &Deployment, rule: &Rule, identity: Option<&[u8]>, facts: &RequestFacts<'_>) -> bool {
     if rule.percent == Bps::ALL {
         return true;
     }
