@@ -1,6 +1,6 @@
 //! The admin listener: reads its requests, checks their host and method, reads an operator's reason, and words the refusals.
 //!
-//! The listener has no authentication. It is bound to loopback, and everybody who reaches it may roll back. These checks keep
+//! The listener has no authentication. It is bound to loopback, and everybody with access to it may roll back. These checks keep
 //! out web pages in a browser on the same machine:
 //!
 //! - A page of another origin cannot read an answer, because there are no CORS headers. It cannot send a POST with
