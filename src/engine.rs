@@ -8,13 +8,13 @@
 //!
 //! What cannot be read is never taken for "all is well": the deployment then serves stable only, and says so in a count.
 
-mod advance;
-mod judge;
-mod notes;
-mod order;
-mod state;
-mod transition;
-mod view;
+mod advance; // transitions: applies a signal to the shared record; probes; the ramp
+mod judge; // merges counts and asks for a verdict
+mod notes; // results of a step for the adapter: transitions and drops
+mod order; // an operator's orders
+mod state; // one release of one deployment on this worker
+mod transition; // the report of a transition
+mod view; // a deployment as its status shows it
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;

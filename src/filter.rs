@@ -5,23 +5,23 @@
 //! Envoy would make three calls at an end (`on_log`, `on_done`, `on_delete`); only the last is exported, because each entry into
 //! the VM costs more than two thousand instructions.
 
-mod admin;
-mod alerts;
-mod attempt;
-mod census;
-mod events;
-mod metrics;
-mod pool;
-mod record;
-mod reply;
-mod request;
-mod requests;
-mod rewrite;
-mod router;
-mod secrets;
-mod service;
-mod services;
-mod worker;
+mod admin; // the `admin` role: one context a request
+mod alerts; // events posted to a webhook
+mod attempt; // the `keys` role: one context an attempt
+mod census; // this VM's part in the census
+mod events; // events to the log, to shared data and to alerts
+mod metrics; // the names and values of all metrics
+mod pool; // a key pool in service
+mod record; // records outcomes: in metrics, for versions, for keys
+mod reply; // our own answers; the rate limit in a provider's answer
+mod request; // a request in flight, shared by both roles
+mod requests; // all requests in flight on this worker
+mod rewrite; // rewrites a request for its version: path, headers; removes clients' credentials
+mod router; // the `router` role: one context a request
+mod secrets; // the secrets documents of this worker
+mod service; // a plan in service
+mod services; // all plans of this worker
+mod worker; // the state that all contexts of a worker share
 
 use std::cell::Cell;
 use std::rc::Rc;

@@ -5,15 +5,15 @@
 //! (they unwrap every status), so they are used nowhere, and header *values* are always bytes.
 #![allow(clippy::disallowed_methods)]
 
-mod clock;
-mod data;
-mod headers;
-mod http;
-mod log;
-mod metric;
-mod properties;
-mod request_link;
-mod vm;
+mod clock; // both clocks of the process
+mod data; // shared data as a store
+mod headers; // headers of requests and responses
+mod http; // calls to other services; answers of our own
+mod log; // Envoy's log
+mod metric; // metrics
+mod properties; // properties of the stream and of the plugin
+mod request_link; // the link from an attempt to its request
+mod vm; // configuration, environment, timer, memory, random numbers
 
 pub use self::clock::Clock;
 pub use self::data::SharedData;

@@ -13,8 +13,8 @@
 //! An operator may put a canary out by hand and bring it back. What was put out by hand, or was out already when the operator
 //! said so, is latched: it is not probed, whatever `recovery` says, until an operator resumes it or the release changes.
 
-pub mod ramp;
-pub mod standings;
+pub mod ramp; // the position in a ramp, and the start of the next stage
+pub mod standings; // the shared record of a release: phases of its versions, position of its ramp
 
 use serde::{Deserialize, Serialize};
 

@@ -1,12 +1,12 @@
 //! What all workers of one Envoy share: the store, its bytes, and a census of the workers.
 
-pub mod cell;
-pub mod census;
-pub mod codec;
-pub mod dropped;
-pub mod names;
-pub mod store;
-pub mod turn;
+pub mod cell; // a cell that the contexts of one worker share
+pub mod census; // requests in flight and memory of all VMs
+pub mod codec; // a schema byte, then varints; decoding of any bytes
+pub mod dropped; // counts of events that a bound or a fault has dropped
+pub mod names; // the names of all keys in shared data, and the schema bytes of their values
+pub mod store; // compare-and-swap on shared data, with a bound
+pub mod turn; // store, time and notes of one step
 
 use crate::time::Span;
 
