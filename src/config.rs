@@ -14,7 +14,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use crate::headers::CLIENT_CREDENTIALS;
-use crate::json::{self, Cursor, Items, Node, Read, Sink, each};
+use crate::json::{self, Cursor, Items, Member, Node, Read, Sink, each};
 use crate::plan::index::Index;
 use crate::plan::pool::Secret;
 use crate::plan::{Alerts, Deployment, Plan};
@@ -206,7 +206,7 @@ fn named_secrets(at: &Cursor<'_>) -> Read<BTreeMap<String, Secret>> {
     let object = at.object(&["secrets"])?;
     let mut secrets = BTreeMap::new();
     let Some(at) = object.get("secrets").map(Cursor::hidden) else { return Ok(secrets) };
-    for (name, at) in at.members()? {
+    for Member { name, at } in at.members()? {
         if !pool::is_secret_name(name) {
             at.refuse(pool::SECRET_NAME);
         }

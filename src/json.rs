@@ -26,7 +26,7 @@ use crate::problems::Problems;
 mod cursor; // a place in the tree; its path; fields, elements and values, with the problem of each
 mod sink; // the problems of one document, in its order, within a bound
 
-pub use cursor::{Cursor, Items, Object, each};
+pub use cursor::{Cursor, Items, Member, Object, each};
 pub use sink::{PROBLEMS_MAX, Read, Reported, Sink};
 
 /// Largest document, in bytes. A full configuration (1024 deployments) has well under one megabyte. The tree takes up to about

@@ -2,7 +2,7 @@
 
 use crate::config::{Context, bounds, condition, guard, ramp, texts, unique, value};
 use crate::headers::{CLIENT_CREDENTIALS, OWN_PREFIX};
-use crate::json::{Cursor, Items, Read, each};
+use crate::json::{Cursor, Items, Member, Read, each};
 use crate::plan::guard::Recovery;
 use crate::plan::matching::Match;
 use crate::plan::ramp::Ramp;
@@ -165,7 +165,7 @@ fn set_headers(at: &Cursor<'_>, reserved: &[&str]) -> Read<Vec<(String, String)>
         let rule = format!("must have at most {} fields", bounds::SET_HEADERS_MAX);
         return Err(at.wrong_as(&rule, members.len().to_string()));
     }
-    for (i, (name, at)) in members.iter().enumerate() {
+    for (i, Member { name, at }) in members.iter().enumerate() {
         let lower = name.to_ascii_lowercase();
         if !value::is_token(name) {
             outcome = Err(at.refuse("must be an HTTP header name"));
@@ -174,10 +174,10 @@ fn set_headers(at: &Cursor<'_>, reserved: &[&str]) -> Read<Vec<(String, String)>
         } else if lower.starts_with(OWN_PREFIX) || reserved.iter().any(|own| own.eq_ignore_ascii_case(&lower))
         {
             outcome = Err(at.refuse("must not be set, Bellwether sets or removes it"));
-        } else if let Some((_, first)) =
-            members.iter().take(i).find(|(held, _)| held.eq_ignore_ascii_case(name))
+        } else if let Some(first) =
+            members.iter().take(i).find(|earlier| earlier.name.eq_ignore_ascii_case(name))
         {
-            outcome = Err(at.refuse(&format!("duplicates {}", first.path())));
+            outcome = Err(at.refuse(&format!("duplicates {}", first.at.path())));
         }
         match value::header_value(at) {
             Ok(value) => headers.push((lower, value)),

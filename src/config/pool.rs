@@ -4,7 +4,7 @@ use crate::config::bounds;
 use crate::config::value::{self, at_least, duration_or};
 use crate::config::{Context, unique};
 use crate::headers::OWN_PREFIX;
-use crate::json::{Cursor, Read, each};
+use crate::json::{Cursor, Member, Read, each};
 use crate::plan::pool::{Cooldown, Inject, Key, KeyPool, KeyValue, Secret, StreakLimit};
 use crate::time::Millis;
 
@@ -151,8 +151,8 @@ fn key_value(at: &Cursor<'_>, prefix: &str, env: Env<'_>) -> Read<KeyValue> {
     let members = if at.is_object() { at.members()? } else { Vec::new() };
     // The name of an unknown field is not shown: it may be the key itself.
     match members.as_slice() {
-        [("env", field)] => from_environment(field, prefix, env),
-        [("secret", field)] => secret_name(field).map(KeyValue::Named),
+        [Member { name: "env", at }] => from_environment(at, prefix, env),
+        [Member { name: "secret", at }] => secret_name(at).map(KeyValue::Named),
         _ => Err(at.wrong("must be a string, {\"env\": NAME} or {\"secret\": NAME}")),
     }
 }

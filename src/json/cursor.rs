@@ -215,9 +215,10 @@ impl<'a> Cursor<'a> {
     ///
     /// # Errors
     /// It is not an object.
-    pub fn members(&self) -> Read<Vec<(&str, Cursor<'_>)>> {
-        let member = |(name, node): &'a (Rc<str>, Node)| -> (&str, Cursor<'_>) {
-            (name, Cursor { node, step: Step::Field(self, name), sink: self.sink, hidden: true })
+    pub fn members(&self) -> Read<Vec<Member<'_>>> {
+        let member = |(name, node): &'a (Rc<str>, Node)| -> Member<'_> {
+            let at = Cursor { node, step: Step::Field(self, name), sink: self.sink, hidden: true };
+            Member { name, at }
         };
         match &self.node.json {
             Json::Object(members) => Ok(members.iter().map(member).collect()),
@@ -232,6 +233,14 @@ impl<'a> Cursor<'a> {
             _ => None,
         }
     }
+}
+
+/// A member of an object with field names of the user's choice.
+pub struct Member<'a> {
+    /// Name of the field.
+    pub name: &'a str,
+    /// Cursor of the value, hidden.
+    pub at: Cursor<'a>,
 }
 
 /// An object, after its unknown and duplicate fields were reported.
