@@ -42,7 +42,7 @@ pub mod hash; // the hash of sticky identities and names
 pub mod headers; // headers of a request; names of client credentials (filter/rewrite.rs removes them) and of our own headers
 pub mod problems; // the list of a document's errors
 pub mod json; // reads a document; its cursor gives each error its path
-pub mod shared; // data shared by all workers: names of the keys, compare-and-swap, bytes
+pub mod shared; // data shared by all workers: the name of every shared key, compare-and-swap, bytes
 // The configuration.
 pub mod plan; // a checked configuration: matches, versions, the split computed from weights, guards, ramps, key pools
 pub mod config; // compiles a document into a plan, or into all its errors
