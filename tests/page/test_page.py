@@ -87,7 +87,7 @@ def test_a_rollback_shows_without_a_reload_and_not_by_colour_alone(admin: Admin,
     assert page.locator("#verdict use").first.get_attribute("href") == "#i-back"
     border = "getComputedStyle(document.body, '::before').borderTopWidth"
     assert page.evaluate(border) == "12px", "stripes round the window"
-    for text in [WHY, "v1 serves 100 %", "stays rolled back until"]:
+    for text in [WHY, "v1 serves 100 %", "stays out until"]:
         expect(page.locator("#verdict")).to_contain_text(says(text))
     expect(card(page, "gpt4-upgrade")).to_contain_text(says("v2 0 % of 10 %"))
     expect(page.locator("#events li").first).to_contain_text(f"gpt4-upgrade rolled back v2: {WHY}")

@@ -190,7 +190,7 @@ function story(d) {
 	const canary = names(d.canaries.filter((v) => !v.phase || v.phase === d.phase)) || "the canary", stable = names([d.stable ?? { name: "stable" }]);
 	const since = d.since === null ? "" : ` since ${at(d.since)} (${ago(d.since)})`;
 	const [why, done, next] = pick(d.phase, {
-		rolled_back: ["", `${stable} serves ${percent(d.stable?.share)}${since}`, `${canary} ${d.recovery || "stays rolled back until someone resumes it or its release changes"}`],
+		rolled_back: ["", `${stable} serves ${percent(d.stable?.share)}${since}`, `${canary} ${d.recovery || "stays out until somebody resumes it or its release changes"}`],
 		holding: ["", `the traffic stays${since}: ${stable} has the same problem`, `check the provider, the network and the keys that both use. ${d.recovery && `The hold ${d.recovery}`}`],
 		probing: ["", `single requests test ${canary}${since}`, d.recovery || "no action needed: the probes continue"],
 		active: d.rank === 3 ? [`${canary} is ${round(d.evidence)} % of the way to a rollback`, d.observe ? "nothing: the guard only observes" : "nothing yet", "check its errors and latency"] : [],
@@ -340,7 +340,7 @@ function ask(action, d) {
 	const back = action === "rollback", canary = names(d.canaries);
 	$("ask-title").textContent = `${back ? "Roll back" : "Resume"} ${isolate(d.name)}?`;
 	$("ask-text").textContent = back
-		? `All traffic goes to ${isolate(d.stable?.name ?? "stable")} at once, until someone resumes ${canary} or its release changes.`
+		? `All traffic goes to ${isolate(d.stable?.name ?? "stable")} at once, until somebody resumes ${canary} or its release changes.`
 		: `${canary} gets traffic again. Its past failures no longer count.${d.reason && ` It is ${d.look.text} because: ${d.reason}`}`;
 	$("ask-label").hidden = !back;
 	$("ask-reason").value = $("ask-error").textContent = "";
