@@ -36,7 +36,6 @@ use self::router::RouterStream;
 use self::service::{Service, turn};
 use self::worker::Worker;
 use crate::config;
-use crate::engine::Notes;
 use crate::hash::hash;
 use crate::host::{self, SharedData};
 use crate::problems::Problems;
@@ -150,20 +149,18 @@ impl Root {
         service.served.set(true);
         let now = self.worker.clock.now();
         self.worker.report_census(now.mono);
+        let mut turn = turn(now);
         for (n, (deployment, binding)) in service.plan.deployments.iter().zip(&service.bindings).enumerate() {
-            let mut notes = Notes::default();
-            binding.tick(deployment, &SharedData, now, &mut notes);
-            self.worker.publish_notes(service, n, notes);
+            let transitions = binding.tick(deployment, &mut turn);
+            self.worker.publish_transitions(service, n, &transitions);
             service.write_gauges(n);
         }
-        let mut notes = Notes::default();
         for pool in &service.pools {
-            let turn = &mut turn(now.mono, &mut notes);
-            pool.write_gauges(turn);
-            pool.merge_usage(turn);
+            pool.write_gauges(&mut turn);
+            pool.merge_usage(&mut turn);
         }
-        notes.dropped.many(Dropped::Busy, take_busy());
-        self.worker.count_dropped(notes.dropped);
+        turn.drops.many(Dropped::Busy, take_busy());
+        self.worker.count_dropped(turn.drops);
         let given_up = self.worker.outbox.with_mut(|outbox| outbox.post(now.mono, u64::from(self.id)));
         if let Some(given_up @ 1..) = given_up {
             self.worker.metrics.dropped(Dropped::Alert, given_up);

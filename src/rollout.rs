@@ -1,4 +1,4 @@
-//! Where a version stands: its phase, and how signals move it.
+//! The standing of a version: its phase, and how signals move it.
 //!
 //! ```text
 //!            shared trouble                    fault                      a probe is due
@@ -6,12 +6,12 @@
 //!            a window without                                        a probe failed          enough passed
 //! ```
 //!
-//! Every (phase × signal) pair is defined, and each standing carries an epoch that moves on whenever the version's right to
-//! traffic changes. A request remembers the epoch it was assigned under; a result of another epoch decides nothing: calls that
-//! began before a rollback end during the probing after it, and must not fail it. Stable always stands in [`Phase::Active`].
+//! Every (phase × signal) pair is defined. Each standing has an epoch, which goes up whenever the version's right to traffic
+//! changes. A request keeps the epoch under which it was assigned, and a result of another epoch decides nothing: calls that
+//! began before a rollback end during the probing after it, and must not fail it. Stable is always in [`Phase::Active`].
 //!
-//! An operator may put a canary out by hand and bring it back. What was put out by hand, or was out already when the operator
-//! said so, is latched: it is not probed, whatever `recovery` says, until an operator resumes it or the release changes.
+//! An operator may take a canary out by hand and resume it. A canary that an operator takes out is latched, also if it was out
+//! already: whatever `recovery` says, it is not probed until an operator resumes it or the release changes.
 
 pub mod ramp; // the position in a ramp, and the start of the next stage
 pub mod standings; // the shared record of a release: phases of its versions, position of its ramp
@@ -21,28 +21,28 @@ use serde::{Deserialize, Serialize};
 use crate::plan::guard::{Probe, Recovery};
 use crate::time::{Micros, Millis, UnixMillis};
 
-/// How long a probe may keep its place: a worker that dies with a probe in flight gives it back after this. Longer than all
-/// but the longest streams; a probe that outlives it counts for nothing.
+/// Time for which a probe may keep its place. If a worker dies with a probe in flight, the place is free again after this. Only
+/// the longest streams take longer; a probe that does counts for nothing.
 pub const LEASE: Millis = Millis(300_000);
 
-/// Label of what an operator did by hand.
+/// Label of an operator's orders.
 pub const OPERATOR: &str = "operator";
 
-/// Why and since when.
+/// The reason of a phase.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cause {
     /// Label of the limit, of the comparison, or `operator`.
     pub label: String,
-    /// In words, with the numbers.
+    /// The reason in words, with its numbers.
     pub text: String,
-    /// For deadlines.
+    /// Time since which it holds, for deadlines.
     pub since: Micros,
-    /// For people.
+    /// The same time, for people.
     pub wall: UnixMillis,
 }
 
 impl Cause {
-    /// It was an operator's doing.
+    /// Returns whether an operator is the author.
     pub fn by_operator(&self) -> bool {
         self.label == OPERATOR
     }
@@ -51,35 +51,35 @@ impl Cause {
 /// A probe in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lease {
-    /// Names it.
+    /// Its id, drawn at random.
     pub id: u64,
-    /// When its place is given back.
+    /// Time at which its place is free again.
     pub until: Micros,
 }
 
-/// Phase of a canary.
+/// The phase of a canary.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Phase {
-    /// Gets its share.
+    /// The canary gets its share.
     Active,
-    /// Gets its share, but a limit is broken for which stable is no better: nothing advances.
+    /// The canary gets its share, but a limit is broken by which stable is no better. No stage ends.
     Holding(Cause),
-    /// Gets nothing (rules with `keep` apart).
+    /// The canary gets nothing, except by rules with `keep`.
     RolledBack {
-        /// Why.
+        /// The reason of the rollback.
         cause: Cause,
-        /// Rounds of probing that have failed since: the wait doubles with each.
+        /// Rounds of probing that have failed since. Each doubles the wait.
         failed_rounds: u32,
-        /// When probing begins; `None` under `recovery: hold`.
+        /// Time at which probing begins; `None` under `recovery: hold`.
         probe_at: Option<Micros>,
     },
-    /// Gets single requests of its share, to see whether it has recovered.
+    /// The canary gets single requests of its share, which show whether it has recovered.
     Probing {
-        /// Why it was rolled back.
+        /// The reason of the rollback.
         cause: Cause,
-        /// As above.
+        /// Rounds of probing that have failed since.
         failed_rounds: u32,
-        /// Probes that went well.
+        /// Probes that have passed in this round.
         passed: u32,
         /// Probes in flight.
         leases: Vec<Lease>,
@@ -87,7 +87,7 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// The phase without its contents.
+    /// Returns the phase without its contents.
     pub const fn kind(&self) -> PhaseKind {
         match self {
             Phase::Active => PhaseKind::Active,
@@ -97,7 +97,7 @@ impl Phase {
         }
     }
 
-    /// Value of the phase gauge: 0 active, 1 holding, 2 probing, 3 rolled back.
+    /// Returns the value of the phase gauge: 0 active, 1 holding, 2 probing, 3 rolled back.
     pub const fn gauge(&self) -> u64 {
         match self {
             Phase::Active => 0,
@@ -107,7 +107,7 @@ impl Phase {
         }
     }
 
-    /// Why it is not active.
+    /// Returns the reason why the canary is not active.
     pub const fn cause(&self) -> Option<&Cause> {
         match self {
             Phase::Active => None,
@@ -133,7 +133,7 @@ pub enum PhaseKind {
 }
 
 impl PhaseKind {
-    /// The name in status, events and logs.
+    /// Returns the name in status, events and logs.
     pub const fn name(self) -> &'static str {
         match self {
             PhaseKind::Active => "active",
@@ -144,76 +144,89 @@ impl PhaseKind {
     }
 }
 
-/// What may happen to a canary.
+/// An event that may move a canary to another phase.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Signal {
-    /// A verdict: its fault.
+    /// Verdict: the canary is at fault.
     Fail(Cause),
-    /// A verdict: its fault, in observe mode.
+    /// Verdict in observe mode: the canary is at fault.
     WouldFail(Cause),
-    /// A verdict: stable has the same trouble.
+    /// Verdict: stable has the same trouble.
     Shared(Cause),
-    /// A verdict: stable has the same trouble, in observe mode.
+    /// Verdict in observe mode: stable has the same trouble.
     WouldHold(Cause),
-    /// A verdict: nothing is broken, judged over `window`.
+    /// Verdict: no limit is broken within `window`.
     Pass {
-        /// Now.
+        /// Time of the verdict.
         now: Micros,
         /// Length of the guard's window.
         window: Millis,
     },
-    /// Time has passed.
+    /// The time is this.
     Time(Micros),
     /// A request of its share asks to be a probe.
     Ask(Lease, Micros),
-    /// A probe is over: well, badly, or without saying anything. Badly carries what went wrong.
-    Probed(u64, Result<bool, Cause>),
-    /// An operator puts the canary out.
+    /// The probe with this id is over.
+    Probed(u64, ProbeOutcome),
+    /// An operator takes the canary out.
     Latch(Cause),
-    /// An operator brings it back.
+    /// An operator resumes the canary.
     Resume(Cause),
 }
 
-/// How the deployment wants to recover, with chance for the jitter: what a transition depends on besides the signal.
+/// The outcome of a probe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProbeOutcome {
+    /// The version served it well.
+    Passed,
+    /// The version served it badly.
+    Failed(Cause),
+    /// It says nothing about the version.
+    Inconclusive,
+}
+
+/// The rules of a transition: the deployment's recovery, and random bits for the jitter.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules {
-    /// From the plan.
+    /// Recovery, from the plan.
     pub recovery: Recovery,
     /// 64 random bits.
     pub random: u64,
 }
 
-/// A version's standing.
+/// The standing of a version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
-    /// Moves on whenever the right to traffic changes.
+    /// Goes up whenever the right to traffic changes.
     pub epoch: u32,
     /// The phase.
     pub phase: Phase,
-    /// In observe mode: that it would have been rolled back has been reported in this epoch.
+    /// Set in observe mode when a rollback that was not made has been reported in this epoch.
     pub observed: bool,
-    /// Likewise, that it would have been held.
+    /// Set in observe mode when a hold that was not made has been reported in this epoch.
     pub observed_hold: bool,
 }
 
 impl Standing {
-    /// As a version begins.
+    /// The standing of a new version.
     pub const NEW: Standing =
         Standing { epoch: 0, phase: Phase::Active, observed: false, observed_hold: false };
 
-    /// Where a signal leads; `None` if it changes nothing.
+    /// Returns the standing after a signal; `None` if the signal changes nothing.
     pub fn on(&self, signal: &Signal, rules: Rules) -> Option<Standing> {
         match (&self.phase, signal) {
-            (Phase::Active | Phase::Holding(_), Signal::Fail(cause)) => Some(self.out(cause, 0, rules)),
+            (Phase::Active | Phase::Holding(_), Signal::Fail(cause)) => {
+                Some(self.rolled_back(cause, 0, rules))
+            }
             (Phase::Active | Phase::Holding(_), Signal::WouldFail(_)) => {
                 (!self.observed).then(|| Standing { observed: true, ..self.clone() })
             }
-            // What is held already, since before the mode was changed, needs no report.
+            // A hold that began before the mode was changed needs no report.
             (Phase::Active, Signal::WouldHold(_)) => {
                 (!self.observed_hold).then(|| Standing { observed_hold: true, ..self.clone() })
             }
             (Phase::Active, Signal::Shared(cause)) => Some(self.within(Phase::Holding(cause.clone()))),
-            // Held for a whole window at least: at the edge of a limit the phase would flicker otherwise.
+            // A hold lasts a whole window at least. Otherwise the phase would flicker at the edge of a limit.
             (Phase::Holding(cause), Signal::Pass { now, window })
                 if now.since(cause.since) >= window.span() =>
             {
@@ -223,7 +236,7 @@ impl Standing {
                 if !cause.by_operator() =>
             {
                 let Recovery::Probe(probe) = rules.recovery else { return None };
-                // Rolled back under `hold`, which has been changed since: as if it had been `probe` all along.
+                // Rolled back under `hold`, which was changed since: the same as under `probe`.
                 let due = probe_at.unwrap_or_else(|| cause.since.plus(probe.after));
                 (*now >= due).then(|| {
                     self.next(Phase::Probing {
@@ -236,15 +249,16 @@ impl Standing {
             }
             (Phase::Probing { cause, failed_rounds, .. }, Signal::Time(_)) => match rules.recovery {
                 Recovery::Probe(_) => None,
-                Recovery::Hold => Some(self.out(cause, *failed_rounds, rules)),
+                Recovery::Hold => Some(self.rolled_back(cause, *failed_rounds, rules)),
             },
-            (Phase::Probing { failed_rounds, .. }, Signal::Fail(cause) | Signal::Probed(_, Err(cause))) => {
-                Some(self.out(cause, failed_rounds.saturating_add(1), rules))
-            }
+            (
+                Phase::Probing { failed_rounds, .. },
+                Signal::Fail(cause) | Signal::Probed(_, ProbeOutcome::Failed(cause)),
+            ) => Some(self.rolled_back(cause, failed_rounds.saturating_add(1), rules)),
             (Phase::Active | Phase::Holding(_) | Phase::Probing { .. }, Signal::Latch(cause)) => {
                 Some(self.latched(cause))
             }
-            // Out already: the same right to traffic, which is none.
+            // Already rolled back: latch it, but keep the epoch, because its share does not change.
             (Phase::RolledBack { cause: held, .. }, Signal::Latch(cause)) if !held.by_operator() => {
                 let text = [&cause.text, "; it was out: ", &held.text].concat();
                 Some(Standing {
@@ -256,7 +270,12 @@ impl Standing {
                 Some(self.next(Phase::Active))
             }
             (Phase::Probing { .. }, Signal::Ask(lease, now)) => self.lend(*lease, *now, rules),
-            (Phase::Probing { .. }, Signal::Probed(id, Ok(good))) => self.give_back(*id, *good, rules),
+            (Phase::Probing { .. }, Signal::Probed(id, ProbeOutcome::Passed)) => {
+                self.return_lease(*id, 1, rules)
+            }
+            (Phase::Probing { .. }, Signal::Probed(id, ProbeOutcome::Inconclusive)) => {
+                self.return_lease(*id, 0, rules)
+            }
             (Phase::Holding(_), Signal::Shared(_) | Signal::WouldHold(_) | Signal::Pass { .. })
             | (Phase::Active, Signal::Pass { .. })
             | (Phase::Active | Phase::Holding(_), Signal::Time(_) | Signal::Ask(..) | Signal::Probed(..))
@@ -269,25 +288,25 @@ impl Standing {
         }
     }
 
-    /// The same right to traffic, another phase.
+    /// Returns this standing in another phase with the same right to traffic.
     fn within(&self, phase: Phase) -> Standing {
         Standing { phase, ..self.clone() }
     }
 
-    /// Another right to traffic.
+    /// Returns the next epoch, in a phase with another right to traffic.
     fn next(&self, phase: Phase) -> Standing {
         Standing { epoch: self.epoch.saturating_add(1), phase, ..Standing::NEW }
     }
 
-    fn out(&self, cause: &Cause, failed_rounds: u32, rules: Rules) -> Standing {
+    fn rolled_back(&self, cause: &Cause, failed_rounds: u32, rules: Rules) -> Standing {
         let probe_at = match rules.recovery {
             Recovery::Hold => None,
-            Recovery::Probe(probe) => Some(cause.since.plus(wait(probe, failed_rounds, rules.random))),
+            Recovery::Probe(probe) => Some(cause.since.plus(probe_delay(probe, failed_rounds, rules.random))),
         };
         self.next(Phase::RolledBack { cause: cause.clone(), failed_rounds, probe_at })
     }
 
-    /// Out until an operator says otherwise.
+    /// Returns a rollback that only an operator ends.
     fn latched(&self, cause: &Cause) -> Standing {
         self.next(Phase::RolledBack { cause: cause.clone(), failed_rounds: 0, probe_at: None })
     }
@@ -313,13 +332,14 @@ impl Standing {
         }))
     }
 
-    /// A probe is over without harm. One whose place was already given back counts for nothing.
-    fn give_back(&self, id: u64, good: bool, rules: Rules) -> Option<Standing> {
+    /// Ends a probe that has not failed, and counts it as so many that have passed. A probe whose place was already free counts for
+    /// nothing.
+    fn return_lease(&self, id: u64, more_passed: u32, rules: Rules) -> Option<Standing> {
         let Phase::Probing { cause, failed_rounds, passed, leases } = &self.phase else { return None };
         if !leases.iter().any(|lease| lease.id == id) {
             return None;
         }
-        let passed = passed.saturating_add(u32::from(good));
+        let passed = passed.saturating_add(more_passed);
         let enough = match rules.recovery {
             Recovery::Probe(probe) => passed >= probe.successes,
             Recovery::Hold => false,
@@ -336,9 +356,9 @@ impl Standing {
     }
 }
 
-/// The wait before probing: doubled with every failed round up to `max_after`, then shortened by up to a fifth at random, so
-/// that many Envoys which were rolled back together do not probe together.
-fn wait(probe: Probe, failed_rounds: u32, random: u64) -> Millis {
+/// Returns the wait before probing. Each failed round doubles it, up to `max_after`. Then it is shortened by up to a fifth at
+/// random, so that many Envoys that have rolled back together do not probe together.
+fn probe_delay(probe: Probe, failed_rounds: u32, random: u64) -> Millis {
     let doubled = probe.after.0.saturating_mul(1u64.checked_shl(failed_rounds.min(40)).unwrap_or(u64::MAX));
     let nominal = doubled.min(probe.max_after.0);
     let jitter = nominal.saturating_mul(random % 201).checked_div(1000).unwrap_or(0);
@@ -405,10 +425,10 @@ mod tests {
             Signal::Time(Micros(30 * SECOND - 1)),
             Signal::Time(Micros(30 * SECOND)),
             ask,
-            Signal::Probed(7, Ok(true)),
-            Signal::Probed(7, Ok(false)),
-            Signal::Probed(7, Err(cause(9))),
-            Signal::Probed(8, Ok(true)),
+            Signal::Probed(7, ProbeOutcome::Passed),
+            Signal::Probed(7, ProbeOutcome::Inconclusive),
+            Signal::Probed(7, ProbeOutcome::Failed(cause(9))),
+            Signal::Probed(8, ProbeOutcome::Passed),
             Signal::Latch(by_hand(9)),
             Signal::Resume(by_hand(9)),
         ];
@@ -454,7 +474,9 @@ mod tests {
         assert_eq!((told.epoch, told.on(&Signal::WouldFail(cause(0)), with_probes())), (4, None), "once");
         let told = told.on(&Signal::WouldHold(cause(0)), with_probes()).unwrap();
         assert_eq!((told.epoch, told.on(&Signal::WouldHold(cause(0)), with_probes())), (4, None), "once");
-        let last = standing(probing(2, &[(7, 99)])).on(&Signal::Probed(7, Ok(true)), with_probes()).unwrap();
+        let last = standing(probing(2, &[(7, 99)]))
+            .on(&Signal::Probed(7, ProbeOutcome::Passed), with_probes())
+            .unwrap();
         assert_eq!((last.epoch, last.phase), (5, Phase::Active));
     }
 
@@ -487,14 +509,18 @@ mod tests {
             probing(0, &[(2, 150), (3, 200)]),
             "the first was given back at its deadline"
         );
-        assert_eq!(three.on(&Signal::Probed(1, Ok(true)), with_probes()), None, "and counts for nothing");
+        assert_eq!(
+            three.on(&Signal::Probed(1, ProbeOutcome::Passed), with_probes()),
+            None,
+            "and counts for nothing"
+        );
         assert_eq!(three.epoch, 4, "probing goes on");
     }
 
     #[test]
     fn every_end_of_a_probe_gives_its_place_back() {
-        for (said, passed) in [(true, 1), (false, 0)] {
-            let next = standing(probing(0, &[(7, 99)])).on(&Signal::Probed(7, Ok(said)), with_probes());
+        for (outcome, passed) in [(ProbeOutcome::Passed, 1), (ProbeOutcome::Inconclusive, 0)] {
+            let next = standing(probing(0, &[(7, 99)])).on(&Signal::Probed(7, outcome), with_probes());
             assert_eq!(next.unwrap().phase, probing(passed, &[]));
         }
     }
@@ -508,7 +534,7 @@ mod tests {
             let Phase::RolledBack { probe_at: Some(at), .. } = s.phase else { panic!("{s:?}") };
             waits.push(at.0 / SECOND);
             s = s.on(&Signal::Time(at), with_probes()).unwrap();
-            s = s.on(&Signal::Probed(1, Err(cause(0))), with_probes()).unwrap();
+            s = s.on(&Signal::Probed(1, ProbeOutcome::Failed(cause(0))), with_probes()).unwrap();
         }
         assert_eq!(waits, [30, 60, 120, 240, 480, 600, 600]);
     }
@@ -516,9 +542,12 @@ mod tests {
     #[test]
     fn jitter_shortens_the_wait_by_a_fifth_at_most() {
         for random in 0..1000 {
-            let waited = wait(PROBE, 0, random).0;
+            let waited = probe_delay(PROBE, 0, random).0;
             assert!((24_000..=30_000).contains(&waited), "{waited}");
         }
-        assert_eq!(wait(PROBE, u32::MAX, u64::MAX).0.max(480_000), wait(PROBE, u32::MAX, u64::MAX).0);
+        assert_eq!(
+            probe_delay(PROBE, u32::MAX, u64::MAX).0.max(480_000),
+            probe_delay(PROBE, u32::MAX, u64::MAX).0
+        );
     }
 }

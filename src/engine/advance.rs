@@ -1,267 +1,190 @@
-//! Transitions: what a signal does to the shared record, probes and the ramp.
+//! Transitions by signals, and the places of probes.
 
-use super::state::{Scene, State, VersionState};
-use crate::engine::{Assigned, Change, Counts, Evidence, IDLE_AFTER, Notes, Score, Transition};
+use super::binding::Bound;
+use super::record::{Decision, Report, Slot};
+use super::state::State;
+use super::version::VersionState;
+use super::{Assigned, Change, Counts, Evidence, Score, Transition};
 use crate::hash::hash;
-use crate::judge::limits;
-use crate::judge::stats::{Snapshot, Stats};
+use crate::judge::stats::Snapshot;
 use crate::plan::Deployment;
-use crate::rollout::ramp::{Position, Sight};
-use crate::rollout::standings::{Standings, VERSIONS};
-use crate::rollout::{Cause, LEASE, Lease, Phase, PhaseKind, Rules, Signal, Standing};
-use crate::shared::codec::Found;
+use crate::rollout::standings::Standings;
+use crate::rollout::{Cause, LEASE, Lease, Phase, PhaseKind, ProbeOutcome, Rules, Signal, Standing};
 use crate::shared::dropped::Dropped;
-use crate::shared::store::{self, Store, StoreError, update};
-use crate::time::{Micros, Now};
+use crate::shared::store::{Store, StoreError};
+use crate::shared::turn::Turn;
+use crate::time::Now;
 
-/// The numbers that a verdict was based on.
+/// The numbers that a verdict is based on.
 #[derive(Clone, Copy)]
-pub(super) struct Seen<'a> {
+pub(super) struct Basis<'a> {
     pub(super) canary: &'a Snapshot,
     pub(super) stable: &'a Snapshot,
     pub(super) score: Option<Score>,
 }
 
-/// What became of a transition.
-enum Moved {
-    /// This worker made it: the record, the standing before and after.
-    Won(Standings, Box<(Standing, Standing)>),
-    /// Nothing to do; the record as it is.
-    Lost(Standings),
-    Undecodable,
+/// A standing that this worker has changed in the shared record.
+pub(super) struct Moved {
+    pub(super) before: Standing,
+    pub(super) after: Standing,
+}
+
+/// The shared standings after a signal, and this worker's change, if it made one.
+struct Signalled {
+    standings: Standings,
+    moved: Option<Box<Moved>>,
+}
+
+impl From<&Snapshot> for Counts {
+    fn from(snapshot: &Snapshot) -> Counts {
+        Counts { judged: snapshot.tally.judged, bad: snapshot.tally.bad }
+    }
 }
 
 impl State {
-    /// Gives a signal to a version's standing and, if it changes something, makes the transition in the shared record. It is
-    /// reported by the worker whose write made it.
+    /// Gives a signal to a version's standing. If that changes something, makes the transition in the shared record. Returns the
+    /// transition if this worker's write made it.
     pub(super) fn signal(
         &mut self,
-        scene: Scene<'_>,
-        slot: usize,
+        bound: Bound<'_>,
+        slot: Slot,
         signal: Signal,
-        seen: Option<Seen<'_>>,
-        notes: &mut Notes,
-    ) {
-        let Some(held) = self.versions.get(slot) else { return };
-        let rules = Rules { recovery: scene.deployment.recovery, random: jitter(held, &signal, scene.now) };
-        if held.standing.on(&signal, rules).is_none() {
-            return;
-        }
-        let (id, total) = (held.id.clone(), held.total);
-        // Taken before a new epoch forgets them.
-        let failed = held.bad_requests.clone();
-        let moved = self.transit(scene.deployment, scene.store, slot, &signal, rules, total);
-        match moved {
-            Ok(Moved::Won(standings, change)) => {
-                let (before, after) = *change;
-                self.adopt(&standings);
-                let (from, to) = (before.phase.kind(), after.phase.kind());
-                let change = match signal {
-                    Signal::WouldFail(_) => Change::Observed { from, to: PhaseKind::RolledBack },
-                    Signal::WouldHold(_) => Change::Observed { from, to: PhaseKind::Holding },
-                    _ if from == to => return,
-                    _ => Change::Moved { from, to },
-                };
-                let cause = match &signal {
-                    Signal::Fail(cause)
-                    | Signal::WouldFail(cause)
-                    | Signal::Shared(cause)
-                    | Signal::WouldHold(cause)
-                    | Signal::Probed(_, Err(cause)) => Some(cause.clone()),
-                    _ => None,
-                };
-                // Where trouble has ended, nothing is to be proved.
-                let proof = cause.as_ref().map(|_| failed);
-                let requests = proof.into_iter().flatten().map(|id| id.as_ref().to_owned()).collect();
-                notes.transitions.push(Transition {
-                    deployment: self.name.clone(),
-                    release: self.release.clone(),
-                    version: id,
-                    epoch: after.epoch,
-                    stage: self.stage(scene.deployment),
-                    change,
-                    cause,
-                    evidence: Evidence {
-                        canary: seen.map(|seen| counts(seen.canary)).unwrap_or_default(),
-                        stable: seen.map(|seen| counts(seen.stable)).unwrap_or_default(),
-                        score: seen.and_then(|seen| seen.score),
-                        requests,
-                    },
-                });
+        basis: Option<Basis<'_>>,
+        turn: &mut Turn<'_>,
+    ) -> Option<Transition> {
+        let held = self.record.version(slot)?;
+        let rules = Rules { recovery: bound.deployment.recovery, random: jitter(held, &signal, turn.now) };
+        held.standing.on(&signal, rules)?;
+        let version = held.id.clone();
+        // Copied before a new epoch clears them.
+        let bad_requests = held.bad_requests.clone();
+        let signalled = match self.transit(bound.deployment, slot, &signal, rules, turn.store) {
+            Ok(Some(signalled)) => signalled,
+            Ok(None) => {
+                self.record.lose_sight();
+                turn.drops.one(Dropped::Undecodable);
+                return None;
             }
-            Ok(Moved::Lost(standings)) => self.adopt(&standings),
-            Ok(Moved::Undecodable) => {
-                self.unreadable = true;
-                self.revision = self.revision.wrapping_add(1);
-                notes.dropped.many(Dropped::Undecodable, 1);
+            Err(StoreError::Mismatch) => {
+                turn.drops.one(Dropped::VerdictDeferred);
+                return None;
             }
-            Err(StoreError::Mismatch) => notes.dropped.many(Dropped::VerdictDeferred, 1),
-            Err(StoreError::Refused) => notes.dropped.many(Dropped::Refused, 1),
-        }
+            Err(StoreError::Refused) => {
+                turn.drops.one(Dropped::Refused);
+                return None;
+            }
+        };
+        self.record.adopt(&signalled.standings);
+        let Moved { before, after } = *signalled.moved?;
+        let (from, to) = (before.phase.kind(), after.phase.kind());
+        let change = match signal {
+            Signal::WouldFail(_) => Change::Observed { from, to: PhaseKind::RolledBack },
+            Signal::WouldHold(_) => Change::Observed { from, to: PhaseKind::Holding },
+            _ if from == to => return None,
+            _ => Change::Moved { from, to },
+        };
+        let cause = trouble(signal);
+        // Where trouble has ended, no request is evidence.
+        let requests = cause.iter().flat_map(|_| &bad_requests).map(|id| id.as_ref().to_owned()).collect();
+        let counts = |snapshot: &dyn Fn(Basis<'_>) -> Counts| basis.map(snapshot).unwrap_or_default();
+        let evidence = Evidence {
+            canary: counts(&|basis| basis.canary.into()),
+            stable: counts(&|basis| basis.stable.into()),
+            score: basis.and_then(|basis| basis.score),
+            requests,
+        };
+        let report = Report { version, epoch: after.epoch, change, cause, evidence };
+        Some(self.record.transition(bound.deployment, report))
     }
 
+    /// Applies a signal to the shared standing of a version; `None` if the standings cannot be read.
     fn transit(
         &self,
         deployment: &Deployment,
-        store: &dyn Store,
-        slot: usize,
+        slot: Slot,
         signal: &Signal,
         rules: Rules,
-        total: u64,
-    ) -> Result<Moved, StoreError> {
-        let Some(held) = self.versions.get(slot) else { return Err(StoreError::Refused) };
-        update(store, &self.standings_key, &mut |bytes| {
-            let mut standings = match Standings::decode(bytes) {
-                Found::Nothing => Standings { ramp: self.position, ..Standings::default() },
-                Found::Value(standings) => standings,
-                Found::Undecodable => return store::Change::Keep(Moved::Undecodable),
-            };
-            // What is known here counts if the record is older or gone.
-            let current = match standings.get(&held.id) {
-                Some(shared) if shared.epoch >= held.standing.epoch => shared.clone(),
-                _ => held.standing.clone(),
-            };
-            if current.epoch > held.standing.epoch {
-                return store::Change::Keep(Moved::Lost(standings));
+        store: &dyn Store,
+    ) -> Result<Option<Signalled>, StoreError> {
+        let Some(held) = self.record.version(slot) else { return Err(StoreError::Refused) };
+        let signalled = self.record.update_standings(store, &mut |standings| {
+            let before = held.latest(standings);
+            if before.epoch > held.standing.epoch {
+                return Decision::Keep(None);
             }
-            // Versions that have left the plan make room for those that are in it.
-            if standings.versions.len() >= VERSIONS {
-                standings
-                    .versions
-                    .retain(|(id, _)| deployment.versions.iter().any(|version| version.id == *id));
-            }
-            match current.on(signal, rules) {
-                Some(next) if standings.put(&held.id, next.clone()) => {
-                    if matches!((&current.phase, &next.phase), (Phase::Probing { .. }, Phase::Active)) {
-                        standings.ramp = standings.ramp.map(|position| position.restarted(total));
+            standings.make_room(deployment);
+            match before.on(signal, rules) {
+                Some(after) if standings.put(&held.id, after.clone()) => {
+                    if matches!((&before.phase, &after.phase), (Phase::Probing { .. }, Phase::Active)) {
+                        standings.ramp = standings.ramp.map(|position| position.restart(held.total));
                     }
-                    store::Change::Write(standings.encode(), Moved::Won(standings, Box::new((current, next))))
+                    Decision::Write(Some(Box::new(Moved { before, after })))
                 }
-                _ => store::Change::Keep(Moved::Lost(standings)),
+                _ => Decision::Keep(None),
             }
-        })
+        })?;
+        Ok(signalled.map(|(standings, moved)| Signalled { standings, moved }))
     }
 
-    /// A place as a probe for a request, if one is free.
-    pub(in crate::engine) fn lend(
+    /// Takes a place as a probe for a request, if one is free. Returns the id of the place.
+    pub(super) fn lease_probe(
         &mut self,
-        deployment: &Deployment,
-        slot: usize,
-        store: &dyn Store,
-        now: Micros,
+        bound: Bound<'_>,
+        slot: Slot,
         random: u64,
+        turn: &mut Turn<'_>,
     ) -> Option<u64> {
+        let now = turn.now.mono;
         let lease = Lease { id: random, until: now.plus(LEASE) };
         let signal = Signal::Ask(lease, now);
-        let rules = Rules { recovery: deployment.recovery, random };
-        // This worker's copy says whether it is worth asking.
-        self.versions.get(slot)?.standing.on(&signal, rules)?;
-        let moved = self.transit(deployment, store, slot, &signal, rules, 0).ok()?;
-        let (standings, won) = match moved {
-            Moved::Won(standings, ..) => (standings, true),
-            Moved::Lost(standings) => (standings, false),
-            Moved::Undecodable => return None,
-        };
-        self.adopt(&standings);
-        won.then_some(lease.id)
+        let rules = Rules { recovery: bound.deployment.recovery, random };
+        // The copy says whether a look at the shared standings is worth its cost.
+        self.record.version(slot)?.standing.on(&signal, rules)?;
+        let signalled = self.transit(bound.deployment, slot, &signal, rules, turn.store).ok()??;
+        self.record.adopt(&signalled.standings);
+        signalled.moved.map(|_| lease.id)
     }
 
-    /// A probe is over.
-    pub(in crate::engine) fn probed(
+    /// Gives back the place of a probe that is over. `passed` is `None` if the probe says nothing.
+    pub(super) fn finish_probe(
         &mut self,
-        scene: Scene<'_>,
+        bound: Bound<'_>,
         assigned: &Assigned,
-        lease: u64,
-        good: Option<bool>,
-        notes: &mut Notes,
-    ) {
-        let slot = scene.slots.get(assigned.choice.version).copied().unwrap_or(usize::MAX);
-        if self.epoch(slot) != assigned.epoch {
-            return;
+        passed: Option<bool>,
+        turn: &mut Turn<'_>,
+    ) -> Option<Transition> {
+        let lease = assigned.lease?;
+        let slot = bound.slot(assigned.choice.version)?;
+        if self.record.epoch(slot) != assigned.epoch {
+            return None;
         }
-        let said = match good {
-            Some(false) => Err(Cause {
+        let outcome = match passed {
+            Some(true) => ProbeOutcome::Passed,
+            Some(false) => ProbeOutcome::Failed(Cause {
                 label: "probe".to_owned(),
                 text: "a probe failed".to_owned(),
-                since: scene.now.mono,
-                wall: scene.now.wall,
+                since: turn.now.mono,
+                wall: turn.now.wall,
             }),
-            Some(true) => Ok(true),
-            None => Ok(false),
+            None => ProbeOutcome::Inconclusive,
         };
-        self.signal(scene, slot, Signal::Probed(lease, said), None, notes);
-    }
-
-    /// Moves the ramp's clock on, about once a second in the whole process, and begins the next stage when it is due.
-    pub(in crate::engine) fn look_at_ramp(&mut self, scene: Scene<'_>, notes: &mut Notes) {
-        let Scene { deployment, slots, store, now, .. } = scene;
-        let Some(ramp) = &deployment.ramp else { return };
-        // Under a ramp there is exactly one canary.
-        let canary = slots.iter().enumerate().find(|(version, _)| *version != deployment.stable);
-        let guard = deployment.guard_at(self.stage(deployment));
-        let Some(held) = canary.and_then(|(_, slot)| self.versions.get_mut(*slot)) else { return };
-        // Looked at anew: this worker, or the main thread, may never have judged this canary.
-        let mut seen = Snapshot::default();
-        if let Ok(Some(found)) = store.get(&held.stats_key)
-            && let Found::Value(stats) = Stats::decode(Some(&found.bytes))
-        {
-            held.total = stats.total;
-            if stats.epoch == held.standing.epoch {
-                seen = stats.snapshot(now.mono, guard.window);
-                held.limits_percent = limits::evidence(guard, &seen);
-            }
-        }
-        let sight = Sight {
-            now,
-            outcomes: held.total,
-            evidence: State::percent(held),
-            active: held.standing.phase == Phase::Active && !held.blind,
-        };
-        let (id, epoch) = (held.id.clone(), held.standing.epoch);
-        let known = self.position;
-        let looked = update(store, &self.standings_key, &mut |bytes| {
-            let mut standings = match Standings::decode(bytes) {
-                Found::Nothing => Standings { ramp: known, ..Standings::default() },
-                Found::Value(standings) => standings,
-                Found::Undecodable => return store::Change::Keep(None),
-            };
-            let (position, begun) = match standings.ramp {
-                None => (Position::first(ramp, now), false),
-                Some(held) if now.mono.since(held.looked_at) < IDLE_AFTER => {
-                    return store::Change::Keep(None);
-                }
-                Some(held) => held.look(ramp, sight),
-            };
-            standings.ramp = Some(position);
-            store::Change::Write(standings.encode(), Some((standings, begun)))
-        });
-        match looked {
-            Ok(Some((standings, begun))) => {
-                self.adopt(&standings);
-                if begun {
-                    notes.transitions.push(Transition {
-                        deployment: self.name.clone(),
-                        release: self.release.clone(),
-                        version: id,
-                        epoch,
-                        stage: self.stage(deployment),
-                        change: Change::StageBegun,
-                        cause: None,
-                        evidence: Evidence { canary: counts(&seen), ..Evidence::default() },
-                    });
-                }
-            }
-            Ok(None) => {}
-            Err(error) => notes.dropped.many(Dropped::of(error), 1),
-        }
+        self.signal(bound, slot, Signal::Probed(lease, outcome), None, turn)
     }
 }
 
-fn counts(snapshot: &Snapshot) -> Counts {
-    Counts { judged: snapshot.tally.judged, bad: snapshot.tally.bad }
+/// Returns the cause that a signal brings.
+fn trouble(signal: Signal) -> Option<Cause> {
+    match signal {
+        Signal::Fail(cause)
+        | Signal::WouldFail(cause)
+        | Signal::Shared(cause)
+        | Signal::WouldHold(cause)
+        | Signal::Probed(_, ProbeOutcome::Failed(cause)) => Some(cause),
+        _ => None,
+    }
 }
 
-/// Random enough to spread the probes of many Envoys, and the same for every try of one transition.
+/// Returns a number that differs enough between Envoys to spread their probes, and is the same for each try of one transition.
 fn jitter(held: &VersionState, signal: &Signal, now: Now) -> u64 {
     let lease = if let Signal::Probed(id, _) = signal { *id } else { 0 };
     hash(&[held.id.as_bytes(), &now.mono.0.to_le_bytes(), &now.wall.0.to_le_bytes(), &lease.to_le_bytes()])

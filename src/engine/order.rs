@@ -1,159 +1,138 @@
-//! Orders: what an operator does by hand, to all canaries of a deployment at once.
+//! Orders of an operator, each for all canaries of a deployment at once.
 
-use super::state::{Scene, State};
-use crate::engine::{Change, Counts, Evidence, Notes, Transition};
-use crate::judge::stats::Stats;
-use crate::rollout::standings::{Standings, VERSIONS};
-use crate::rollout::{Cause, Rules, Signal, Standing};
-use crate::shared::codec::Found;
-use crate::shared::store::{self, StoreError, update};
+use super::advance::Moved;
+use super::binding::Bound;
+use super::record::{Decision, Report, Slot};
+use super::state::State;
+use super::{Binding, Change, Counts, Evidence, Transition};
+use crate::plan::Deployment;
+use crate::rollout::{Cause, Rules, Signal};
+use crate::shared::store::StoreError;
+use crate::shared::turn::Turn;
 use crate::time::Span;
 
-/// What an operator wants.
+/// An order of an operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
-    /// All canaries out, until an operator says otherwise.
+    /// Takes all canaries out until an operator resumes them.
     Rollback,
-    /// All canaries in, with nothing held against them.
+    /// Takes all canaries back in, with nothing held against them.
     Resume,
 }
 
-/// Why an order was not carried out.
+/// The reason why an order was not carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
-    /// Other workers interfered with every try: it may work the next time.
+    /// Other workers interfered with each try. The next order may succeed.
     Contended,
-    /// The record cannot be read, or the host refused.
+    /// The standings cannot be read, or the host refused.
     Unreadable,
-    /// There is no canary.
+    /// The deployment has no canary.
     NoCanary,
 }
 
-/// What became of the write.
-enum Written {
-    /// The record, and each canary that changed: its place in the state, its standing before and after.
-    Into(Standings, Vec<(usize, Standing, Standing)>),
-    Undecodable,
-    Full,
+impl Binding {
+    /// Carries out an order. It is in force on this worker at once, and on the others when they next read, within 10 ms.
+    /// Returns the transitions.
+    ///
+    /// # Errors
+    /// The reason, if nothing was changed.
+    pub fn order(
+        &self,
+        deployment: &Deployment,
+        order: Order,
+        cause: &Cause,
+        turn: &mut Turn<'_>,
+    ) -> Result<Vec<Transition>, Refused> {
+        let ordered = self.state.with_mut(|state| state.order(self.bound(deployment), order, cause, turn));
+        ordered.unwrap_or(Err(Refused::Contended))
+    }
 }
 
 impl State {
-    /// Carries out an order: one write for all canaries, so that no worker ever sees half of it. An order decides whatever plan
-    /// it comes by and whatever epoch this worker knows; carried out already, it changes and reports nothing.
-    pub(in crate::engine) fn order(
+    /// Carries out an order with one write for all canaries, so that no worker ever sees half of it. An order decides whichever
+    /// plan it comes by and whichever epoch this worker knows. An order that is carried out already changes and reports nothing.
+    fn order(
         &mut self,
-        scene: Scene<'_>,
+        bound: Bound<'_>,
         order: Order,
         cause: &Cause,
-        notes: &mut Notes,
-    ) -> Result<(), Refused> {
-        let Scene { deployment, slots, store, now, .. } = scene;
-        self.refresh(store, now.mono, Span::ZERO, notes);
-        let canaries = || {
-            let canaries = slots.iter().enumerate().filter(|(version, _)| *version != deployment.stable);
-            canaries.map(|(_, slot)| *slot)
-        };
-        if canaries().next().is_none() {
-            return Err(Refused::NoCanary);
-        }
+        turn: &mut Turn<'_>,
+    ) -> Result<Vec<Transition>, Refused> {
+        let deployment = bound.deployment;
+        self.record.refresh(Span::ZERO, turn);
+        // Under a ramp there is exactly one canary.
+        let first = bound.canaries().next().ok_or(Refused::NoCanary)?;
+        let stats = self.record.version(first).and_then(|held| held.shared_stats(turn.store));
+        let outcomes = stats.map_or(0, |stats| stats.total);
         let signal = match order {
             Order::Rollback => Signal::Latch(cause.clone()),
             Order::Resume => Signal::Resume(cause.clone()),
         };
         let rules = Rules { recovery: deployment.recovery, random: 0 };
-        // Under a ramp there is exactly one canary.
-        let outcomes =
-            canaries().next().and_then(|slot| self.shared_stats(scene, slot)).map_or(0, |s| s.total);
-        let written = update(store, &self.standings_key, &mut |bytes| {
-            let mut standings = match Standings::decode(bytes) {
-                Found::Nothing => Standings { ramp: self.position, ..Standings::default() },
-                Found::Value(standings) => standings,
-                Found::Undecodable => return store::Change::Keep(Written::Undecodable),
-            };
-            if standings.versions.len() >= VERSIONS {
-                standings
-                    .versions
-                    .retain(|(id, _)| deployment.versions.iter().any(|version| version.id == *id));
-            }
-            let mut changes = Vec::new();
-            for slot in canaries() {
-                let Some(held) = self.versions.get(slot) else { continue };
-                // What is known here counts if the record is older or gone.
-                let current = match standings.get(&held.id) {
-                    Some(shared) if shared.epoch >= held.standing.epoch => shared.clone(),
-                    _ => held.standing.clone(),
-                };
-                let Some(next) = current.on(&signal, rules) else { continue };
-                if !standings.put(&held.id, next.clone()) {
-                    return store::Change::Keep(Written::Full);
+        let now = turn.now.mono;
+        let written = self.record.update_standings(turn.store, &mut |standings| {
+            standings.make_room(deployment);
+            let mut moved = Vec::new();
+            for slot in bound.canaries() {
+                let Some(held) = self.record.version(slot) else { continue };
+                let before = held.latest(standings);
+                let Some(after) = before.on(&signal, rules) else { continue };
+                if !standings.put(&held.id, after.clone()) {
+                    return Decision::Keep(Err(Refused::Unreadable));
                 }
-                changes.push((slot, current, next));
+                moved.push((slot, Moved { before, after }));
             }
-            if changes.is_empty() {
-                return store::Change::Keep(Written::Into(standings, changes));
+            if moved.is_empty() {
+                return Decision::Keep(Ok(moved));
             }
             if order == Order::Resume {
-                standings.ramp = standings.ramp.map(|position| position.again(outcomes, now.mono));
+                standings.ramp = standings.ramp.map(|position| position.restart_stage(outcomes, now));
             }
-            store::Change::Write(standings.encode(), Written::Into(standings, changes))
+            Decision::Write(Ok(moved))
         });
-        match written {
-            Ok(Written::Into(standings, changes)) => {
-                // Before the copy is replaced: the numbers are those of the epoch that ends.
-                let reports = changes.into_iter().filter_map(|(slot, before, after)| {
-                    // Put out before, and latched now: no transition.
-                    let moved = before.phase.kind() != after.phase.kind();
-                    moved.then(|| self.report(scene, slot, (&before, &after), cause, &standings)).flatten()
-                });
-                notes.transitions.extend(reports);
-                self.adopt(&standings);
-                Ok(())
-            }
-            Ok(Written::Undecodable | Written::Full) | Err(StoreError::Refused) => Err(Refused::Unreadable),
-            Err(StoreError::Mismatch) => Err(Refused::Contended),
-        }
+        let (standings, moved) = match written {
+            Ok(Some((standings, moved))) => (standings, moved?),
+            Ok(None) | Err(StoreError::Refused) => return Err(Refused::Unreadable),
+            Err(StoreError::Mismatch) => return Err(Refused::Contended),
+        };
+        // Read before the copy is replaced: the numbers are those of the epoch that ends.
+        let reports: Vec<Report> =
+            moved.iter().filter_map(|(slot, moved)| self.report(bound, *slot, moved, cause, turn)).collect();
+        self.record.adopt(&standings);
+        Ok(reports.into_iter().map(|report| self.record.transition(deployment, report)).collect())
     }
 
+    /// Reports a canary's change; `None` if its phase stays, because a rolled-back canary was latched.
     fn report(
         &self,
-        scene: Scene<'_>,
-        slot: usize,
-        (before, after): (&Standing, &Standing),
+        bound: Bound<'_>,
+        slot: Slot,
+        moved: &Moved,
         cause: &Cause,
-        standings: &Standings,
-    ) -> Option<Transition> {
-        let Scene { deployment, slots, now, .. } = scene;
-        let held = self.versions.get(slot)?;
-        let window = deployment.guard_at(self.stage(deployment)).window;
-        let seen = |slot: usize, epoch: u32| {
-            let stats = self.shared_stats(scene, slot).filter(|stats| stats.epoch == epoch);
-            let tally = stats.map(|stats| stats.snapshot(now.mono, window).tally).unwrap_or_default();
-            Counts { judged: tally.judged, bad: tally.bad }
+        turn: &Turn<'_>,
+    ) -> Option<Report> {
+        let (from, to) = (moved.before.phase.kind(), moved.after.phase.kind());
+        if from == to {
+            return None;
+        }
+        let window = self.guard(bound.deployment).window;
+        let counts = |slot: Slot, epoch: u32| {
+            let stats = self.record.version(slot).and_then(|held| held.shared_stats(turn.store));
+            let stats = stats.filter(|stats| stats.epoch == epoch);
+            stats.map(|stats| Counts::from(&stats.snapshot(turn.now.mono, window))).unwrap_or_default()
         };
-        let stable = slots.get(deployment.stable).copied().unwrap_or(usize::MAX);
-        Some(Transition {
-            deployment: self.name.clone(),
-            release: self.release.clone(),
-            version: held.id.clone(),
-            epoch: after.epoch,
-            stage: deployment.ramp.as_ref().and(standings.ramp).and_then(|position| position.stage),
-            change: Change::Moved { from: before.phase.kind(), to: after.phase.kind() },
+        let stable = bound.stable().map(|slot| counts(slot, self.record.epoch(slot)));
+        Some(Report {
+            version: self.record.version(slot)?.id.clone(),
+            epoch: moved.after.epoch,
+            change: Change::Moved { from, to },
             cause: Some(cause.clone()),
             evidence: Evidence {
-                canary: seen(slot, before.epoch),
-                stable: seen(stable, self.epoch(stable)),
+                canary: counts(slot, moved.before.epoch),
+                stable: stable.unwrap_or_default(),
                 ..Evidence::default()
             },
         })
-    }
-
-    /// A version's shared numbers as they are, of whatever epoch; `None` if there are none, or none that can be read.
-    pub(in crate::engine) fn shared_stats(&self, scene: Scene<'_>, slot: usize) -> Option<Stats> {
-        let held = self.versions.get(slot)?;
-        let found = scene.store.get(&held.stats_key).ok().flatten()?;
-        match Stats::decode(Some(&found.bytes)) {
-            Found::Value(stats) => Some(stats),
-            Found::Nothing | Found::Undecodable => None,
-        }
     }
 }

@@ -11,11 +11,12 @@ use super::reply;
 use super::service::{Service, turn};
 use super::worker::Worker;
 use crate::admin::{self, Body, Refusal, Request, page};
-use crate::engine::{Notes, Order, Refused};
-use crate::host::{self, SharedData};
+use crate::engine::{Order, Refused};
+use crate::host;
 use crate::plan::Deployment;
 use crate::report::json::to_json;
 use crate::report::status::{DeploymentStatus, KeyPoolStatus, Status};
+use crate::shared::turn::Turn;
 use crate::time::Now;
 
 const JSON: &str = "application/json";
@@ -48,7 +49,7 @@ impl AdminStream {
                     None if body_follows => Body::Unread,
                     None => Body::Read(Vec::new()),
                 };
-                self.carry_out(&name, order, &body, now)?
+                self.order(&name, order, &body, now)?
             }
         };
         Ok((JSON, body))
@@ -57,12 +58,12 @@ impl AdminStream {
     fn status(&self, now: Now) -> Result<String, Refusal> {
         let services = self.services()?;
         let (mut deployments, mut key_pools) = (Vec::new(), Vec::new());
-        let mut notes = Notes::default();
+        let mut turn = turn(now);
         let mut named: Vec<&str> = Vec::new();
         for service in &services {
             for (deployment, binding) in service.plan.deployments.iter().zip(&service.bindings) {
                 if !named.contains(&deployment.name.as_str()) {
-                    let view = binding.view(deployment, &SharedData, now, &mut notes);
+                    let view = binding.view(deployment, &mut turn);
                     deployments.push(DeploymentStatus::new(deployment, &view, now));
                 }
             }
@@ -72,43 +73,51 @@ impl AdminStream {
         for service in &services {
             for (pool, live) in service.plan.pools.iter().zip(&service.pools) {
                 if !named.contains(&pool.name.as_str()) {
-                    let keys = live.views(pool, &mut turn(now.mono, &mut notes));
+                    let keys = live.views(pool, &mut turn);
                     key_pools.push(KeyPoolStatus::new(pool, keys, now));
                 }
             }
             named.extend(service.plan.pools.iter().map(|pool| pool.name.as_str()));
         }
-        self.worker.count_dropped(notes.dropped);
+        self.worker.count_dropped(turn.drops);
         Ok(to_json(&Status { now: now.wall, deployments, key_pools }))
+    }
+
+    fn order(&self, name: &str, order: Order, body: &Body, now: Now) -> Result<String, Refusal> {
+        let mut turn = turn(now);
+        let status = self.carry_out(name, order, body, &mut turn);
+        self.worker.count_dropped(turn.drops);
+        status
     }
 
     /// Carries out an order on every deployment of this name, in all plans: another listener may have one, or another worker may
     /// serve by a plan that is about to be replaced here. Returns the status of the deployment that is in service here.
-    fn carry_out(&self, name: &str, order: Order, body: &Body, now: Now) -> Result<String, Refusal> {
+    fn carry_out(
+        &self,
+        name: &str,
+        order: Order,
+        body: &Body,
+        turn: &mut Turn<'_>,
+    ) -> Result<String, Refusal> {
         let services = self.services()?;
         let first = services
             .iter()
             .find_map(|service| find_deployment(service, name))
             .ok_or_else(|| Refusal::unknown(name))?;
         let first = &first.1.release;
-        let cause = admin::cause(body, now)?;
+        let cause = admin::cause(body, turn.now)?;
         let mut answer = None;
         for service in self.worker.services.alive() {
             let Some((n, deployment)) = find_deployment(&service, name) else { continue };
             let Some(binding) = service.bindings.get(n) else { continue };
-            let mut notes = Notes::default();
-            let done = binding.order(deployment, order, &cause, &SharedData, now, &mut notes);
-            self.worker.publish_notes(&service, n, notes);
-            match done {
+            match binding.order(deployment, order, &cause, turn) {
                 // A plan that is about to go matters only if it has a canary.
                 Err(Refused::NoCanary) if deployment.release != *first => continue,
-                done => done?,
+                ordered => self.worker.publish_transitions(&service, n, &ordered?),
             }
             if deployment.release == *first && answer.is_none() {
-                let mut notes = Notes::default();
-                let view = binding.view(deployment, &SharedData, now, &mut notes);
-                self.worker.count_dropped(notes.dropped);
-                answer = Some(to_json(&DeploymentStatus::new(deployment, &view, now)));
+                let view = binding.view(deployment, turn);
+                answer = Some(to_json(&DeploymentStatus::new(deployment, &view, turn.now)));
             }
         }
         answer.ok_or_else(|| Refusal::unknown(name))

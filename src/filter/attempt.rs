@@ -14,7 +14,6 @@ use self::start::{Earlier, NewAttempt};
 use super::reply;
 use super::request::Request;
 use super::worker::Worker;
-use crate::engine::Notes;
 use crate::host;
 use crate::outcome::flags;
 use crate::plan::{Deployment, Version};
@@ -65,9 +64,8 @@ impl AttemptStream {
         let Some(new) = NewAttempt::new(&self.worker, &request, deployment, earlier) else {
             return self.refuse_unknown_target();
         };
-        let mut notes = Notes::default();
         let carried = new.rewrite(id);
-        let action = match new.take_key(carried, &mut notes) {
+        match new.take_key(carried) {
             Ok(carried) => {
                 let number = new.insert(carried);
                 self.begun = number.map(|number| Begun { request: Rc::clone(&request), number });
@@ -78,9 +76,7 @@ impl AttemptStream {
                 reply::refuse(exhausted.returns_in);
                 Action::Pause
             }
-        };
-        self.worker.publish_notes(&request.service, request.deployment, notes);
-        action
+        }
     }
 
     /// Finds the request of this attempt. Most often it is the one that the router has seen last.

@@ -2,7 +2,7 @@
 
 use super::service::Service;
 use super::worker::Worker;
-use crate::engine::{Notes, Transition};
+use crate::engine::Transition;
 use crate::host::{self, SharedData};
 use crate::problems::Problems;
 use crate::report::event::Event;
@@ -26,14 +26,13 @@ enum Kept {
 }
 
 impl Worker {
-    /// Counts and publishes the engine's notes about a deployment.
-    pub fn publish_notes(&self, service: &Service, deployment: usize, notes: Notes) {
-        self.count_dropped(notes.dropped);
-        for transition in &notes.transitions {
+    /// Publishes the transitions that this worker has made in a deployment.
+    pub fn publish_transitions(&self, service: &Service, deployment: usize, transitions: &[Transition]) {
+        for transition in transitions {
             self.publish(service, EVENTS, Event::transition(transition, self.clock.now().wall).line());
             count_rollback(service, deployment, transition);
         }
-        if !notes.transitions.is_empty() {
+        if !transitions.is_empty() {
             service.write_gauges(deployment);
         }
     }

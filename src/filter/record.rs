@@ -3,14 +3,14 @@
 use super::request::Request;
 use super::service::{Service, turn};
 use super::worker::Worker;
-use crate::engine::Notes;
-use crate::host::{self, SharedData};
+use crate::host;
 use crate::keys::health::Status;
 use crate::outcome::Outcome;
 use crate::outcome::blame::KeyOutcome;
 use crate::outcome::judgement::Judgement;
 use crate::plan::pool::KeyRef;
 use crate::report::event::Event;
+use crate::shared::turn::Turn;
 use crate::time::{Millis, Now};
 
 impl Worker {
@@ -19,7 +19,7 @@ impl Worker {
         let Some(deployment) = request.deployment() else { return };
         let Some(binding) = request.service.bindings.get(request.deployment) else { return };
         let metrics = request.service.metrics.get(request.deployment);
-        let mut notes = Notes::default();
+        let (mut turn, mut transitions) = (turn(now), Vec::new());
         for judgement in judgements {
             let to_stable = judgement.carried.to_stable;
             let version = if to_stable { deployment.stable } else { request.version() };
@@ -28,24 +28,24 @@ impl Worker {
             {
                 metrics.attempt(outcome);
             }
-            self.record_key(&request.service, judgement, wait, now, &mut notes);
+            self.record_key(&request.service, judgement, wait, &mut turn);
             if let Some(event) = judgement.event {
                 // The result of a failover is no sample of stable's share.
                 let forced = to_stable.then(|| binding.forced(deployment.stable));
                 let assigned = forced.as_ref().unwrap_or(&request.assigned);
-                binding.record(deployment, assigned, event, &SharedData, now, &mut notes);
+                transitions.extend(binding.record(deployment, assigned, event, &mut turn));
             }
         }
-        self.publish_notes(&request.service, request.deployment, notes);
+        self.count_dropped(turn.drops);
+        self.publish_transitions(&request.service, request.deployment, &transitions);
     }
 
     /// Reports that no attempt carried the key which the router role has put in: if it was a trial, another may follow.
     pub fn record_unused_key(&self, request: &Request, now: Now) {
         let began = request.attempts.with(|attempts| attempts.seen_at()).unwrap_or(now.mono);
-        let mut notes = Notes::default();
-        let turn = &mut turn(now.mono, &mut notes);
-        request.service.report(request.router_key.get(), KeyOutcome::Inconclusive, began, turn);
-        self.count_dropped(notes.dropped);
+        let mut turn = turn(now);
+        request.service.report(request.router_key.get(), KeyOutcome::Inconclusive, began, &mut turn);
+        self.count_dropped(turn.drops);
     }
 
     /// Counts an attempt for the key that it carried, and reports its outcome to the state of the key.
@@ -54,9 +54,9 @@ impl Worker {
         service: &Service,
         judgement: &Judgement,
         wait: Option<Millis>,
-        now: Now,
-        notes: &mut Notes,
+        turn: &mut Turn<'_>,
     ) {
+        let now = turn.now;
         let Some(KeyRef { pool: n, key }) = judgement.carried.key else { return };
         let (Some(pool), Some(live)) = (service.plan.pools.get(n), service.pools.get(n)) else { return };
         if let (Some(outcome), Some(metrics)) = (judgement.outcome, live.metrics.get(key)) {
@@ -66,7 +66,7 @@ impl Worker {
             live.count(|usage| usage.count(fingerprint, judgement, now.wall));
         }
         let Some(outcome) = judgement.key_outcome(wait) else { return };
-        let moved = service.report(judgement.carried, outcome, judgement.began, &mut turn(now.mono, notes));
+        let moved = service.report(judgement.carried, outcome, judgement.began, turn);
         for moved in &moved {
             let id = pool.keys.get(moved.key).map_or("", |key| key.id.as_str());
             host::info(&Event::key(&pool.name, id, moved, now).line());
@@ -89,15 +89,16 @@ impl Worker {
         {
             // An outcome from stable after a failover says nothing about the canary.
             let by_stable = request.served_by() != request.version();
-            let good = match outcome {
+            let passed = match outcome {
                 _ if by_stable => None,
                 Outcome::Good => Some(true),
                 Outcome::Bad => Some(false),
                 _ => None,
             };
-            let mut notes = Notes::default();
-            binding.finish(deployment, &request.assigned, good, &SharedData, now, &mut notes);
-            self.publish_notes(&request.service, request.deployment, notes);
+            let mut turn = turn(now);
+            let transition = binding.finish(deployment, &request.assigned, passed, &mut turn);
+            self.count_dropped(turn.drops);
+            self.publish_transitions(&request.service, request.deployment, transition.as_slice());
         }
     }
 }

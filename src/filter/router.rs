@@ -12,9 +12,9 @@ use super::request::{Request, smallest_latency_limit};
 use super::rewrite::{OriginalHeaders, remove_spoofed, rewrite};
 use super::service::{Service, turn};
 use super::worker::Worker;
-use crate::engine::{Assigned, Binding, Notes};
+use crate::engine::{Assigned, Binding, Transition};
 use crate::headers::Headers;
-use crate::host::{self, SharedData};
+use crate::host;
 use crate::keys::pool::KeyQuery;
 use crate::outcome::attempts::{Attempts, RequestEnd, RouterAnswer};
 use crate::outcome::judgement::Judgement;
@@ -23,6 +23,7 @@ use crate::plan::pool::KeyRef;
 use crate::plan::{Deployment, Version, matching};
 use crate::route::{self, RequestFacts};
 use crate::shared::cell::SharedCell;
+use crate::shared::turn::Turn;
 use crate::time::{Micros, Millis, Now};
 
 /// Longest id of a request in an event, in bytes; Envoy's own ids have 36.
@@ -51,6 +52,8 @@ struct Decision {
     seen: Micros,
     /// Its key; `None` if the version needs no key.
     key: Result<Option<KeyRef>, Exhausted>,
+    /// The transition that a probe has made which could not have a key.
+    transition: Option<Transition>,
 }
 
 impl RouterStream {
@@ -68,8 +71,10 @@ impl RouterStream {
         else {
             return Action::Continue;
         };
-        let mut notes = Notes::default();
-        let mut decision = self.decide(deployment, binding, &headers, &mut notes);
+        let mut turn = turn(self.worker.clock.now());
+        let mut decision = self.decide(deployment, binding, &headers, &mut turn);
+        self.worker.count_dropped(turn.drops);
+        let transition = decision.transition.take();
         let action = match (decision.key, deployment.versions.get(decision.assigned.choice.version)) {
             (Ok(key), Some(version)) => {
                 let mut original = None;
@@ -88,7 +93,7 @@ impl RouterStream {
                 Action::Pause
             }
         };
-        self.worker.publish_notes(&service, n, notes);
+        self.worker.publish_transitions(&service, n, transition.as_slice());
         action
     }
 
@@ -98,9 +103,9 @@ impl RouterStream {
         deployment: &Deployment,
         binding: &Binding,
         headers: &Headers,
-        notes: &mut Notes,
+        turn: &mut Turn<'_>,
     ) -> Decision {
-        let seen = self.worker.clock.mono();
+        let seen = turn.now.mono;
         let facts = RequestFacts {
             headers,
             client_address: &|| {
@@ -108,16 +113,16 @@ impl RouterStream {
             },
             random: self.worker.random(),
         };
-        let assigned = binding.assign(deployment, &facts, &SharedData, seen, notes);
-        let exhausted = match self.choose_key(deployment, &assigned, seen, notes) {
-            Ok(key) => return Decision { assigned, seen, key: Ok(key) },
+        let assigned = binding.assign(deployment, &facts, turn);
+        let exhausted = match self.choose_key(deployment, &assigned, turn) {
+            Ok(key) => return Decision { assigned, seen, key: Ok(key), transition: None },
             Err(exhausted) => exhausted,
         };
         // The request may be a probe, which then says nothing about the version.
-        binding.finish(deployment, &assigned, None, &SharedData, self.worker.clock.now(), notes);
+        let transition = binding.finish(deployment, &assigned, None, turn);
         let assigned = binding.forced(deployment.stable);
-        let key = self.choose_key(deployment, &assigned, seen, notes);
-        Decision { assigned, seen, key: key.map_err(|stable| stable.sooner(exhausted)) }
+        let key = self.choose_key(deployment, &assigned, turn);
+        Decision { assigned, seen, key: key.map_err(|stable| stable.sooner(exhausted)), transition }
     }
 
     /// Chooses the key of a request to its version; `None` if the version needs no key.
@@ -125,14 +130,13 @@ impl RouterStream {
         &self,
         deployment: &Deployment,
         assigned: &Assigned,
-        now: Micros,
-        notes: &mut Notes,
+        turn: &mut Turn<'_>,
     ) -> Result<Option<KeyRef>, Exhausted> {
         let version = deployment.versions.get(assigned.choice.version).ok_or(Exhausted::default())?;
         let Some(pool) = version.pool else { return Ok(None) };
         let identity = assigned.choice.identity;
         let query = KeyQuery { tried: &[], identity, random: self.worker.random() };
-        self.service.pick(pool, query, &mut turn(now, notes)).map(Some)
+        self.service.pick(pool, query, turn).map(Some)
     }
 
     /// Copies the client's headers that a canary changes, for a failover to stable. Only a `keys` role needs them; also without

@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use super::metrics::DeploymentMetrics;
 use super::pool::{Exhausted, LivePool};
-use crate::engine::{Binding, Notes};
+use crate::engine::Binding;
 use crate::host::{self, SharedData, UpstreamOk};
 use crate::keys::pool::{KeyQuery, KeyReport, KeyTransition};
 use crate::outcome::blame::KeyOutcome;
@@ -12,7 +12,7 @@ use crate::outcome::judgement::Carried;
 use crate::plan::Plan;
 use crate::plan::pool::KeyRef;
 use crate::shared::turn::Turn;
-use crate::time::Micros;
+use crate::time::{Micros, Now};
 
 /// A plan in service on this worker.
 pub struct Service {
@@ -112,7 +112,7 @@ impl Service {
     }
 }
 
-/// Returns the turn of a callback that began at `now`; drops are counted in `notes`.
-pub fn turn(now: Micros, notes: &mut Notes) -> Turn<'_> {
-    Turn { store: &SharedData, now, drops: &mut notes.dropped }
+/// Returns the turn of a callback that began at `now`.
+pub fn turn(now: Now) -> Turn<'static> {
+    Turn::new(&SharedData, now)
 }

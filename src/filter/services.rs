@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 
 use super::pool::LivePool;
-use super::service::Service;
-use crate::engine::{Engine, Notes};
+use super::service::{Service, turn};
+use crate::engine::Engine;
 use crate::host::SharedData;
 use crate::keys::pool::Pools;
 use crate::keys::usage::WorkerUsage;
 use crate::plan::Plan;
 use crate::plan::pool::Secret;
 use crate::shared::cell::SharedCell;
-use crate::time::Micros;
+use crate::time::Now;
 
 /// The plans of this worker, and the states that outlive them.
 #[derive(Default)]
@@ -28,11 +28,12 @@ pub struct Services {
 
 impl Services {
     /// Puts a plan in service.
-    pub fn add(&self, plan: Plan, secrets: &BTreeMap<String, Secret>, now: Micros) -> Rc<Service> {
+    pub fn add(&self, plan: Plan, secrets: &BTreeMap<String, Secret>, now: Now) -> Rc<Service> {
         let bindings = self.engine.with_mut(|engine| engine.attach(&plan)).unwrap_or_default();
         let pools = self.pools_of(&plan, secrets).unwrap_or_default();
         let service = Rc::new(Service::new(plan, bindings, pools));
-        service.bindings.iter().for_each(|binding| binding.prime(&SharedData, now, &mut Notes::default()));
+        let mut turn = turn(now);
+        service.bindings.iter().for_each(|binding| binding.prime(&mut turn));
         self.all.with_mut(|all| {
             all.retain(|held| held.strong_count() > 0);
             all.push(Rc::downgrade(&service));

@@ -77,7 +77,7 @@ impl Worker {
 
     /// Puts a plan in service.
     pub fn install(&self, plan: Plan) -> Rc<Service> {
-        self.services.add(plan, &self.secrets.by_name().unwrap_or_default(), self.clock.mono())
+        self.services.add(plan, &self.secrets.by_name().unwrap_or_default(), self.clock.now())
     }
 
     /// Puts a secrets document in force, in place of the filter's former one.

@@ -112,7 +112,7 @@ impl PoolState {
     /// Reads the shared record if the copy is too old, and confirms the entries of the pool's keys. If the record cannot be read,
     /// the copy stays as it is.
     pub fn refresh(&mut self, keys: &KeySet, turn: &mut Turn<'_>) {
-        let now = turn.now;
+        let now = turn.now.mono;
         if self.read_at.is_some_and(|at| now.since(at) < REFRESH_AFTER) {
             return;
         }
@@ -176,13 +176,13 @@ impl PoolState {
         // If no key is active, the trial of a key that this request has tried is better than no key.
         match picked.or_else(|| self.pick_trial(keys, &[], turn)) {
             Some(key) => Pick::Key(key),
-            None => Pick::Exhausted { returns_in: self.returns_in(keys, turn.now) },
+            None => Pick::Exhausted { returns_in: self.returns_in(keys, turn.now.mono) },
         }
     }
 
     /// Starts the first trial that is due and that no other worker takes first; not of the keys that were `tried`.
     fn pick_trial(&mut self, keys: &KeySet, tried: &[usize], turn: &mut Turn<'_>) -> Option<usize> {
-        let due = |key: &usize| self.health(keys, *key).is_trial_due(turn.now) && !tried.contains(key);
+        let due = |key: &usize| self.health(keys, *key).is_trial_due(turn.now.mono) && !tried.contains(key);
         let due: Vec<usize> = keys.candidates().filter(due).collect();
         due.into_iter().find(|key| self.start_trial(keys, *key, turn))
     }
@@ -190,7 +190,7 @@ impl PoolState {
     /// Starts the trial of a key, unless another worker has started it.
     fn start_trial(&mut self, keys: &KeySet, key: usize, turn: &mut Turn<'_>) -> bool {
         let Some(fingerprint) = keys.fingerprint(key) else { return false };
-        let now = turn.now;
+        let now = turn.now.mono;
         let started = self.update_shared(turn, &mut |pool| {
             let health = pool.get(fingerprint);
             let due = health.is_trial_due(now);

@@ -135,10 +135,10 @@ impl WorkerUsage {
 
     /// Merges the counts into the shared record, if that is due. If other workers interfere, the counts stay for the next time.
     pub fn merge(&mut self, turn: &mut Turn<'_>) {
-        if self.pending.0.is_empty() || turn.now.since(self.merged_at) < MERGE_AFTER {
+        if self.pending.0.is_empty() || turn.now.mono.since(self.merged_at) < MERGE_AFTER {
             return;
         }
-        self.merged_at = turn.now;
+        self.merged_at = turn.now.mono;
         let merged = update(turn.store, &self.name, &mut |bytes| {
             let mut record = match PoolUsage::decode(bytes) {
                 Found::Nothing => PoolUsage::default(),
@@ -182,6 +182,7 @@ mod tests {
     use crate::outcome::judgement::Carried;
     use crate::shared::dropped::Drops;
     use crate::testing::MemoryStore;
+    use crate::time::Now;
 
     /// Returns the judgement of an attempt that is over.
     fn over(outcome: Outcome) -> Judgement {
@@ -189,26 +190,35 @@ mod tests {
         Judgement { event: None, outcome: Some(outcome), carried, began: Micros(0), status: None }
     }
 
-    fn turn<'a>(store: &'a MemoryStore, millis: u64, drops: &'a mut Drops) -> Turn<'a> {
-        Turn { store, now: Micros(millis * 1000), drops }
+    fn turn(store: &MemoryStore, millis: u64) -> Turn<'_> {
+        Turn::new(store, Now { mono: Micros(millis * 1000), wall: UnixMillis(millis) })
+    }
+
+    /// Merges, and returns the drops.
+    fn merge(usage: &mut WorkerUsage, store: &MemoryStore, millis: u64) -> Drops {
+        let mut turn = turn(store, millis);
+        usage.merge(&mut turn);
+        turn.drops
     }
 
     #[test]
     fn two_workers_count_together_and_write_rarely() {
-        let (store, mut drops) = (MemoryStore::default(), Drops::default());
+        let store = MemoryStore::default();
         let (mut a, mut b) = (WorkerUsage::new("p"), WorkerUsage::new("p"));
         for n in 0..100 {
             a.count(1, &over(Outcome::Good), UnixMillis(n));
             b.count(1, &over(Outcome::RateLimited), UnixMillis(1000 + n));
             b.count(2, &over(Outcome::CallerError), UnixMillis(7));
-            a.merge(&mut turn(&store, 1000 + n, &mut drops));
-            b.merge(&mut turn(&store, 1000 + n, &mut drops));
+            for worker in [&mut a, &mut b] {
+                assert_eq!(merge(worker, &store, 1000 + n), Drops::default());
+            }
         }
         assert_eq!(store.calls.get(), 4, "one read and one write each in a tenth of a second");
-        a.merge(&mut turn(&store, 2000, &mut drops));
-        b.merge(&mut turn(&store, 2000, &mut drops));
+        for worker in [&mut a, &mut b] {
+            assert_eq!(merge(worker, &store, 2000), Drops::default());
+        }
         let calls = store.calls.get();
-        (0..9).for_each(|n| a.merge(&mut turn(&store, 3000 + 300 * n, &mut drops)));
+        (0..9).for_each(|n| assert_eq!(merge(&mut a, &store, 3000 + 300 * n), Drops::default()));
         assert_eq!(store.calls.get(), calls, "without new counts nothing is written");
         let record = WorkerUsage::new("p").read(&store).unwrap();
         assert_eq!(
@@ -216,30 +226,28 @@ mod tests {
             KeyUsage { requests: 200, errors: 100, last: UnixMillis(1099), ..KeyUsage::default() }
         );
         assert_eq!(record.get(2), KeyUsage { requests: 100, last: UnixMillis(7), ..KeyUsage::default() });
-        assert_eq!((record.get(3), drops), (KeyUsage::default(), Drops::default()));
+        assert_eq!(record.get(3), KeyUsage::default());
     }
 
     #[test]
     fn counts_that_cannot_be_merged_are_kept_and_shown() {
-        let (store, mut drops) = (MemoryStore::default(), Drops::default());
+        let store = MemoryStore::default();
         let mut usage = WorkerUsage::new("p");
         usage.count(1, &over(Outcome::Bad), UnixMillis(5));
         store.interference.set(16);
-        usage.merge(&mut turn(&store, 1000, &mut drops));
-        assert_eq!(drops.0, [(Dropped::MergeDeferred, 1)]);
+        assert_eq!(merge(&mut usage, &store, 1000).0, [(Dropped::MergeDeferred, 1)]);
         assert_eq!(usage.read(&store).unwrap().get(1).errors, 1);
-        usage.merge(&mut turn(&store, 2000, &mut drops));
+        merge(&mut usage, &store, 2000);
         assert_eq!(WorkerUsage::new("p").read(&store).unwrap().get(1).errors, 1);
     }
 
     #[test]
     fn a_record_of_another_build_is_left_alone_and_not_read_as_empty() {
-        let (store, mut drops) = (MemoryStore::default(), Drops::default());
+        let store = MemoryStore::default();
         store.force("bellwether/2/usage/p", &[9, 9]);
         let mut usage = WorkerUsage::new("p");
         usage.count(1, &over(Outcome::Good), UnixMillis(5));
-        usage.merge(&mut turn(&store, 1000, &mut drops));
-        assert_eq!(drops.0, [(Dropped::Undecodable, 1)]);
+        assert_eq!(merge(&mut usage, &store, 1000).0, [(Dropped::Undecodable, 1)]);
         assert_eq!(usage.read(&store), None);
     }
 

@@ -31,7 +31,8 @@ pub struct KeyView {
 impl DeploymentStatus {
     /// Builds the status of a deployment from its plan and its present view.
     pub fn new(plan: &Deployment, view: &View, now: Now) -> DeploymentStatus {
-        let worst = view.worst(plan.stable).map(|(_, version)| &version.standing.phase);
+        let worst =
+            view.worst(plan.stable).and_then(|n| view.versions.get(n)).map(|version| &version.standing.phase);
         let cause = worst.and_then(Phase::cause);
         let stage = view.ramp.and_then(|position| position.stage);
         let guard = plan.guard_at(stage);
@@ -137,7 +138,7 @@ impl RampStatus {
         let next_stage_at = match position {
             Some(Position { stage: None, .. }) => ramp.start,
             Some(position) => {
-                let left = position.left(ramp, now.mono);
+                let left = position.time_left(ramp, now.mono);
                 left.map(|left| wall(now, now.mono.plus(left)))
             }
             None => None,
@@ -320,7 +321,7 @@ mod tests {
             stage,
             elapsed: Span::from_secs(seconds),
             outcomes_before: 0,
-            looked_at: NOW.mono,
+            updated_at: NOW.mono,
         };
         let start = r#", "start": "2026-11-20T11:00:00Z""#;
         for (more, position, weight, next) in [

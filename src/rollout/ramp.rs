@@ -1,53 +1,53 @@
-//! The ramp: where a rollout is in its stages, and when the next one begins.
+//! The position of a ramp: its stage, and the time at which the next stage begins.
 //!
 //! A stage ends when its time has passed, enough outcomes of the canary were seen in it, and nothing speaks against the
 //! canary. Too little data neither passes nor fails: the stage goes on. Its clock runs only while the canary is active and the
-//! ramp is not paused, so a pause or a hold adds to the stage what it took. The position is shared by all workers and survives
-//! reloads. With `start`, an Envoy that sees the release for the first time (or again, after a restart) begins where the clock
-//! says that the others are.
+//! ramp is not paused, so a pause or a hold makes the stage longer by its own length. The position is shared by all workers and
+//! survives reloads. With `start`, an Envoy that sees the release for the first time (or again, after a restart) begins at the
+//! stage that the clock gives for all Envoys.
 
 use crate::plan::ramp::Ramp;
 use crate::shared::codec::{Reader, Writer};
 use crate::time::{Micros, Now, Span};
 
-/// Evidence, in percent of a rollback, from which a stage does not end: half way.
+/// Evidence from which on a stage does not end: half of a rollback, in percent.
 pub const NEAR: u64 = 50;
 
-/// A gap between two looks longer than this counts as this: a proxy that stood still has not watched the canary meanwhile.
+/// The most by which one step moves the clock. A proxy that stood still for longer has not watched the canary meanwhile.
 const STEP_MAX: Span = Span::from_secs(10);
 
-/// Where a ramp is.
+/// The position of a ramp.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Position {
     /// Index of the stage; `None` before `start`.
     pub stage: Option<u32>,
-    /// For how long the stage's clock has run.
+    /// Time for which the stage's clock has run.
     pub elapsed: Span,
-    /// The canary's judged outcomes when the stage began.
+    /// The canary's judged outcomes before the stage began.
     pub outcomes_before: u64,
-    /// When somebody last looked.
-    pub looked_at: Micros,
+    /// Time of the last step of the clock.
+    pub updated_at: Micros,
 }
 
-/// What the next stage depends on.
+/// The facts that end a stage.
 #[derive(Debug, Clone, Copy)]
-pub struct Sight {
-    /// Now.
+pub struct RampFacts {
+    /// The time.
     pub now: Now,
     /// The canary's judged outcomes since the release was first seen.
     pub outcomes: u64,
     /// Evidence against the canary, in percent of a rollback.
     pub evidence: u64,
-    /// The canary is active: neither held, nor rolled back, nor probing.
+    /// Set if the canary is active: neither held, nor rolled back, nor probing.
     pub active: bool,
 }
 
 impl Position {
-    /// Where a ramp is when it is first seen.
+    /// Returns the position of a ramp that is first seen.
     pub fn first(ramp: &Ramp, now: Now) -> Position {
-        let at = |stage, elapsed| Position { stage, elapsed, outcomes_before: 0, looked_at: now.mono };
+        let at = |stage, elapsed| Position { stage, elapsed, outcomes_before: 0, updated_at: now.mono };
         let Some(start) = ramp.start else { return at(Some(0), Span::ZERO) };
-        // How long it had been paused before this Envoy first saw it nobody knows: not further than the first stage.
+        // The time of the pause is not known. The ramp may not be further than its first stage.
         if ramp.paused {
             return at((now.wall >= start).then_some(0), Span::ZERO);
         }
@@ -62,68 +62,71 @@ impl Position {
         at(Some(0), Span::ZERO)
     }
 
-    /// Where it is now. The second value says whether another stage has begun.
-    pub fn look(self, ramp: &Ramp, sight: Sight) -> (Position, bool) {
+    /// Returns the position after a step of the clock, at another stage if that has begun.
+    pub fn advance(self, ramp: &Ramp, facts: RampFacts) -> Position {
         let Some(n) = self.stage else {
             // A paused ramp does not begin.
-            let first = if ramp.paused { self } else { Position::first(ramp, sight.now) };
-            return (Position { looked_at: sight.now.mono, ..first }, first.stage.is_some());
+            let first = if ramp.paused { self } else { Position::first(ramp, facts.now) };
+            return Position { updated_at: facts.now.mono, ..first };
         };
-        let step = sight.now.mono.since(self.looked_at).min(STEP_MAX);
-        let running = sight.active && !ramp.paused;
+        let step = facts.now.mono.since(self.updated_at).min(STEP_MAX);
+        let running = facts.active && !ramp.paused;
         let elapsed = if running { self.elapsed.saturating_add(step) } else { self.elapsed };
-        let here = Position { elapsed, looked_at: sight.now.mono, ..self };
+        let here = Position { elapsed, updated_at: facts.now.mono, ..self };
         let next = n.saturating_add(1);
         let over = ramp.stage(Some(n)).is_some_and(|stage| {
             elapsed >= stage.duration.span()
-                && sight.outcomes.saturating_sub(self.outcomes_before) >= u64::from(stage.min_requests)
+                && facts.outcomes.saturating_sub(self.outcomes_before) >= u64::from(stage.min_requests)
         });
-        let there = usize::try_from(next).is_ok_and(|next| next < ramp.stages.len());
-        if running && over && there && sight.evidence < NEAR {
-            let begun =
-                Position { stage: Some(next), elapsed: Span::ZERO, outcomes_before: sight.outcomes, ..here };
-            return (begun, true);
+        let has_next = usize::try_from(next).is_ok_and(|next| next < ramp.stages.len());
+        if running && over && has_next && facts.evidence < NEAR {
+            return Position {
+                stage: Some(next),
+                elapsed: Span::ZERO,
+                outcomes_before: facts.outcomes,
+                ..here
+            };
         }
-        (here, false)
+        here
     }
 
-    /// Back to the beginning: a canary that comes back does not come back at the stage that broke it.
-    pub fn restarted(self, outcomes: u64) -> Position {
+    /// Returns the first stage: a canary that has recovered does not come back at the stage that broke it.
+    pub fn restart(self, outcomes: u64) -> Position {
         Position { stage: self.stage.map(|_| 0), elapsed: Span::ZERO, outcomes_before: outcomes, ..self }
     }
 
-    /// The same stage from its beginning: what an operator resumes has to show anew that it does well where it is.
-    pub fn again(self, outcomes: u64, now: Micros) -> Position {
-        Position { elapsed: Span::ZERO, outcomes_before: outcomes, looked_at: now, ..self }
+    /// Returns the beginning of the same stage: a canary that an operator resumes has to do well in the whole stage again.
+    pub fn restart_stage(self, outcomes: u64, now: Micros) -> Position {
+        Position { elapsed: Span::ZERO, outcomes_before: outcomes, updated_at: now, ..self }
     }
 
-    /// When the stage can end at the earliest, counted from now; `None` if it is the last one, or its clock stands.
-    pub fn left(&self, ramp: &Ramp, now: Micros) -> Option<Span> {
+    /// Returns the time until the earliest end of the stage; `None` if it is the last one, or if its clock stands still.
+    pub fn time_left(&self, ramp: &Ramp, now: Micros) -> Option<Span> {
         let n = self.stage?;
         let stages = u32::try_from(ramp.stages.len()).ok()?;
         if ramp.paused || n.saturating_add(1) >= stages {
             return None;
         }
-        let elapsed = self.elapsed.saturating_add(now.since(self.looked_at).min(STEP_MAX));
+        let elapsed = self.elapsed.saturating_add(now.since(self.updated_at).min(STEP_MAX));
         Some(ramp.stage(Some(n))?.duration.span().saturating_sub(elapsed))
     }
 
-    /// Appends it to a value.
+    /// Appends the position to a value.
     pub fn encode(&self, w: &mut Writer) {
         w.number(self.stage.map_or(0, |stage| u64::from(stage).saturating_add(1)));
         w.number(self.elapsed.0);
         w.number(self.outcomes_before);
-        w.number(self.looked_at.0);
+        w.number(self.updated_at.0);
     }
 
-    /// Reads it from a value.
+    /// Reads a position from a value.
     pub fn decode(r: &mut Reader<'_>) -> Option<Position> {
         let stage = match r.number()? {
             0 => None,
             n => Some(u32::try_from(n.checked_sub(1)?).ok()?),
         };
         let (elapsed, outcomes_before) = (Span(r.number()?), r.number()?);
-        Some(Position { stage, elapsed, outcomes_before, looked_at: Micros(r.number()?) })
+        Some(Position { stage, elapsed, outcomes_before, updated_at: Micros(r.number()?) })
     }
 }
 
@@ -151,19 +154,19 @@ mod tests {
         Now { mono: Micros(seconds * SECOND), wall: UnixMillis(1_795_168_800_000 + seconds * 1000) }
     }
 
-    fn sight(seconds: u64, outcomes: u64) -> Sight {
-        Sight { now: at(seconds), outcomes, evidence: 0, active: true }
+    fn facts(seconds: u64, outcomes: u64) -> RampFacts {
+        RampFacts { now: at(seconds), outcomes, evidence: 0, active: true }
     }
 
-    /// Looks every second from where it is until `to`; the last position and the seconds at which stages began.
+    /// Advances every second until `to`. Returns the last position and the seconds at which stages began.
     fn walk(mut p: Position, ramp: &Ramp, to: u64, outcomes: impl Fn(u64) -> u64) -> (Position, Vec<u64>) {
         let mut begun = Vec::new();
-        for second in p.looked_at.0 / SECOND + 1..=to {
-            let (next, moved) = p.look(ramp, sight(second, outcomes(second)));
-            p = next;
-            if moved {
+        for second in p.updated_at.0 / SECOND + 1..=to {
+            let next = p.advance(ramp, facts(second, outcomes(second)));
+            if next.stage != p.stage {
                 begun.push(second);
             }
+            p = next;
         }
         (p, begun)
     }
@@ -187,9 +190,9 @@ mod tests {
     fn a_stage_does_not_end_while_a_limit_is_near() {
         let ramp = ramp("");
         let p = Position::first(&ramp, at(0));
-        let near = Sight { evidence: NEAR, ..sight(10, 500) };
-        assert!(!p.look(&ramp, near).1);
-        assert!(p.look(&ramp, sight(10, 500)).1);
+        let near = RampFacts { evidence: NEAR, ..facts(10, 500) };
+        assert_eq!(p.advance(&ramp, near).stage, Some(0));
+        assert_eq!(p.advance(&ramp, facts(10, 500)).stage, Some(1));
     }
 
     #[test]
@@ -200,8 +203,8 @@ mod tests {
         assert!(begun.is_empty());
         let (_, begun) = walk(p, &going, 120, |_| 500);
         assert_eq!(begun, [110], "ten seconds after the pause has ended");
-        let held = Sight { active: false, ..sight(50, 500) };
-        assert_eq!(Position::first(&going, at(0)).look(&going, held).0.elapsed, Span::ZERO);
+        let held = RampFacts { active: false, ..facts(50, 500) };
+        assert_eq!(Position::first(&going, at(0)).advance(&going, held).elapsed, Span::ZERO);
     }
 
     #[test]
@@ -237,20 +240,20 @@ mod tests {
         let ramp = ramp("");
         let p = Position { stage: Some(7), ..Position::first(&ramp, at(0)) };
         assert_eq!(ramp.weight(p.stage), Bps::ALL);
-        assert!(!p.look(&ramp, sight(9_000, 0)).1);
+        assert_eq!(p.advance(&ramp, facts(9_000, 0)).stage, Some(7));
     }
 
     #[test]
     fn a_proxy_that_stood_still_has_not_watched() {
         let ramp = ramp("");
         let p = Position { stage: Some(1), ..Position::first(&ramp, at(0)) };
-        assert!(!p.look(&ramp, sight(3_600, 500)).1, "an hour's gap counts as ten seconds");
+        assert_eq!(p.advance(&ramp, facts(3_600, 500)).stage, Some(1), "an hour's gap counts as ten seconds");
     }
 
     #[test]
     fn a_position_comes_back_from_its_bytes() {
         for stage in [None, Some(0), Some(99)] {
-            let p = Position { stage, elapsed: Span(5), outcomes_before: 6, looked_at: Micros(7) };
+            let p = Position { stage, elapsed: Span(5), outcomes_before: 6, updated_at: Micros(7) };
             let mut w = Writer::new();
             p.encode(&mut w);
             assert_eq!(Position::decode(&mut Reader::new(&w.finish()).unwrap()), Some(p));

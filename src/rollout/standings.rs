@@ -1,33 +1,34 @@
-//! The shared record of one release: the standings of its versions and its place in the ramp.
+//! The shared record of one release: the standings of its versions and the position of its ramp.
 
+use crate::plan::Deployment;
 use crate::rollout::ramp::Position;
 use crate::rollout::{Cause, Lease, Phase, Standing};
 use crate::shared::codec::{Found, Reader, Writer};
 use crate::time::{Micros, UnixMillis};
 
-/// Longest reason kept, in bytes.
+/// Longest reason that is kept, in bytes.
 const REASON_BYTES: usize = 400;
-/// Most versions a record may hold: those of a plan, and as many that an older plan of the release still knows.
-pub const VERSIONS: usize = 64;
+/// Most versions of a record: those of a plan, and as many that an older plan of the release still knows.
+const VERSIONS: usize = 64;
 /// Most probes in flight that a configuration may ask for.
 const LEASES: usize = 1000;
 
-/// Standings by version id, and the ramp. A version it does not name stands as new.
+/// Standings by version id, and the ramp. A version without an entry has the standing of a new one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Standings {
-    /// By version id.
+    /// Standing of each version, by id.
     pub versions: Vec<(String, Standing)>,
-    /// Where the ramp is; `None` before somebody has looked at the clock, and without a ramp.
+    /// Position of the ramp; `None` without a ramp, and before the first step of its clock.
     pub ramp: Option<Position>,
 }
 
 impl Standings {
-    /// The standing of a version, if the record names it.
+    /// Returns the standing of a version; `None` without an entry.
     pub fn get(&self, version: &str) -> Option<&Standing> {
         self.versions.iter().find(|(id, _)| id == version).map(|(_, standing)| standing)
     }
 
-    /// Replaces or adds a standing; beyond the bound nothing is added and `false` returned.
+    /// Replaces or adds a standing. Returns false, and adds nothing, if the record is full.
     pub fn put(&mut self, version: &str, standing: Standing) -> bool {
         let full = self.versions.len() >= VERSIONS;
         match self.versions.iter_mut().find(|(id, _)| id == version) {
@@ -38,14 +39,21 @@ impl Standings {
         true
     }
 
-    /// Forgets a version. Returns whether the record named it.
+    /// Removes a version. Returns whether it had an entry.
     pub fn remove(&mut self, version: &str) -> bool {
         let before = self.versions.len();
         self.versions.retain(|(id, _)| id != version);
         self.versions.len() < before
     }
 
-    /// To bytes.
+    /// Removes versions that have left the deployment if there is no room for others.
+    pub fn make_room(&mut self, deployment: &Deployment) {
+        if self.versions.len() >= VERSIONS {
+            self.versions.retain(|(id, _)| deployment.versions.iter().any(|version| version.id == *id));
+        }
+    }
+
+    /// Encodes the record.
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Writer::new();
         w.number(u64::try_from(self.versions.len()).unwrap_or(0));
@@ -63,7 +71,7 @@ impl Standings {
         w.finish()
     }
 
-    /// From bytes; total.
+    /// Decodes a record; total.
     pub fn decode(bytes: Option<&[u8]>) -> Found<Standings> {
         Found::read(bytes, read)
     }
@@ -106,11 +114,11 @@ fn read(bytes: &[u8]) -> Option<Standings> {
     for _ in 0..count {
         let id = r.text(64)?;
         let epoch = r.small()?;
-        let told: u8 = r.small()?;
-        if told > 3 {
+        let observed: u8 = r.small()?;
+        if observed > 3 {
             return None;
         }
-        let (observed, observed_hold) = (told & 1 != 0, told & 2 != 0);
+        let (observed, observed_hold) = (observed & 1 != 0, observed & 2 != 0);
         versions.push((id, Standing { epoch, observed, observed_hold, phase: read_phase(&mut r)? }));
     }
     let ramp = if r.flag()? { Some(Position::decode(&mut r)?) } else { None };

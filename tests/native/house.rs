@@ -57,12 +57,14 @@ fn files(folder: &str, extensions: &[&str]) -> Vec<(PathBuf, String)> {
     found
 }
 
-/// The Rust files of the filter, without the files of its tests: `src/testing.rs` and all names that end with `tests`.
+/// The Rust files of the filter, without the files of its tests: `src/testing.rs`, all names that end with `tests`, and the folders
+/// of this name.
 fn sources() -> Vec<(PathBuf, String)> {
     let mut found = files("src", &["rs"]);
     found.retain(|(path, _)| {
         let name = path.file_stem().unwrap().to_string_lossy();
-        !name.ends_with("tests") && path != Path::new("src/testing.rs")
+        let in_tests = path.parent().is_some_and(|folder| folder.ends_with("tests"));
+        !name.ends_with("tests") && !in_tests && path != Path::new("src/testing.rs")
     });
     assert!(found.len() > 40, "{} files were read", found.len());
     found

@@ -25,9 +25,9 @@ use bellwether::plan::matching::address_without_port;
 use bellwether::plan::pool::{KeyRef, Secret};
 use bellwether::plan::split::Split;
 use bellwether::report::log::EventLog;
-use bellwether::rollout::ramp::{Position, Sight};
+use bellwether::rollout::ramp::{Position, RampFacts};
 use bellwether::rollout::standings::Standings;
-use bellwether::rollout::{Cause, Lease, Phase, Rules, Signal, Standing};
+use bellwether::rollout::{Cause, Lease, Phase, ProbeOutcome, Rules, Signal, Standing};
 use bellwether::route::{Access, RequestFacts, choose, find, rewritten_path};
 use bellwether::shared::census::Census;
 use bellwether::shared::codec::Found;
@@ -243,7 +243,7 @@ proptest! {
         let signal = [
             Signal::Fail(cause.clone()), Signal::WouldFail(cause.clone()), Signal::Shared(cause.clone()),
             Signal::Pass { now: Micros(at), window: Millis(1000) }, Signal::Time(Micros(at)), Signal::Ask(lease, Micros(at)),
-            Signal::Probed(at, Ok(true)), Signal::Probed(at, Ok(false)), Signal::Probed(at, Err(cause.clone())), Signal::WouldHold(cause),
+            Signal::Probed(at, ProbeOutcome::Passed), Signal::Probed(at, ProbeOutcome::Inconclusive), Signal::Probed(at, ProbeOutcome::Failed(cause.clone())), Signal::WouldHold(cause),
         ][which].clone();
         let right = |s: &Standing| match s.phase {
             Phase::Active | Phase::Holding(_) => 0,
@@ -295,7 +295,9 @@ proptest! {
         for (later, more, evidence, active, wall) in looks {
             at += later;
             seen += more;
-            let (next, begun) = position.look(ramp, Sight { now: now(at, wall), outcomes: seen, evidence, active });
+            let facts = RampFacts { now: now(at, wall), outcomes: seen, evidence, active };
+            let next = position.advance(ramp, facts);
+            let begun = next.stage != position.stage;
             let (before, after) = (position.stage.unwrap(), next.stage.unwrap());
             prop_assert_eq!(after - before, u32::from(begun));
             prop_assert!(!begun || (active && evidence < 50), "nothing advances in trouble");

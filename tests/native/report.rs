@@ -83,7 +83,7 @@ fn views() -> Vec<View> {
     };
     let probing = Phase::Probing { cause: cause(OPERATOR), failed_rounds: 1, passed: 2, leases: Vec::new() };
     let three = view(vec![version(probing, 1000), version(Phase::Active, 9000), version(out, 0)]);
-    let position = |stage, elapsed| Position { stage, elapsed, outcomes_before: 5, looked_at: NOW.mono };
+    let position = |stage, elapsed| Position { stage, elapsed, outcomes_before: 5, updated_at: NOW.mono };
     let holding =
         || vec![version(Phase::Active, 9500), version(Phase::Holding(cause("max_error_rate")), 500)];
     let ramp = View { ramp: Some(position(Some(0), Span::from_secs(4))), ..view(holding()) };

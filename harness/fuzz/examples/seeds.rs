@@ -149,7 +149,7 @@ fn shared() {
     }
     value(b't', "standings", &standings.encode());
     standings.ramp =
-        Some(Position { stage: Some(1), elapsed: Span(5), outcomes_before: 6, looked_at: Micros(7_000_000) });
+        Some(Position { stage: Some(1), elapsed: Span(5), outcomes_before: 6, updated_at: Micros(7_000_000) });
     value(b't', "ramp", &standings.encode());
 
     let plan = plan(LIMITS);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use arbitrary::{Result, Unstructured};
-use bellwether::engine::{Assigned, Binding, Engine, Notes};
+use bellwether::engine::{Assigned, Binding, Engine, Transition};
 use bellwether::headers::Headers;
 use bellwether::judge::comparison::Comparison;
 use bellwether::judge::stats::Stats;
@@ -89,33 +89,26 @@ fn days(u: &mut Unstructured<'_>) -> Result<()> {
         if u.is_empty() {
             break;
         }
-        let mut notes = Notes::default();
+        let turn = &mut Turn::new(&store, now(at));
         let worker = &mut workers[usize::from(u.arbitrary::<bool>()?)];
         match u.int_in_range(0..=15)? {
-            0..=4 => request(worker, &store, at, u, &mut notes)?,
-            5..=9 => answer(worker, &store, at, u, &mut notes)?,
-            10 => tick(worker, &store, at, &mut notes),
+            0..=4 => request(worker, u, turn)?,
+            5..=9 => answer(worker, u, turn)?,
+            10 => tick(worker, turn),
             11 => at = at.saturating_add(1 << u.int_in_range(0..=36)?),
             12 => tamper(&store, u)?,
-            13 => key(worker, &store, at, u, &mut notes)?,
+            13 => key(worker, u, turn)?,
             14 => match u.int_in_range(0..=2)? {
                 0 => store.late.set(u.int_in_range(0..=20)?),
                 _ => store.broken.set(!store.broken.get()),
             },
             _ => reload(worker, &store, u)?,
         }
-        told(&notes, at);
     }
     Ok(())
 }
 
-fn request(
-    worker: &mut Worker,
-    store: &Memory,
-    at: u64,
-    u: &mut Unstructured<'_>,
-    notes: &mut Notes,
-) -> Result<()> {
+fn request(worker: &mut Worker, u: &mut Unstructured<'_>, turn: &mut Turn<'_>) -> Result<()> {
     let n = u.choose_index(worker.plan.deployments.len())?;
     let (deployment, binding) = (&worker.plan.deployments[n], &worker.bindings[n]);
     let mut pairs = Vec::new();
@@ -127,7 +120,7 @@ fn request(
     }
     let headers = Headers::new(pairs);
     let facts = RequestFacts { headers: &headers, client_address: &|| None, random: u.arbitrary()? };
-    let mut assigned = binding.assign(deployment, &facts, store, Micros(at), notes);
+    let mut assigned = binding.assign(deployment, &facts, turn);
     assert!(assigned.choice.version < deployment.versions.len());
     let to_canary = assigned.choice.version != deployment.stable;
     assert!(assigned.lease.is_none() || to_canary, "only a canary is probed");
@@ -142,13 +135,7 @@ fn request(
     Ok(())
 }
 
-fn answer(
-    worker: &mut Worker,
-    store: &Memory,
-    at: u64,
-    u: &mut Unstructured<'_>,
-    notes: &mut Notes,
-) -> Result<()> {
+fn answer(worker: &mut Worker, u: &mut Unstructured<'_>, turn: &mut Turn<'_>) -> Result<()> {
     if worker.under_way.is_empty() {
         return Ok(());
     }
@@ -160,17 +147,18 @@ fn answer(
     let outcome = if bad { Outcome::Bad } else { *u.choose(&Outcome::ALL)? };
     let latency = u.arbitrary::<Option<u32>>()?.map(|micros| Span(u64::from(micros)));
     for _ in 0..=u.int_in_range(0..=3)? {
-        binding.record(deployment, &assigned, Event::Answered { outcome, latency }, store, now(at), notes);
+        let event = Event::Answered { outcome, latency };
+        check_events(&binding.record(deployment, &assigned, event, turn), turn);
     }
     let end = if u.ratio(1, 8)? { Event::Broke } else { Event::Completed };
-    binding.record(deployment, &assigned, end, store, now(at), notes);
-    binding.finish(deployment, &assigned, u.arbitrary()?, store, now(at), notes);
+    check_events(&binding.record(deployment, &assigned, end, turn), turn);
+    check_events(binding.finish(deployment, &assigned, u.arbitrary()?, turn).as_slice(), turn);
     Ok(())
 }
 
-fn tick(worker: &mut Worker, store: &Memory, at: u64, notes: &mut Notes) {
+fn tick(worker: &mut Worker, turn: &mut Turn<'_>) {
     for (deployment, binding) in worker.plan.deployments.iter().zip(&worker.bindings) {
-        binding.tick(deployment, store, now(at), notes);
+        check_events(&binding.tick(deployment, turn), turn);
         assert!(binding.evidence(deployment) <= 100);
         assert!(binding.phase_gauge(deployment) <= 3);
     }
@@ -201,19 +189,12 @@ fn tamper(store: &Memory, u: &mut Unstructured<'_>) -> Result<()> {
     Ok(())
 }
 
-fn key(
-    worker: &mut Worker,
-    store: &Memory,
-    at: u64,
-    u: &mut Unstructured<'_>,
-    notes: &mut Notes,
-) -> Result<()> {
+fn key(worker: &mut Worker, u: &mut Unstructured<'_>, turn: &mut Turn<'_>) -> Result<()> {
     let n = u.choose_index(worker.plan.pools.len())?;
     let (config, (state, keys)) = (&worker.plan.pools[n], &worker.key_sets[n]);
     let pool = Pool { config, keys };
-    let mut turn = Turn { store, now: Micros(at), drops: &mut notes.dropped };
     let query = KeyQuery { tried: &[0], identity: u.arbitrary()?, random: u.arbitrary()? };
-    let pick = state.with_mut(|state| state.pick(pool, query, &mut turn)).unwrap();
+    let pick = state.with_mut(|state| state.pick(pool, query, turn)).unwrap();
     let Pick::Key(key) = pick else {
         return Ok(());
     };
@@ -222,12 +203,12 @@ fn key(
     let well = [KeyOutcome::Completed, KeyOutcome::Accepted, KeyOutcome::Inconclusive];
     let badly = [KeyOutcome::Limited(wait), KeyOutcome::Rejected, KeyOutcome::Failed, KeyOutcome::Broke];
     let outcomes: Vec<KeyOutcome> = well.into_iter().chain(badly).collect();
-    let began = Micros(at.saturating_sub(u.arbitrary::<u32>()?.into()));
+    let began = Micros(turn.now.mono.0.saturating_sub(u.arbitrary::<u32>()?.into()));
     let report = KeyReport { key, outcome: *u.choose(&outcomes)?, began };
     let usage = WorkerUsage::new(&config.name);
-    let moved = state.with_mut(|state| state.report(pool, report, &usage, &mut turn)).unwrap();
+    let moved = state.with_mut(|state| state.report(pool, report, &usage, turn)).unwrap();
     for moved in &moved {
-        one_line(&Reported::key(&config.name, &config.keys[moved.key].id, moved, now(at)).line());
+        one_line(&Reported::key(&config.name, &config.keys[moved.key].id, moved, turn.now).line());
     }
     Ok(())
 }
@@ -239,9 +220,10 @@ fn reload(worker: &mut Worker, store: &Memory, u: &mut Unstructured<'_>) -> Resu
     Ok(())
 }
 
-fn told(notes: &Notes, at: u64) {
-    for transition in &notes.transitions {
-        one_line(&Reported::transition(transition, now(at).wall).line());
+/// Each transition is one line of JSON.
+fn check_events(transitions: &[Transition], turn: &Turn<'_>) {
+    for transition in transitions {
+        one_line(&Reported::transition(transition, turn.now.wall).line());
     }
 }
 

@@ -2,7 +2,7 @@
 
 use arbitrary::{Result, Unstructured};
 use bellwether::config::secrets;
-use bellwether::engine::{Engine, Notes};
+use bellwether::engine::Engine;
 use bellwether::headers::Headers;
 use bellwether::keys::key_set::KeySet;
 use bellwether::keys::pool::{KeyQuery, Pick, Pool, Pools};
@@ -39,12 +39,12 @@ pub fn routes_anything(plan: &Plan, u: &mut Unstructured<'_>) -> Result<()> {
         let address = u.arbitrary::<bool>()?.then(|| b"10.0.0.1".to_vec());
         let random = u.arbitrary()?;
         let facts = RequestFacts { headers: &headers, client_address: &|| address.clone(), random };
-        let mut notes = Notes::default();
         let Some(n) = find(plan, &headers) else { continue };
+        let mut turn = Turn::new(&store, now(at));
         let (deployment, binding) = (&plan.deployments[n], &bindings[n]);
         let shut: u16 = u.arbitrary()?;
         permitted(deployment, &facts, shut);
-        let assigned = binding.assign(deployment, &facts, &store, Micros(at), &mut notes);
+        let assigned = binding.assign(deployment, &facts, &mut turn);
         let version = &deployment.versions[assigned.choice.version];
         if let Some(path) = headers.get(":path") {
             rewritten_path(version, &path);
@@ -53,7 +53,6 @@ pub fn routes_anything(plan: &Plan, u: &mut Unstructured<'_>) -> Result<()> {
             let (held, keys) = (pools.attach(&plan.pools[pool].name), &key_sets[pool]);
             let identity = assigned.choice.identity;
             let query = KeyQuery { tried: &[], identity, random };
-            let mut turn = Turn { store: &store, now: Micros(at), drops: &mut notes.dropped };
             let pool = Pool { config: &plan.pools[pool], keys };
             let pick = held.with_mut(|state| state.pick(pool, query, &mut turn)).unwrap();
             if let Pick::Key(key) = pick {
@@ -64,9 +63,9 @@ pub fn routes_anything(plan: &Plan, u: &mut Unstructured<'_>) -> Result<()> {
         let status: u16 = u.arbitrary()?;
         let outcome = classify(errors, Some(status), ending(u.arbitrary()?, true), version.pool.is_some());
         let event = Event::Answered { outcome, latency: Some(Span(u.arbitrary::<u32>()?.into())) };
-        binding.record(deployment, &assigned, event, &store, now(at), &mut notes);
-        binding.finish(deployment, &assigned, Some(outcome == Outcome::Good), &store, now(at), &mut notes);
-        binding.tick(deployment, &store, now(at), &mut notes);
+        binding.record(deployment, &assigned, event, &mut turn);
+        binding.finish(deployment, &assigned, Some(outcome == Outcome::Good), &mut turn);
+        binding.tick(deployment, &mut turn);
         let shares: u32 = binding.effective_weights(deployment).iter().map(|share| u32::from(*share)).sum();
         assert_eq!(shares, 10_000, "of {}", deployment.name);
     }

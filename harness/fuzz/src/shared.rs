@@ -15,9 +15,9 @@ use bellwether::outcome::blame::KeyOutcome;
 use bellwether::plan::Plan;
 use bellwether::plan::guard::Recovery;
 use bellwether::report::log::EventLog;
-use bellwether::rollout::ramp::Sight;
+use bellwether::rollout::ramp::RampFacts;
 use bellwether::rollout::standings::Standings;
-use bellwether::rollout::{Cause, Lease, Rules, Signal};
+use bellwether::rollout::{Cause, Lease, ProbeOutcome, Rules, Signal};
 use bellwether::shared::codec::Found;
 use bellwether::time::{Micros, Millis, Span};
 
@@ -145,8 +145,11 @@ fn standings(bytes: &[u8], steps: &[Step]) {
             3 => Signal::Pass { now: Micros(number), window },
             4 => Signal::Time(Micros(number)),
             5 => Signal::Ask(lease, Micros(number)),
-            6 => Signal::Probed(number & 3, Ok(number & 4 == 0)),
-            _ => Signal::Probed(number & 3, Err(cause(number))),
+            6 => Signal::Probed(
+                number & 3,
+                if number & 4 == 0 { ProbeOutcome::Passed } else { ProbeOutcome::Inconclusive },
+            ),
+            _ => Signal::Probed(number & 3, ProbeOutcome::Failed(cause(number))),
         };
         for (_, standing) in &mut standings.versions {
             if let Some(next) = standing.on(&signal, rules) {
@@ -154,11 +157,11 @@ fn standings(bytes: &[u8], steps: &[Step]) {
             }
         }
         if let Some(position) = standings.ramp {
-            let sight =
-                Sight { now: now(number >> 1), outcomes: number, evidence: number & 127, active: true };
-            let (next, _) = position.look(ramp, sight);
+            let facts =
+                RampFacts { now: now(number >> 1), outcomes: number, evidence: number & 127, active: true };
+            let next = position.advance(ramp, facts);
             assert!(ramp.weight(next.stage).get() <= 10_000);
-            standings.ramp = Some(if step.what & 0x80 == 0 { next } else { next.restarted(number) });
+            standings.ramp = Some(if step.what & 0x80 == 0 { next } else { next.restart(number) });
         }
         let standing = standings.versions.first().map(|(_, standing)| standing.clone());
         standings.put(&format!("v{}", number & 127), standing.unwrap_or(bellwether::rollout::Standing::NEW));

@@ -7,13 +7,14 @@ mod flight;
 
 use std::collections::BinaryHeap;
 
-use bellwether::engine::{Binding, Engine, Notes};
+use bellwether::engine::{Binding, Engine, Transition};
 use bellwether::headers::Headers;
 use bellwether::outcome::Outcome;
 use bellwether::outcome::blame::Event;
 use bellwether::plan::Plan;
 use bellwether::rollout::PhaseKind;
 use bellwether::route::RequestFacts;
+use bellwether::shared::turn::Turn;
 use bellwether::time::{Micros, Now, Span, UnixMillis};
 
 use self::flight::Flight;
@@ -191,25 +192,21 @@ impl Run<'_> {
                 self.workers[(restart as usize) % count as usize].restart();
                 restart += self.scenario.disturbance.restart_every;
             }
-            let mut notes = Notes::default();
+            let mut transitions = Vec::new();
             if now == answer {
-                self.answer(&mut notes);
+                transitions = self.answer();
             } else if now == tick.0 {
                 let worker = &self.workers[tick.1];
-                worker.bindings[0].tick(
-                    &worker.plan.deployments[0],
-                    &self.store,
-                    self.now(now, tick.1),
-                    &mut notes,
-                );
+                let turn = &mut Turn::new(&self.store, self.now(now, tick.1));
+                transitions = worker.bindings[0].tick(&worker.plan.deployments[0], turn);
                 tick = (tick.0 + TICK / count, (tick.1 + 1) % count as usize);
             } else {
                 if now < stop_at {
-                    self.arrive(now, rng, dice, &mut notes);
+                    self.arrive(now, rng, dice);
                 }
                 arrival += ((rng.exponential(self.scenario.rps) * 1e6) as u64).max(1);
             }
-            let rollbacks = notes.transitions.iter().filter(|t| t.change.to() == PhaseKind::RolledBack);
+            let rollbacks = transitions.iter().filter(|t| t.change.to() == PhaseKind::RolledBack);
             for transition in rollbacks {
                 self.ended.rollbacks += 1;
                 if self.ended.label.is_none() {
@@ -227,7 +224,7 @@ impl Run<'_> {
         Now { mono: Micros(mono), wall: UnixMillis(1_795_000_000_000 + hour + mono / 1000) }
     }
 
-    fn arrive(&mut self, at: u64, rng: &mut Rng, dice: &mut Rng, notes: &mut Notes) {
+    fn arrive(&mut self, at: u64, rng: &mut Rng, dice: &mut Rng) {
         let scenario = self.scenario;
         let (random, fate, pace) = (rng.bits(), rng.unit(), rng.normal());
         let client = self.clients.as_ref().map(|clients| clients.pick(rng));
@@ -241,7 +238,7 @@ impl Run<'_> {
         let facts = RequestFacts { headers, client_address: &|| None, random };
         let now = self.now(at, worker);
         let Worker { plan, bindings, life, .. } = &self.workers[worker];
-        let assigned = bindings[0].assign(&plan.deployments[0], &facts, &self.store, now.mono, notes);
+        let assigned = bindings[0].assign(&plan.deployments[0], &facts, &mut Turn::new(&self.store, now));
         let canary = assigned.choice.version != plan.deployments[0].stable;
         let second = at / SECOND;
         let rate = if canary { scenario.canary } else { scenario.stable }.at(second);
@@ -267,8 +264,8 @@ impl Run<'_> {
         });
     }
 
-    fn answer(&mut self, notes: &mut Notes) {
-        let Some(flight) = self.flights.pop() else { return };
+    fn answer(&mut self) -> Vec<Transition> {
+        let Some(flight) = self.flights.pop() else { return Vec::new() };
         let Flight { worker, assigned, event, ends, .. } = &flight;
         let canary = assigned.choice.version != 0;
         let failed = matches!(event, Event::Answered { outcome: Outcome::Bad, .. });
@@ -284,13 +281,14 @@ impl Run<'_> {
         }
         let held = &self.workers[*worker];
         if flight.life != held.life {
-            return;
+            return Vec::new();
         }
         let now = self.now(*ends, *worker);
         if self.reference.decides(assigned, *event) && self.ended.label.is_none() {
             self.ended.reference = Some(self.ended.errors);
         }
-        held.bindings[0].record(&held.plan.deployments[0], assigned, *event, &self.store, now, notes);
+        let turn = &mut Turn::new(&self.store, now);
+        held.bindings[0].record(&held.plan.deployments[0], assigned, *event, turn)
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::cell::OnceCell;
 
-use crate::engine::Notes;
 use crate::filter::pool::Exhausted;
 use crate::filter::request::Request;
 use crate::filter::rewrite::rewrite;
@@ -124,7 +123,7 @@ impl<'a> NewAttempt<'a> {
     }
 
     /// Puts in a key, if the attempt needs one. Returns the credential of the attempt.
-    pub fn take_key(&self, carried: Carried, notes: &mut Notes) -> Result<Carried, Exhausted> {
+    pub fn take_key(&self, carried: Carried) -> Result<Carried, Exhausted> {
         let Target { version, to_stable } = self.target;
         let service = &self.request.service;
         let Some((n, pool)) = version.pool.and_then(|n| Some((n, service.plan.pools.get(n)?))) else {
@@ -137,7 +136,10 @@ impl<'a> NewAttempt<'a> {
         let tried = self.request.attempts.with(|attempts| attempts.tried_keys(n)).unwrap_or_default();
         let identity = self.request.assigned.choice.identity;
         let query = KeyQuery { tried: &tried, identity, random: self.worker.random() };
-        match service.pick(n, query, &mut turn(self.now().mono, notes)) {
+        let mut turn = turn(self.now());
+        let picked = service.pick(n, query, &mut turn);
+        self.worker.count_dropped(turn.drops);
+        match picked {
             Ok(key) => Ok(service.inject_key(key, to_stable)),
             Err(_) => Err(self.first_return()),
         }

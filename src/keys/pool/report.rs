@@ -26,7 +26,7 @@ impl PoolState {
             return Vec::new();
         }
         let keys = affected_keys(pool, report);
-        let (store, now) = (turn.store, turn.now);
+        let (store, now) = (turn.store, turn.now.mono);
         let application = Application { pool, report, now, usage, store, merged: OnceCell::new() };
         let transitions = self.update_shared(turn, &mut |health| {
             keys.iter().filter_map(|key| application.apply(*key, health)).collect()

@@ -8,9 +8,8 @@ use crate::keys::usage::WorkerUsage;
 use crate::outcome::Outcome;
 use crate::outcome::blame::Event;
 use crate::outcome::judgement::{Carried, Judgement};
-use crate::shared::dropped::Drops;
 use crate::testing::{MemoryStore, pool};
-use crate::time::UnixMillis;
+use crate::time::{Now, UnixMillis};
 
 const SECOND: u64 = 1_000_000;
 
@@ -38,7 +37,7 @@ impl Worker {
     fn pick(&mut self, store: &MemoryStore, at: u64, random: u64, tried: &[usize]) -> Pick {
         let query = KeyQuery { tried, identity: None, random };
         let pool = Pool { config: &self.config, keys: &self.keys };
-        self.state.pick(pool, query, &mut turn(store, at, &mut Drops::default()))
+        self.state.pick(pool, query, &mut turn(store, at))
     }
 
     /// Returns the keys that a thousand evenly spread requests would get.
@@ -76,7 +75,7 @@ impl Worker {
         let report = KeyReport { key, outcome, began: Micros(began) };
         self.count(report);
         let pool = Pool { config: &self.config, keys: &self.keys };
-        self.state.report(pool, report, &self.usage, &mut turn(store, now, &mut Drops::default()))
+        self.state.report(pool, report, &self.usage, &mut turn(store, now))
     }
 
     /// Counts an attempt as the filter does.
@@ -95,12 +94,12 @@ impl Worker {
     }
 
     fn merge(&mut self, store: &MemoryStore, at: u64) {
-        self.usage.merge(&mut turn(store, at, &mut Drops::default()));
+        self.usage.merge(&mut turn(store, at));
     }
 }
 
-fn turn<'a>(store: &'a MemoryStore, at: u64, drops: &'a mut Drops) -> Turn<'a> {
-    Turn { store, now: Micros(at), drops }
+fn turn(store: &MemoryStore, at: u64) -> Turn<'_> {
+    Turn::new(store, Now { mono: Micros(at), wall: UnixMillis(0) })
 }
 
 const THREE: [(&str, u32); 3] = [("a", 1), ("b", 1), ("c", 1)];
@@ -366,15 +365,14 @@ fn an_entry_goes_with_its_key_and_outlives_its_workers() {
 fn a_pool_that_comes_back_starts_healthy() {
     let (store, mut pools) = (MemoryStore::default(), Pools::default());
     let Worker { config, keys, usage, .. } = Worker::new(&[("a", 1)]);
-    let drops = &mut Drops::default();
     let first = pools.attach("p");
-    first.with_mut(|state| state.refresh(&keys, &mut turn(&store, SECOND, drops))).unwrap();
+    first.with_mut(|state| state.refresh(&keys, &mut turn(&store, SECOND))).unwrap();
     let report = KeyReport { key: 0, outcome: KeyOutcome::Rejected, began: Micros(SECOND) };
     let pool = Pool { config: &config, keys: &keys };
-    first.with_mut(|state| state.report(pool, report, &usage, &mut turn(&store, SECOND, drops))).unwrap();
+    first.with_mut(|state| state.report(pool, report, &usage, &mut turn(&store, SECOND))).unwrap();
     drop(first);
     let again = pools.attach("p");
-    again.with_mut(|state| state.refresh(&keys, &mut turn(&store, 60 * SECOND, drops))).unwrap();
+    again.with_mut(|state| state.refresh(&keys, &mut turn(&store, 60 * SECOND))).unwrap();
     assert!(again.with(|state| state.health(&keys, 0).is_active()).unwrap());
 }
 

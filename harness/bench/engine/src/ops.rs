@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 
 use anyhow::{Context, Result, anyhow, bail};
 use bellwether::config::compile;
-use bellwether::engine::{Engine, Notes};
+use bellwether::engine::Engine;
 use bellwether::headers::Headers;
 use bellwether::judge::stats::{Delta, Stats};
 use bellwether::judge::verdict::judge;
@@ -17,7 +17,6 @@ use bellwether::outcome::Outcome;
 use bellwether::outcome::blame::Event;
 use bellwether::plan::Plan;
 use bellwether::route::{RequestFacts, find};
-use bellwether::shared::dropped::Drops;
 use bellwether::shared::store::{Expected, Store, StoreError, Versioned};
 use bellwether::shared::turn::Turn;
 use bellwether::time::{Micros, Now, Span, UnixMillis};
@@ -113,10 +112,13 @@ fn assigning(rest: &str, count: u64) -> Result<()> {
         // Golden-ratio steps fill the range evenly.
         let random = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let facts = RequestFacts { headers: &headers, client_address: &|| None, random };
-        let mut notes = Notes::default();
-        black_box(binding.assign(deployment, &facts, &store, Micros(1_000_000 + n / 100), &mut notes));
+        black_box(binding.assign(deployment, &facts, &mut turn(&store, 1_000_000 + n / 100)));
     }
     Ok(())
+}
+
+fn turn(store: &Memory, micros: u64) -> Turn<'_> {
+    Turn::new(store, Now { mono: Micros(micros), wall: UnixMillis(1_790_000_000_000) })
 }
 
 /// Records with `step` microseconds between two answers.
@@ -126,12 +128,11 @@ fn recording(step: u64, count: u64) -> Result<()> {
     let (deployment, binding) = plan.deployments.iter().zip(&bindings).next().context("no deployment")?;
     // The highest points are stable's: this one is the canary's.
     let facts = RequestFacts { headers: &headers, client_address: &|| None, random: 0 };
-    let assigned = binding.assign(deployment, &facts, &store, Micros(1_000_000), &mut Notes::default());
+    let assigned = binding.assign(deployment, &facts, &mut turn(&store, 1_000_000));
     for n in 0..count {
-        let mono = Micros(2_000_000 + n * step);
+        let mut turn = turn(&store, 2_000_000 + n * step);
         let event = Event::Answered { outcome: Outcome::Good, latency: Some(Span(150_000 + n % 977 * 100)) };
-        let now = Now { mono, wall: UnixMillis(1_790_000_000_000) };
-        binding.record(deployment, &assigned, event, &store, now, &mut Notes::default());
+        binding.record(deployment, &assigned, event, &mut turn);
     }
     Ok(())
 }
@@ -161,8 +162,7 @@ fn picking(keys: usize, count: u64) -> Result<()> {
         for n in 0..count {
             let random = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
             let query = KeyQuery { tried: &[], identity: None, random };
-            let drops = &mut Drops::default();
-            let mut turn = Turn { store: &store, now: Micros(1_000_000 + n / 100), drops };
+            let mut turn = turn(&store, 1_000_000 + n / 100);
             black_box(state.pick(Pool { config: pool, keys: &keys }, query, &mut turn));
         }
     });
