@@ -1,4 +1,4 @@
-//! What all workers of one Envoy share: the store, its bytes, and a census of the workers.
+//! Data that all workers of one Envoy share: the store, its bytes and names, and a census of the VMs.
 
 pub mod cell; // a cell that the contexts of one worker share
 pub mod census; // requests in flight and memory of all VMs
@@ -10,6 +10,6 @@ pub mod turn; // store, time and drops of one step
 
 use crate::time::Span;
 
-/// A copy of the standings older than this (10 ms) is read anew before it decides. The read costs about
-/// 0.7 µs; at 10 ms that is below a ten-thousandth of a worker.
+/// A copy of the standings that is older than this is read again before it decides. A read costs about 0.7 µs, so at 10 ms all
+/// reads take less than a ten-thousandth of a worker.
 pub const REFRESH_AFTER: Span = Span::from_millis(10);

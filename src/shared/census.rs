@@ -1,29 +1,29 @@
-//! What every VM of the filter holds, so that a leak is seen: requests in flight, and memory.
+//! Requests in flight and memory of all VMs of the filter, so that a leak is seen.
 //!
-//! A VM knows only itself, and a gauge of the process has no label for a worker. Adding and subtracting on such a gauge
-//! would drift with the first VM that dies with requests in it: nobody subtracts them. So each VM writes what it holds into
-//! one shared list and shows the sum of the list, and an entry that nobody renews leaves it.
+//! A VM knows only itself, and a gauge of the process has no label for a worker. If each VM added to such a gauge and subtracted
+//! from it, the gauge would drift with the first VM that dies with requests in it. So each VM writes its own numbers into one
+//! shared list and shows the sum of the list. An entry that is not renewed leaves the list.
 
 use crate::shared::codec::{Found, Reader, Writer};
 use crate::time::{Micros, Span};
 
-/// How often a VM reports. A leak takes hours to matter; the list is read and written by every worker, and
-/// twice a second for a hundred of them is still two hundred times less than what the engine merges under load.
+/// Time between two reports of a VM. A leak takes hours to matter. Every worker reads and writes the list: with a hundred workers
+/// this is still two hundred times less often than the engine merges under load.
 pub const PERIOD: Span = Span::from_millis(500);
 
-/// An entry that was not renewed for this long is of a VM that is gone: trapped, or replaced by another
-/// module. Six periods, so that a worker that is only busy does not flicker.
+/// An entry that was not renewed for this long belongs to a VM that is gone: trapped, or replaced by another module. It is six
+/// periods, so that a worker that is only busy does not flicker.
 const LIFE: Span = Span::from_secs(3);
 
-/// Entries at most: one a worker, one of the main thread, and those of VMs that have just gone. The oldest make place.
+/// Most entries: one for each worker, one for the main thread, and those of VMs that have just gone. The oldest are dropped.
 const ENTRIES_MAX: usize = 1024;
 
-/// What a VM holds.
+/// The numbers of a VM, or of all of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Holding {
     /// Requests between their headers and their end.
     pub in_flight: u64,
-    /// Linear memory in bytes. It never shrinks: this is the most that was ever in use, in pages of 64 KiB.
+    /// Linear memory in bytes. It never shrinks, so it is the most that was ever in use, in pages of 64 KiB.
     pub memory: u64,
 }
 
@@ -39,7 +39,7 @@ struct Entry {
 pub struct Census(Vec<Entry>);
 
 impl Census {
-    /// Renews a VM's entry, and drops those of VMs that are gone. `vm`: its number, drawn at random when it began.
+    /// Renews a VM's entry, and drops the entries of VMs that are gone. `vm`: the VM's random number.
     pub fn report(&mut self, vm: u64, held: Holding, now: Micros) {
         self.0.retain(|entry| entry.vm != vm && now.since(entry.at) < LIFE);
         self.0.push(Entry { vm, at: now, held });
@@ -47,7 +47,7 @@ impl Census {
         self.0.drain(..above);
     }
 
-    /// What all of them hold.
+    /// Returns the sum of all entries.
     pub fn sum(&self) -> Holding {
         self.0.iter().fold(Holding::default(), |sum, entry| Holding {
             in_flight: sum.in_flight.saturating_add(entry.held.in_flight),
@@ -55,7 +55,7 @@ impl Census {
         })
     }
 
-    /// As bytes for shared data.
+    /// Encodes the list for shared data.
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Writer::new();
         w.number(u64::try_from(self.0.len()).unwrap_or(0));
@@ -65,7 +65,7 @@ impl Census {
         w.finish()
     }
 
-    /// Reads what a VM has written.
+    /// Decodes a list from shared data.
     pub fn decode(bytes: Option<&[u8]>) -> Found<Census> {
         Found::read(bytes, |bytes| {
             let mut r = Reader::new(bytes)?;
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sum_is_of_what_each_vm_said_last() {
+    fn the_sum_is_of_the_last_report_of_each_vm() {
         let mut census = Census::default();
         census.report(1, holding(5, 100), Micros(0));
         census.report(2, holding(7, 200), Micros(10));
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn however_many_there_are_the_list_is_bounded_and_the_newest_are_in_it() {
+    fn the_list_is_bounded_and_has_the_newest_entries() {
         let mut census = Census::default();
         for vm in 0..2_000 {
             census.report(vm, holding(1, u64::MAX), Micros(vm));
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_has_written_is_nothing_and_a_list_with_a_rest_is_undecodable() {
+    fn a_list_that_was_never_written_is_nothing_and_one_with_a_rest_is_undecodable() {
         assert!(matches!(Census::decode(None), Found::Nothing));
         let mut bytes = Census::default().encode();
         assert!(matches!(Census::decode(Some(&bytes)), Found::Value(_)));

@@ -1,14 +1,14 @@
 //! Shared values as bytes: a schema byte, then varints. Decoding is total: any bytes give a value or `None`.
 //!
-//! Hand-written because the bytes must be small (each read copies them under a process-wide lock), because a build with
-//! another schema may have written them, and because what cannot be decoded has to be noticed, never read as zero.
+//! The code is written by hand for three reasons. The bytes must be small, because each read copies them under a process-wide
+//! lock. A build with another schema may have written them. A value that cannot be decoded must be noticed, never read as zero.
 
 use crate::shared::names::SCHEMA;
 
 /// A value that says "dropped": shared data has no deletion.
 pub const TOMBSTONE: &[u8] = &[0];
 
-/// What a reader found under a key.
+/// The result of reading a key.
 pub enum Found<T> {
     /// Never written, or dropped.
     Nothing,
@@ -28,7 +28,7 @@ impl<T> Found<T> {
     }
 }
 
-/// Bytes that a value is given room for at once: most need no more. To grow there byte by byte takes six allocations.
+/// Capacity that a value begins with, in bytes. Most values need no more, and growing to it would take six allocations.
 const ROOM: usize = 256;
 
 /// Builds a value.
@@ -66,7 +66,7 @@ impl Writer {
         self.0.extend_from_slice(text.as_bytes());
     }
 
-    /// The bytes.
+    /// Returns the bytes.
     pub fn finish(self) -> Vec<u8> {
         self.0
     }
@@ -93,7 +93,7 @@ impl<'a> Reader<'a> {
         (*first == schema).then_some(Reader(rest))
     }
 
-    /// An unsigned number; at most ten bytes.
+    /// Reads an unsigned number of at most ten bytes.
     pub fn number(&mut self) -> Option<u64> {
         let mut value = 0u64;
         for shift in 0..10u32 {
@@ -112,12 +112,12 @@ impl<'a> Reader<'a> {
         None
     }
 
-    /// A number that fits the type.
+    /// Reads a number that fits the type.
     pub fn small<T: TryFrom<u64>>(&mut self) -> Option<T> {
         T::try_from(self.number()?).ok()
     }
 
-    /// Yes or no.
+    /// Reads a flag.
     pub fn flag(&mut self) -> Option<bool> {
         match self.number()? {
             0 => Some(false),
@@ -126,18 +126,18 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A number of things to follow, at most `limit`: no value makes a reader allocate without bound.
+    /// Reads the number of entries that follow, at most `limit`: no value makes a reader allocate without bound.
     pub fn count(&mut self, limit: usize) -> Option<usize> {
         let count = self.small::<usize>()?;
         (count <= limit).then_some(count)
     }
 
-    /// Whether nothing is left: what only newer builds write comes last.
+    /// Returns whether nothing is left. Fields that only newer builds write come last.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// A text of at most `limit` bytes.
+    /// Reads a text of at most `limit` bytes.
     pub fn text(&mut self, limit: usize) -> Option<String> {
         let length = self.count(limit)?;
         let (head, rest) = self.0.split_at_checked(length)?;
@@ -145,7 +145,7 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(head).ok().map(str::to_owned)
     }
 
-    /// `Some` if all bytes were read.
+    /// Returns `Some` if all bytes were read.
     pub fn end(self) -> Option<()> {
         self.0.is_empty().then_some(())
     }

@@ -1,8 +1,8 @@
-//! What a bound or a fault has dropped or put off. The adapter counts it in a metric.
+//! Counts of everything that a bound or a fault has dropped or put off. The adapter adds them to a metric.
 
 use crate::shared::store::StoreError;
 
-/// What a bound or a fault has dropped or put off; each is a label of the metric of dropped things.
+/// A kind of dropped or deferred work. Each is a label of `bellwether_dropped_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dropped {
     /// Outcomes of an older epoch: counted in metrics, decide nothing.
@@ -11,7 +11,7 @@ pub enum Dropped {
     MergeDeferred,
     /// A verdict put off for the same reason; the next merge judges again.
     VerdictDeferred,
-    /// What an attempt said about its key, given up because other workers interfered too often.
+    /// Outcomes of attempts that did not reach the state of their key, because other workers interfered too often.
     KeyReport,
     /// Shared values that this build cannot read.
     Undecodable,
@@ -28,7 +28,21 @@ pub enum Dropped {
 }
 
 impl Dropped {
-    /// What an error puts off.
+    /// All of them.
+    pub const ALL: [Dropped; 10] = [
+        Dropped::LateResult,
+        Dropped::MergeDeferred,
+        Dropped::VerdictDeferred,
+        Dropped::KeyReport,
+        Dropped::Undecodable,
+        Dropped::Refused,
+        Dropped::Busy,
+        Dropped::Event,
+        Dropped::Alert,
+        Dropped::Attempt,
+    ];
+
+    /// Returns the kind for an error of the store.
     pub const fn of(error: StoreError) -> Dropped {
         match error {
             StoreError::Mismatch => Dropped::MergeDeferred,
@@ -36,7 +50,7 @@ impl Dropped {
         }
     }
 
-    /// Metric label.
+    /// Returns the label of the metric.
     pub const fn label(self) -> &'static str {
         match self {
             Dropped::LateResult => "late_result",
@@ -53,7 +67,7 @@ impl Dropped {
     }
 }
 
-/// Counts of what was dropped, for the adapter.
+/// Counts by kind, for the adapter.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Drops(pub Vec<(Dropped, u64)>);
 

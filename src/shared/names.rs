@@ -1,7 +1,7 @@
 //! Every key of shared data, and the schema byte of its value.
 //!
-//! A value whose layout changes gets another number in its key or another schema byte: workers of the old and of the new module
-//! run side by side during an upgrade, and neither may read the other's bytes as its own.
+//! If the layout of a value changes, its key gets another number or its value another schema byte. During an upgrade workers of
+//! the old and of the new module run side by side, and neither may take the other's bytes for its own.
 
 /// Statistics of a version, by deployment, release and version.
 pub const STATS: &str = "bellwether/1/stats/";
@@ -16,18 +16,18 @@ pub const KEYS: &str = "bellwether/2/keys/";
 pub const USAGE: &str = "bellwether/2/usage/";
 /// The last transitions.
 pub const EVENTS: &str = "bellwether/1/events";
-/// The last events of pools: apart, so that an exhausted pool does not push out why a canary was rolled back.
+/// The last events of pools. They are apart, so that an exhausted pool does not push out the reason of a rollback.
 pub const POOL_EVENTS: &str = "bellwether/1/pool-events";
-/// The last rejected configurations: apart for the same reason, because somebody may send one every second.
+/// The last rejected configurations. They are apart for the same reason: a control plane may send one every second.
 pub const REJECTIONS: &str = "bellwether/1/rejections";
 /// Secrets documents.
 pub const DOCUMENTS: &str = "bellwether/1/documents";
-/// The VMs, and what each of them holds.
+/// The census of the VMs.
 pub const CENSUS: &str = "bellwether/1/census";
 /// Hash of the configuration that was counted last, by filter name. The value is the hash itself, without a schema byte.
 pub const CONFIGURATION: &str = "bellwether/1/configuration/";
 
 /// Schema byte of most values.
 pub const SCHEMA: u8 = 1;
-/// First byte of a record. 1 had one sketch of clients a signal, 2 has one a score.
+/// Schema byte of comparisons. 1 had one sketch of clients for each signal; 2 has one for each score.
 pub const COMPARISON_SCHEMA: u8 = 2;

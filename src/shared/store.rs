@@ -1,9 +1,9 @@
 //! The one effect the engine has on the world: a bounded compare-and-swap.
 //!
-//! The store is the proxy's shared data, one process-wide map behind one mutex. Its rules, which this module turns into
-//! types so that nobody can trip over them again: a write with token 0 overwrites whatever is there (so there is no token 0
-//! here); a write with any other token to a missing key succeeds (so creating "only if absent" is a write with a token that
-//! nobody holds); there is no deletion and no listing; an empty value reads as missing.
+//! The store is the proxy's shared data, one process-wide map behind one mutex. The types of this module follow its rules. A write
+//! with token 0 overwrites any value, so there is no token 0 here. A write with any other token to a missing key succeeds, so a
+//! value is created "only if absent" by a write with a token that no value has. There is no deletion and no listing. An empty value
+//! reads as missing.
 
 use std::num::NonZeroU32;
 
@@ -15,7 +15,7 @@ pub struct Versioned {
     pub token: NonZeroU32,
 }
 
-/// What the writer believes is there.
+/// The state of a key that a write expects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expected {
     /// Nothing.
@@ -27,7 +27,7 @@ pub enum Expected {
 /// Why a read or a write did not happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoreError {
-    /// Somebody else wrote first.
+    /// Another writer was first.
     Mismatch,
     /// The host refused.
     Refused,
@@ -41,18 +41,18 @@ pub trait Store {
     /// [`StoreError::Refused`].
     fn get(&self, key: &str) -> Result<Option<Versioned>, StoreError>;
 
-    /// Writes a key if it still is what the writer believes. `bytes` is never empty.
+    /// Writes a key if it still is as expected. `bytes` is never empty.
     ///
     /// # Errors
     /// [`StoreError::Mismatch`] if it is not, [`StoreError::Refused`].
     fn set(&self, key: &str, bytes: &[u8], expected: Expected) -> Result<(), StoreError>;
 }
 
-/// How often an update is tried. With W workers that all write at once, the last of them needs W tries; 16 covers any
-/// machine that spreads its requests, and what still fails is kept for the next merge, not lost.
+/// Most tries of an update. If W workers write at once, the last of them needs W tries. 16 is enough for any machine that spreads
+/// its requests; counts that still fail are kept for the next merge, not lost.
 pub const TRIES: u32 = 16;
 
-/// What the closure of [`update`] wants.
+/// The result of the closure of [`update`].
 pub enum Change<T> {
     /// Write these bytes.
     Write(Vec<u8>, T),
@@ -60,11 +60,11 @@ pub enum Change<T> {
     Keep(T),
 }
 
-/// Reads, computes and writes until no other worker interferes; at most [`TRIES`] times. The closure may run several times
-/// and sees the current bytes each time.
+/// Reads, computes and writes until no other worker interferes, at most [`TRIES`] times. The closure may run several times and is
+/// given the current bytes each time.
 ///
 /// # Errors
-/// [`StoreError::Mismatch`] when all tries were interfered with, [`StoreError::Refused`] when the host refused.
+/// [`StoreError::Mismatch`] if other workers interfered with all tries, [`StoreError::Refused`] if the host refused.
 pub fn update<T>(
     store: &dyn Store,
     key: &str,

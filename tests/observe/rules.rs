@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use bellwether::shared::dropped::Dropped;
 use bellwether_harness::prometheus::prometheus_path;
 use serde_json::Value;
 
@@ -98,6 +99,18 @@ fn the_guide_names_every_alert() {
         let (name, severity) = (string(&alert["alert"]), string(&alert["labels"]["severity"]));
         let row = guide.lines().find(|line| line.starts_with(&format!("| `{name}`")));
         assert!(row.is_some_and(|row| row.contains(severity)), "{name}, {severity}: {row:?}");
+    }
+}
+
+#[test]
+fn the_guide_has_a_row_for_every_kind_of_dropped_work() {
+    let guide = text(GUIDE);
+    for dropped in Dropped::ALL {
+        let label = format!("`{}`", dropped.label());
+        let row = guide
+            .lines()
+            .any(|line| line.starts_with("| `") && line.split('|').nth(1).unwrap().contains(&label));
+        assert!(row, "no row for {label}");
     }
 }
 

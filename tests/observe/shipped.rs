@@ -173,19 +173,7 @@ pub fn assert_known(selector: &Selector, of: &str) {
     let words = |all: &[&str]| all.iter().map(|word| (*word).to_owned()).collect::<Vec<String>>();
     let vocabulary = BTreeMap::from([
         ("outcome", Outcome::ALL.iter().map(|outcome| outcome.label().to_owned()).collect()),
-        ("what", {
-            let engine = [
-                Dropped::LateResult,
-                Dropped::MergeDeferred,
-                Dropped::VerdictDeferred,
-                Dropped::KeyReport,
-                Dropped::Undecodable,
-                Dropped::Refused,
-            ];
-            // The last three are the adapter's.
-            let adapter = ["event", "alert", "attempt"];
-            engine.iter().map(|dropped| dropped.label()).chain(adapter).map(str::to_owned).collect()
-        }),
+        ("what", Dropped::ALL.iter().map(|dropped| dropped.label().to_owned()).collect()),
         ("result", words(&["accepted", "rejected"])),
         ("job", words(&["bellwether"])),
         ("alertstate", words(&["firing"])),
