@@ -2,8 +2,8 @@
 //!
 //! Requests and outcomes change only memory of this worker. Counts are merged into shared data in batches: at once when a
 //! canary fails, because clients suffer from it, otherwise when the last merge is older than [`MERGE_AFTER`]. The worker that
-//! merges also judges, by the counts of all workers. The worker whose verdict wins the compare-and-swap on the standings makes
-//! the transition and returns it, so each transition is reported once. All workers read the standings again when their copy is
+//! merges also judges, by the counts of all workers. If its verdict wins the compare-and-swap on the standings, the
+//! worker makes the transition and returns it, so each transition is reported once. All workers read the standings again when their copy is
 //! older than [`crate::shared::REFRESH_AFTER`]: within that time a rollback is in force everywhere.
 //!
 //! A value that cannot be read is never taken for health: the deployment then serves stable only, and the failure is counted.

@@ -269,7 +269,7 @@ impl Standing {
             (Phase::Holding(_) | Phase::RolledBack { .. } | Phase::Probing { .. }, Signal::Resume(_)) => {
                 Some(self.next(Phase::Active))
             }
-            (Phase::Probing { .. }, Signal::Ask(lease, now)) => self.lend(*lease, *now, rules),
+            (Phase::Probing { .. }, Signal::Ask(lease, now)) => self.lease(*lease, *now, rules),
             (Phase::Probing { .. }, Signal::Probed(id, ProbeOutcome::Passed)) => {
                 self.return_lease(*id, 1, rules)
             }
@@ -311,8 +311,8 @@ impl Standing {
         self.next(Phase::RolledBack { cause: cause.clone(), failed_rounds: 0, probe_at: None })
     }
 
-    /// Gives a request a place as a probe, if one is free.
-    fn lend(&self, lease: Lease, now: Micros, rules: Rules) -> Option<Standing> {
+    /// Gives a request a place as a probe if one is free.
+    fn lease(&self, lease: Lease, now: Micros, rules: Rules) -> Option<Standing> {
         let (Phase::Probing { cause, failed_rounds, passed, leases }, Recovery::Probe(probe)) =
             (&self.phase, rules.recovery)
         else {
@@ -332,7 +332,7 @@ impl Standing {
         }))
     }
 
-    /// Ends a probe that has not failed, and counts it as so many that have passed. A probe whose place was already free counts for
+    /// Ends a probe that has not failed, and counts it as so many that have passed. A probe that has lost its place before counts for
     /// nothing.
     fn return_lease(&self, id: u64, more_passed: u32, rules: Rules) -> Option<Standing> {
         let Phase::Probing { cause, failed_rounds, passed, leases } = &self.phase else { return None };
@@ -470,10 +470,18 @@ mod tests {
         assert_eq!(failed.on(&Signal::Fail(cause(0)), with_probes()), None);
         assert_eq!(failed.on(&Signal::Time(Micros(30 * SECOND)), with_probes()).unwrap().epoch, 6);
         assert_eq!(active.on(&Signal::Shared(cause(0)), with_probes()).unwrap().epoch, 4);
-        let told = active.on(&Signal::WouldFail(cause(0)), with_probes()).unwrap();
-        assert_eq!((told.epoch, told.on(&Signal::WouldFail(cause(0)), with_probes())), (4, None), "once");
-        let told = told.on(&Signal::WouldHold(cause(0)), with_probes()).unwrap();
-        assert_eq!((told.epoch, told.on(&Signal::WouldHold(cause(0)), with_probes())), (4, None), "once");
+        let observed = active.on(&Signal::WouldFail(cause(0)), with_probes()).unwrap();
+        assert_eq!(
+            (observed.epoch, observed.on(&Signal::WouldFail(cause(0)), with_probes())),
+            (4, None),
+            "once"
+        );
+        let observed = observed.on(&Signal::WouldHold(cause(0)), with_probes()).unwrap();
+        assert_eq!(
+            (observed.epoch, observed.on(&Signal::WouldHold(cause(0)), with_probes())),
+            (4, None),
+            "once"
+        );
         let last = standing(probing(2, &[(7, 99)]))
             .on(&Signal::Probed(7, ProbeOutcome::Passed), with_probes())
             .unwrap();
@@ -481,7 +489,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_operator_puts_out_is_out_in_the_same_epoch_if_it_was_and_comes_back_in_another() {
+    fn an_operator_latches_a_rollback_in_the_same_epoch_and_resumes_in_another() {
         let failed = standing(out(2, Some(0)));
         let held = failed.on(&Signal::Latch(by_hand(9)), with_probes()).unwrap();
         let reason = Cause { text: "looks wrong; it was out: 10 of 41 failed".to_owned(), ..by_hand(0) };
@@ -489,7 +497,7 @@ mod tests {
         assert_eq!(
             held,
             Standing { epoch: 4, phase, ..Standing::NEW },
-            "since it was put out, for both reasons"
+            "the time of the rollback, and both reasons"
         );
         let back = held.on(&Signal::Resume(by_hand(9)), with_probes()).unwrap();
         assert_eq!((back.epoch, back.phase), (5, Phase::Active));
@@ -498,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_probes_are_lent_than_allowed_and_expired_ones_are_given_back() {
+    fn no_more_probes_are_leased_than_allowed_and_expired_ones_are_returned() {
         let ask = |id, now| Signal::Ask(Lease { id, until: Micros(now + 100) }, Micros(now));
         let one = standing(probing(0, &[])).on(&ask(1, 0), with_probes()).unwrap();
         let two = one.on(&ask(2, 50), with_probes()).unwrap();
@@ -507,7 +515,7 @@ mod tests {
         assert_eq!(
             three.phase,
             probing(0, &[(2, 150), (3, 200)]),
-            "the first was given back at its deadline"
+            "the first place was free at its deadline"
         );
         assert_eq!(
             three.on(&Signal::Probed(1, ProbeOutcome::Passed), with_probes()),
@@ -518,7 +526,7 @@ mod tests {
     }
 
     #[test]
-    fn every_end_of_a_probe_gives_its_place_back() {
+    fn every_end_of_a_probe_frees_its_place() {
         for (outcome, passed) in [(ProbeOutcome::Passed, 1), (ProbeOutcome::Inconclusive, 0)] {
             let next = standing(probing(0, &[(7, 99)])).on(&Signal::Probed(7, outcome), with_probes());
             assert_eq!(next.unwrap().phase, probing(passed, &[]));

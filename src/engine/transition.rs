@@ -45,7 +45,7 @@ pub enum Change {
 }
 
 impl Change {
-    /// The phase before the change.
+    /// Returns the phase before the change.
     pub const fn from(self) -> PhaseKind {
         match self {
             Change::Moved { from, .. } | Change::Observed { from, .. } => from,
@@ -53,7 +53,7 @@ impl Change {
         }
     }
 
-    /// The phase after the change, or the phase that the version would have gone to.
+    /// Returns the phase after the change, or the phase that the version would have gone to.
     pub const fn to(self) -> PhaseKind {
         match self {
             Change::Moved { to, .. } | Change::Observed { to, .. } => to,
@@ -61,7 +61,7 @@ impl Change {
         }
     }
 
-    /// Whether the version was rolled back.
+    /// Returns whether the version was rolled back.
     pub fn is_rollback(self) -> bool {
         matches!(self, Change::Moved { to: PhaseKind::RolledBack, .. })
     }

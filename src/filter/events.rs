@@ -72,7 +72,7 @@ impl Worker {
     fn keep(&self, log: &str, line: &str, since: Option<UnixMillis>) -> bool {
         let kept = update(&SharedData, log, &mut |bytes| match EventLog::decode(bytes) {
             Found::Undecodable => Change::Keep(Kept::Failed),
-            Found::Value(log) if since.is_some_and(|since| log.has_said(line, since)) => {
+            Found::Value(log) if since.is_some_and(|since| log.has_since(line, since)) => {
                 Change::Keep(Kept::AlreadyThere)
             }
             found => {

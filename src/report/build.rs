@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_canaries_the_worst_gives_the_phase() {
+    fn the_worst_canary_gives_the_phase() {
         let plan = testing::plan(
             r#"{"deployments": [{"name": "d", "stable": "v2", "versions": [
             {"id": "v1", "weight": 10, "cluster": "a"}, {"id": "v2", "weight": 80, "cluster": "b"},

@@ -279,7 +279,7 @@ fn by_operator(t: &Transition) -> bool {
     t.cause.as_ref().is_some_and(Cause::by_operator)
 }
 
-/// Says what happened in one sentence, for somebody who reads nothing else.
+/// Describes a transition in one sentence, for readers of nothing else.
 fn sentence(t: &Transition) -> String {
     let by_operator = by_operator(t);
     let by_hand = if by_operator { " by hand" } else { "" };
@@ -400,9 +400,9 @@ mod tests {
         assert_eq!(event["bellwether"], "configuration_rejected");
         assert_eq!(event["filter"], "bellwether-router");
         assert_eq!(event["problems"], serde_json::json!(["deployments[0].name: must be a string, got 7"]));
-        let told =
+        let text =
             "configuration rejected, nothing was changed: deployments[0].name: must be a string, got 7";
-        assert_eq!(event["text"], told);
+        assert_eq!(event["text"], text);
         let event = parsed((0..3).map(|_| problem("a", "7")).collect());
         assert_eq!(event["text"].as_str().unwrap().rsplit_once("; ").unwrap().1, "and 2 more");
         let event = parsed((0..500).map(|_| problem(&"ä".repeat(400), "7")).collect());

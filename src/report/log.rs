@@ -3,7 +3,7 @@
 use crate::shared::codec::{Found, Reader, Writer};
 use crate::time::UnixMillis;
 
-/// Events kept.
+/// Most events that are kept.
 pub const KEPT: usize = 64;
 /// Longest event that is kept, in bytes; the log of Envoy has longer ones too.
 pub const LINE_BYTES: usize = 4096;
@@ -11,14 +11,14 @@ pub const LINE_BYTES: usize = 4096;
 /// The last events of the process, oldest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EventLog {
-    /// Events so far, dropped ones included.
+    /// Number of events so far, with those that were not kept.
     pub count: u64,
-    /// At most [`KEPT`].
+    /// The last events, at most [`KEPT`].
     pub lines: Vec<String>,
 }
 
 impl EventLog {
-    /// Adds an event; the oldest makes room. Whether it is kept: one that is too long is only counted.
+    /// Adds an event; the oldest makes room. Returns whether it is kept: an event that is too long is only counted.
     pub fn push(&mut self, line: &str) -> bool {
         self.count = self.count.saturating_add(1);
         let kept = line.len() <= LINE_BYTES;
@@ -30,15 +30,15 @@ impl EventLog {
         kept
     }
 
-    /// Whether the same has been said at this time or later.
-    pub fn has_said(&self, line: &str, since: UnixMillis) -> bool {
+    /// Returns whether the log has the same event of this time or later.
+    pub fn has_since(&self, line: &str, since: UnixMillis) -> bool {
         let since = since.to_string();
         let without_time = |line: &str| line.replacen(time_of(line), "", 1);
-        let said = without_time(line);
-        self.lines.iter().any(|held| time_of(held) >= since.as_str() && without_time(held) == said)
+        let wanted = without_time(line);
+        self.lines.iter().any(|held| time_of(held) >= since.as_str() && without_time(held) == wanted)
     }
 
-    /// To bytes.
+    /// Encodes the log.
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Writer::new();
         w.number(self.count);
@@ -47,27 +47,27 @@ impl EventLog {
         w.finish()
     }
 
-    /// From bytes; total.
+    /// Decodes a log; total.
     pub fn decode(bytes: Option<&[u8]>) -> Found<EventLog> {
         Found::read(bytes, read)
     }
 }
 
-/// The events of several logs, newest first: each has its time, whose text sorts as it does.
+/// Returns the events of several logs, newest first. Times sort as their texts do.
 pub fn newest_first(logs: Vec<EventLog>) -> Vec<String> {
     let mut lines: Vec<String> = logs.into_iter().flat_map(|log| log.lines.into_iter().rev()).collect();
-    // Stable: what one log has of the same millisecond stays in its order.
+    // The sort is stable: events of one log within the same millisecond keep their order.
     lines.sort_by(|a, b| time_of(b).cmp(time_of(a)));
     lines
 }
 
-/// When an event was, as text.
+/// Returns the time of an event, as text.
 fn time_of(line: &str) -> &str {
     let begins = line.find(TIME).map(|at| at.saturating_add(TIME.len()));
     begins.and_then(|at| line.get(at..)?.split('"').next()).unwrap_or_default()
 }
 
-/// Before the time of an event.
+/// The text before the time of an event.
 const TIME: &str = "\"time\":\"";
 
 fn read(bytes: &[u8]) -> Option<EventLog> {
@@ -104,17 +104,17 @@ mod tests {
     }
 
     #[test]
-    fn what_another_worker_has_just_said_is_known() {
+    fn an_event_that_another_worker_has_just_added_is_found() {
         let at = |millis| exhausted("relay", millis);
         let mut log = EventLog::default();
         log.push(&at(10_000));
-        for (line, since, said) in [
+        for (line, since, found) in [
             (at(10_007), 9_000, true),
             (at(10_007), 10_000, true),
             (at(16_000), 11_000, false),
             (exhausted("openai", 10_007), 9_000, false),
         ] {
-            assert_eq!(log.has_said(&line, UnixMillis(since)), said, "{line} since {since}");
+            assert_eq!(log.has_since(&line, UnixMillis(since)), found, "{line} since {since}");
         }
     }
 
@@ -122,7 +122,7 @@ mod tests {
     fn the_last_64_events_are_kept() {
         let mut log = EventLog::default();
         assert!((0..100).all(|n| log.push(&format!("event {n}"))));
-        assert!(!log.push(&"x".repeat(5000)), "too long, and that is said");
+        assert!(!log.push(&"x".repeat(5000)), "it is too long");
         assert_eq!((log.count, log.lines.len()), (101, 64));
         assert_eq!((log.lines[0].as_str(), log.lines[63].as_str()), ("event 36", "event 99"));
         assert!(matches!(EventLog::decode(Some(&log.encode())), Found::Value(back) if back == log));

@@ -113,7 +113,7 @@ fn behind_one_broken_client(broken: u64) -> u64 {
         let canary = assigned.choice.version == 1;
         let one = canary && i / 10 % 2 == 0;
         assigned.choice.identity = Some(if one { 0x1234_5678_9abc_def0 } else { i });
-        // In health one answer in a hundred is bad, whoever gives it.
+        // In health one answer in a hundred is bad, of either version.
         let bad = one || (canary && i >= broken) || i / 10 % 100 == 1 + i % 10 * 10;
         failed += u64::from(bad && canary && !one && i >= broken);
         let results = worker.result(&store, at, &assigned, if bad { BAD } else { GOOD });

@@ -45,7 +45,7 @@ fn the_failures_before_a_rollback_are_not_held_against_a_resumed_canary() {
     assert_eq!(order(&b, &store, 50 * MS, Order::Resume, "").0, Ok(()));
     let seen = view(&a, &store, 60 * MS);
     assert_eq!((seen.versions[1].evidence, seen.versions[1].tally.judged), (0, 0));
-    // What the failures before have left behind is late.
+    // Results of the epoch before are late.
     assert_eq!(a.see(&store, 61 * MS, (1, 0), BAD).dropped.0, [(Dropped::LateResult, 1)]);
     for at in 0..8 {
         assert_eq!(
@@ -58,7 +58,7 @@ fn the_failures_before_a_rollback_are_not_held_against_a_resumed_canary() {
 }
 
 #[test]
-fn an_operator_latches_what_a_guard_has_rolled_back() {
+fn an_operator_latches_a_rollback_by_a_guard() {
     let store = MemoryStore::default();
     let rest = r#""recovery": {"mode": "probe", "after": "1s"}, "guard": {"max_consecutive_errors": 3, "compare": false},"#;
     let (a, b) = (Worker::new(rest), Worker::new(rest));

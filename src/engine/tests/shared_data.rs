@@ -50,7 +50,7 @@ fn a_comparison_of_a_module_with_another_layout_is_counted_left_alone_and_served
     assert_eq!(a.see(&store, 1, (1, 0), BAD).dropped.0, [(Dropped::Undecodable, 1)]);
     assert_eq!(a.goes_to(&store, 2, TO_CANARY), 0);
     assert!(store.content().iter().any(|(_, value)| *value == older));
-    // The older module buries what it has bound.
+    // The older module buries its shared values.
     store.force("bellwether/1/compare/d/1/v2", TOMBSTONE);
     a.tick(&store, 1_100 * MS);
     assert_eq!(a.goes_to(&store, 1_101 * MS, TO_CANARY), 1);
