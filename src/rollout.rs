@@ -87,6 +87,11 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// Returns the phase in which a version that was rolled back for `cause` is tried again.
+    fn probing(cause: &Cause, failed_rounds: u32) -> Phase {
+        Phase::Probing { cause: cause.clone(), failed_rounds, passed: 0, leases: Vec::new() }
+    }
+
     /// Returns the phase without its contents.
     pub const fn kind(&self) -> PhaseKind {
         match self {
@@ -238,14 +243,7 @@ impl Standing {
                 let Recovery::Probe(probe) = rules.recovery else { return None };
                 // Rolled back under `hold`, which was changed since: the same as under `probe`.
                 let due = probe_at.unwrap_or_else(|| cause.since.plus(probe.after));
-                (*now >= due).then(|| {
-                    self.next(Phase::Probing {
-                        cause: cause.clone(),
-                        failed_rounds: *failed_rounds,
-                        passed: 0,
-                        leases: Vec::new(),
-                    })
-                })
+                (*now >= due).then(|| self.next(Phase::probing(cause, *failed_rounds)))
             }
             (Phase::Probing { cause, failed_rounds, .. }, Signal::Time(_)) => match rules.recovery {
                 Recovery::Probe(_) => None,

@@ -333,7 +333,6 @@ fn no_file_of_the_filter_is_longer_than_500_lines_before_its_tests() {
 }
 
 #[test]
-#[ignore = "the rooms are being put in order"]
 fn no_function_of_the_filter_is_longer_than_70_lines() {
     let violations = sources().iter().flat_map(|(path, text)| long_functions(path, text)).collect::<Vec<_>>();
     assert_none(&violations);
