@@ -259,20 +259,15 @@ impl Standing {
             // Already rolled back: latch it, but keep the epoch, because its share does not change.
             (Phase::RolledBack { cause: held, .. }, Signal::Latch(cause)) if !held.by_operator() => {
                 let text = [&cause.text, "; it was out: ", &held.text].concat();
-                Some(Standing {
-                    epoch: self.epoch,
-                    ..self.latched(&Cause { label: cause.label.clone(), text, ..held.clone() })
-                })
+                let cause = Cause { label: cause.label.clone(), text, ..held.clone() };
+                Some(Standing { epoch: self.epoch, ..self.latched(&cause) })
             }
             (Phase::Holding(_) | Phase::RolledBack { .. } | Phase::Probing { .. }, Signal::Resume(_)) => {
                 Some(self.next(Phase::Active))
             }
             (Phase::Probing { .. }, Signal::Ask(lease, now)) => self.lease(*lease, *now, rules),
-            (Phase::Probing { .. }, Signal::Probed(id, ProbeOutcome::Passed)) => {
-                self.return_lease(*id, 1, rules)
-            }
-            (Phase::Probing { .. }, Signal::Probed(id, ProbeOutcome::Inconclusive)) => {
-                self.return_lease(*id, 0, rules)
+            (Phase::Probing { .. }, Signal::Probed(id, outcome)) => {
+                self.return_lease(*id, *outcome == ProbeOutcome::Passed, rules)
             }
             (Phase::Holding(_), Signal::Shared(_) | Signal::WouldHold(_) | Signal::Pass { .. })
             | (Phase::Active, Signal::Pass { .. })
@@ -330,14 +325,13 @@ impl Standing {
         }))
     }
 
-    /// Ends a probe that has not failed, and counts it as so many that have passed. A probe that has lost its place before counts for
-    /// nothing.
-    fn return_lease(&self, id: u64, more_passed: u32, rules: Rules) -> Option<Standing> {
+    /// Ends a probe that has not failed. A probe that has lost its place before counts for nothing.
+    fn return_lease(&self, id: u64, has_passed: bool, rules: Rules) -> Option<Standing> {
         let Phase::Probing { cause, failed_rounds, passed, leases } = &self.phase else { return None };
         if !leases.iter().any(|lease| lease.id == id) {
             return None;
         }
-        let passed = passed.saturating_add(more_passed);
+        let passed = passed.saturating_add(u32::from(has_passed));
         let enough = match rules.recovery {
             Recovery::Probe(probe) => passed >= probe.successes,
             Recovery::Hold => false,

@@ -148,8 +148,12 @@ fn shared() {
             .put(&format!("v{n}"), Standing { epoch: n, phase, observed: n == 1, observed_hold: n == 2 });
     }
     value(b't', "standings", &standings.encode());
-    standings.ramp =
-        Some(Position { stage: Some(1), elapsed: Span(5), outcomes_before: 6, updated_at: Micros(7_000_000) });
+    standings.ramp = Some(Position {
+        stage: Some(1),
+        elapsed: Span(5),
+        outcomes_before: 6,
+        updated_at: Micros(7_000_000),
+    });
     value(b't', "ramp", &standings.encode());
 
     let plan = plan(LIMITS);
