@@ -135,6 +135,9 @@ impl Stack {
         let deployment = config.pointer_mut("/deployments/0").unwrap();
         deployment["release"] = json!(release);
         deployment["guard"]["compare"] = json!(false);
+        // A canary dies at once here, and nothing else may bring it back.
+        deployment["guard"]["max_consecutive_errors"] = json!(5);
+        deployment["recovery"] = json!({"mode": "hold"});
         deployment["versions"][0]["weight"] = json!(stable);
         deployment["versions"][1]["weight"] = json!(canary);
         config

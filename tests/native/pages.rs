@@ -331,9 +331,7 @@ fn every_page_begins_with_the_reader_and_an_example_before_its_tables() {
 }
 
 /// Lines that the sample has in another form, or not at all: TLS to a real provider, and a setting that is a matter of taste.
-const NOT_IN_THE_SAMPLE: [&str; 4] = [
-    "always_set_request_id_in_response: true",
-    "# Optional: the client learns the id by which events and access log name its request.",
+const NOT_IN_THE_SAMPLE: [&str; 2] = [
     "- endpoint: {address: {socket_address: {address: api.openai.com, port_value: 443}}}",
     "circuit_breakers:",
 ];

@@ -88,6 +88,8 @@ pub fn config(release: &str) -> Result<Value> {
     let mut config = router_config()?;
     let deployment = &mut config["deployments"][0];
     deployment["release"] = json!(release);
+    // The sample's canary is tried again by itself. Here everybody can see that a rollback lasts.
+    deployment["recovery"] = json!({"mode": "hold"});
     let Some(versions) = deployment["versions"].as_array_mut() else { bail!("the sample has no versions") };
     for (version, weight) in versions.iter_mut().zip([100 - CANARY_PERCENT, CANARY_PERCENT]) {
         version["weight"] = json!(weight);

@@ -1,6 +1,6 @@
 //! The sample configuration, changed only where a test must: ports, paths, clusters, environment, plugin configuration.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -162,12 +162,19 @@ fn set_clusters(bootstrap: &mut Value, wanted: &[(String, u16)]) -> Result<()> {
         put_cluster(clusters, &only, endpoints);
     }
 
+    // The sample itself has to list its own clusters wherever a route looks for one.
+    let mut listed = BTreeSet::new();
     each_object(bootstrap, &mut |object| {
-        // The matcher route: one entry per cluster, made from any that is there.
+        if let Some(map) = object.get("exact_match_map").and_then(|value| value["map"].as_object()) {
+            listed.extend(map.keys().cloned());
+        }
+    });
+    each_object(bootstrap, &mut |object| {
+        // The matcher route: one entry for each cluster of the test's own, made from any that is there.
         if let Some(map) = object.get_mut("exact_match_map").and_then(|value| value["map"].as_object_mut())
             && let Some(template) = map.values().next().cloned()
         {
-            for (name, _) in wanted {
+            for (name, _) in wanted.iter().filter(|(name, _)| !listed.contains(name)) {
                 let mut entry = template.clone();
                 entry["action"]["typed_config"]["cluster"] = json!(name);
                 map.insert(name.clone(), entry);
