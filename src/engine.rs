@@ -20,6 +20,7 @@ mod state; // one release of one deployment on this worker
 mod transition; // the report of a transition
 mod version; // one version, with its counts and its shared values
 mod view; // a deployment as its status shows it
+pub mod warnings; // parts of a plan that cannot do what is expected of them
 
 use std::collections::BTreeMap;
 use std::rc::Rc;

@@ -21,6 +21,7 @@ mod router; // the `router` role: one context a request
 mod secrets; // the secrets documents of this worker
 mod service; // a plan in service
 mod services; // all plans of this worker
+mod warnings; // the search for conditions that lose something in silence
 mod worker; // the state that all contexts of a worker share
 
 use std::cell::Cell;
@@ -149,6 +150,7 @@ impl Root {
         service.served.set(true);
         let now = self.worker.clock.now();
         self.worker.report_census(now.mono);
+        self.worker.look_out(service, now);
         let mut turn = turn(now);
         for (n, (deployment, binding)) in service.plan.deployments.iter().zip(&service.bindings).enumerate() {
             let transitions = binding.tick(deployment, &mut turn);

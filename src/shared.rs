@@ -7,6 +7,7 @@ pub mod dropped; // counts of events that a bound or a fault has dropped
 pub mod names; // the names of all keys in shared data, and the schema bytes of their values
 pub mod store; // compare-and-swap on shared data, with a bound
 pub mod turn; // store, time and drops of one step
+pub mod warnings; // conditions that reject nothing and lose something in silence
 
 use crate::time::Span;
 

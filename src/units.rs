@@ -20,6 +20,12 @@ impl Bps {
         if bps <= WHOLE { Some(Bps(bps)) } else { None }
     }
 
+    /// Returns a share of `permille` tenths of a percent, at most the whole.
+    pub const fn of_permille(permille: u16) -> Bps {
+        let bps = permille.saturating_mul(10);
+        if bps <= WHOLE { Bps(bps) } else { Bps::ALL }
+    }
+
     /// Returns the share in basis points, `0..=10_000`.
     pub const fn get(self) -> u16 {
         self.0

@@ -15,7 +15,7 @@ use crate::engine::{Order, Refused};
 use crate::host;
 use crate::plan::Deployment;
 use crate::report::json::to_json;
-use crate::report::status::{DeploymentStatus, KeyPoolStatus, Status};
+use crate::report::status::{DeploymentStatus, KeyPoolStatus, Status, WarningStatus};
 use crate::shared::turn::Turn;
 use crate::time::Now;
 
@@ -80,7 +80,8 @@ impl AdminStream {
             named.extend(service.plan.pools.iter().map(|pool| pool.name.as_str()));
         }
         self.worker.count_dropped(turn.drops);
-        Ok(to_json(&Status { now: now.wall, deployments, key_pools }))
+        let warnings = self.worker.standing_warnings(now.mono).iter().map(WarningStatus::new).collect();
+        Ok(to_json(&Status { now: now.wall, deployments, key_pools, warnings }))
     }
 
     fn order(&self, name: &str, order: Order, body: &Body, now: Now) -> Result<String, Refusal> {

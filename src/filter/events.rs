@@ -9,7 +9,7 @@ use crate::report::event::Event;
 use crate::report::log::{EventLog, newest_first};
 use crate::shared::codec::Found;
 use crate::shared::dropped::Dropped;
-use crate::shared::names::{EVENTS, POOL_EVENTS, REJECTIONS};
+use crate::shared::names::{EVENTS, POOL_EVENTS, REJECTIONS, WARNING_EVENTS};
 use crate::shared::store::{Change, Store, update};
 use crate::time::{Millis, Now, UnixMillis};
 
@@ -62,7 +62,7 @@ impl Worker {
     }
 
     /// Logs an event, keeps it in shared data and, with `alerts`, has it posted.
-    fn publish(&self, service: &Service, log: &str, line: String) {
+    pub fn publish(&self, service: &Service, log: &str, line: String) {
         host::warn(&line);
         self.keep(log, &line, None);
         self.alert(service, line);
@@ -109,7 +109,7 @@ fn count_rollback(service: &Service, deployment: usize, transition: &Transition)
 /// Returns the last events of the process, newest first; `None` if they cannot be read.
 pub fn kept_events() -> Option<Vec<String>> {
     let mut logs = Vec::new();
-    for key in [EVENTS, POOL_EVENTS, REJECTIONS] {
+    for key in [EVENTS, POOL_EVENTS, REJECTIONS, WARNING_EVENTS] {
         let found = SharedData.get(key).ok()?;
         match EventLog::decode(found.as_ref().map(|found| found.bytes.as_slice())) {
             Found::Nothing => {}

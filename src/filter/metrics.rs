@@ -8,8 +8,10 @@ use crate::host::Metric;
 use crate::outcome::Outcome;
 use crate::plan::Deployment;
 use crate::plan::pool::KeyPool;
+use crate::report::gauges::{Gauges, Group};
 use crate::shared::cell::SharedCell;
 use crate::shared::dropped::Dropped;
+use crate::shared::warnings::Warning;
 
 /// One counter an outcome.
 struct ByOutcome([Metric; Outcome::ALL.len()]);
@@ -38,6 +40,11 @@ const NOTHING_SHOWN: u64 = u64::MAX;
 impl Gauge {
     fn new() -> Gauge {
         Gauge { metric: Metric::new(), shown: Cell::new(NOTHING_SHOWN) }
+    }
+
+    /// Has the value written anew, whatever it is.
+    fn forget(&self) {
+        self.shown.set(NOTHING_SHOWN);
     }
 
     fn show(&self, value: u64, name: &[&str]) {
@@ -156,6 +163,94 @@ impl KeyMetrics {
     }
 }
 
+impl DeploymentMetrics {
+    /// Has all gauges written anew, because another plan has taken them back meanwhile.
+    pub fn forget_gauges(&self) {
+        [&self.phase, &self.evidence].into_iter().for_each(Gauge::forget);
+        self.versions.iter().for_each(|version| version.weight.forget());
+    }
+}
+
+impl KeyMetrics {
+    /// Has the gauge written anew.
+    pub fn forget_gauge(&self) {
+        self.status.forget();
+    }
+}
+
+/// Sets gauges to 0 that no plan writes any more. `kept`: the gauges that stay.
+pub fn take_back(gone: &Gauges, kept: &[Gauges]) {
+    let zero = |name: &[&str]| Metric::new().set(name, 0);
+    for Group { name, members } in &gone.deployments {
+        if !kept.iter().any(|kept| kept.deployments.iter().any(|stays| stays.name == *name)) {
+            zero(&["bellwether_phase", ".deployment.", name]);
+            zero(&["bellwether_evidence", ".deployment.", name]);
+        }
+        members.iter().for_each(|id| zero(&["bellwether_weight", ".deployment.", name, ".version.", id]));
+    }
+    for Group { name, members } in &gone.pools {
+        if !kept.iter().any(|kept| kept.pools.iter().any(|stays| stays.name == *name)) {
+            zero(&["bellwether_pool_without_keys", ".pool.", name]);
+        }
+        members.iter().for_each(|id| zero(&["bellwether_key_status", ".pool.", name, ".key.", id]));
+    }
+}
+
+/// The gauge of a pool.
+pub struct PoolMetrics {
+    labels: Box<str>,
+    without_keys: Gauge,
+}
+
+impl PoolMetrics {
+    /// Makes the gauge of a pool.
+    pub fn new(pool: &KeyPool) -> PoolMetrics {
+        PoolMetrics { labels: [".pool.", &label(&pool.name)].concat().into(), without_keys: Gauge::new() }
+    }
+
+    /// Shows whether no key is usable.
+    pub fn without_keys(&self, without: bool) {
+        self.without_keys.show(without.into(), &["bellwether_pool_without_keys", &self.labels]);
+    }
+
+    /// Has the gauge written anew.
+    pub fn forget_gauge(&self) {
+        self.without_keys.forget();
+    }
+}
+
+/// The gauges of the warnings that this worker has shown, by their labels.
+#[derive(Default)]
+pub struct WarningMetrics(Vec<(Box<str>, Gauge)>);
+
+/// Most gauges of warnings that a worker remembers. A forgotten one is written again with the next look.
+const WARNING_GAUGES_MAX: usize = 64;
+
+impl WarningMetrics {
+    /// Shows whether a warning stands. A warning that has ended is taken back also where it was not shown: another VM may have
+    /// shown it.
+    pub fn show(&mut self, warning: &Warning, stands: bool) {
+        let mut labels = String::new();
+        for (name, value) in [(".deployment.", &warning.deployment), (".version.", &warning.version)] {
+            if !value.is_empty() {
+                labels.push_str(name);
+                labels.push_str(&label(value));
+            }
+        }
+        labels.push_str(".what.");
+        labels.push_str(warning.condition.label());
+        if !self.0.iter().any(|(held, _)| **held == *labels) {
+            if self.0.len() >= WARNING_GAUGES_MAX {
+                self.0.clear();
+            }
+            self.0.push((labels.clone().into(), Gauge::new()));
+        }
+        if let Some((_, gauge)) = self.0.iter().find(|(held, _)| **held == *labels) {
+            gauge.show(stands.into(), &["bellwether_warning", &labels]);
+        }
+    }
+}
+
 const UPDATES: &str = "bellwether_config_updates_total.result.";
 
 /// Metrics of the whole filter.
@@ -203,6 +298,7 @@ impl Global {
     }
 }
 
-fn label(id: &str) -> String {
+/// Returns a name as labels have it.
+pub fn label(id: &str) -> String {
     id.replace('.', "_")
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use super::metrics::KeyMetrics;
+use super::metrics::{KeyMetrics, PoolMetrics};
 use crate::host;
 use crate::keys::key_set::KeySet;
 use crate::keys::pool::{KeyQuery, KeyReport, KeyTransition, Pick, Pool, PoolState};
@@ -34,6 +34,7 @@ impl Exhausted {
 pub struct LivePool {
     /// Metrics of each key of the pool.
     pub metrics: Vec<KeyMetrics>,
+    gauge: PoolMetrics,
     /// The keys with their values, resolved again when secrets come or go.
     keys: SharedCell<KeySet>,
     state: Rc<SharedCell<PoolState>>,
@@ -49,7 +50,7 @@ impl LivePool {
         usage: Rc<SharedCell<WorkerUsage>>,
     ) -> LivePool {
         let keys = SharedCell::new(KeySet::new(pool, secrets));
-        LivePool { metrics: KeyMetrics::of(pool), keys, state, usage }
+        LivePool { metrics: KeyMetrics::of(pool), gauge: PoolMetrics::new(pool), keys, state, usage }
     }
 
     /// Resolves the pool anew.
@@ -136,8 +137,15 @@ impl LivePool {
                 for (key, metrics) in self.metrics.iter().enumerate() {
                     metrics.status(state.health(keys, key).status.gauge());
                 }
+                self.gauge.without_keys(!state.has_usable_key(keys, turn.now.mono));
             })
         });
+    }
+
+    /// Has all gauges written anew.
+    pub fn forget_gauges(&self) {
+        self.metrics.iter().for_each(KeyMetrics::forget_gauge);
+        self.gauge.forget_gauge();
     }
 
     /// Returns the keys as the status shows them, in the plan's order.

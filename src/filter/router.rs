@@ -259,6 +259,9 @@ impl RouterStream {
         let Some(deployment) = request.deployment() else { return };
         let now = self.worker.clock.now();
         let flags = host::response_flags();
+        if flags & outcome::flags::OVERFLOW != 0 {
+            self.service.lookout.note_overflow(request.deployment, request.served_by(), now.mono);
+        }
         let errors = &request.guard(deployment).errors;
         let mut judged = Vec::new();
         let outcome = request.attempts.with_mut(|attempts| {

@@ -2,8 +2,9 @@
 
 use std::cell::Cell;
 
-use super::metrics::DeploymentMetrics;
+use super::metrics::{DeploymentMetrics, label};
 use super::pool::{Exhausted, LivePool};
+use super::warnings::Lookout;
 use crate::engine::Binding;
 use crate::host::{self, SharedData, UpstreamOk};
 use crate::keys::pool::{KeyQuery, KeyReport, KeyTransition};
@@ -11,6 +12,7 @@ use crate::outcome::blame::KeyOutcome;
 use crate::outcome::judgement::Carried;
 use crate::plan::Plan;
 use crate::plan::pool::KeyRef;
+use crate::report::gauges::Gauges;
 use crate::shared::turn::Turn;
 use crate::time::{Micros, Now};
 
@@ -30,6 +32,12 @@ pub struct Service {
     pub ended: Cell<bool>,
     /// It has served, or ticked: this is not the throw-away VM that checks a configuration.
     pub served: Cell<bool>,
+    /// The search for conditions that lose something in silence.
+    pub lookout: Lookout,
+    /// Whether the gauges of this plan are registered as those that its filter shows.
+    pub registered: Cell<bool>,
+    /// Whether this plan is among those counted with these gauges.
+    pub counted: Cell<bool>,
     /// An attempt has found the cluster header: the route leaves it there, to read it again before a retry.
     header_kept: Cell<bool>,
     /// Asks Envoy whether an upstream has answered with 200.
@@ -46,6 +54,9 @@ impl Service {
             plugin: host::property("plugin_name").unwrap_or_default(),
             ended: Cell::new(false),
             served: Cell::new(false),
+            lookout: Lookout::new(&plan),
+            registered: Cell::new(false),
+            counted: Cell::new(false),
             header_kept: Cell::new(false),
             upstream_ok: UpstreamOk::new(),
             plan,
@@ -66,6 +77,17 @@ impl Service {
         for (version, weight) in metrics.versions.iter().zip(binding.effective_weights(plan).iter()) {
             version.weight(u64::from(*weight));
         }
+    }
+
+    /// Returns the names of this plan's gauges.
+    pub fn gauges(&self) -> Gauges {
+        Gauges::of(&self.plan, label)
+    }
+
+    /// Has all gauges written anew.
+    pub fn forget_gauges(&self) {
+        self.metrics.iter().for_each(DeploymentMetrics::forget_gauges);
+        self.pools.iter().for_each(LivePool::forget_gauges);
     }
 
     /// Whether the route reads the cluster header again before a retry. A route that does not has removed it, and a provider

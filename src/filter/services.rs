@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 
+use super::metrics::take_back;
 use super::pool::LivePool;
 use super::service::{Service, turn};
 use crate::engine::Engine;
@@ -11,7 +12,11 @@ use crate::keys::pool::Pools;
 use crate::keys::usage::WorkerUsage;
 use crate::plan::Plan;
 use crate::plan::pool::Secret;
+use crate::report::gauges::{Gauges, Shown};
 use crate::shared::cell::SharedCell;
+use crate::shared::codec::Found;
+use crate::shared::names::GAUGES;
+use crate::shared::store::{Change, update};
 use crate::time::Now;
 
 /// The plans of this worker, and the states that outlive them.
@@ -58,10 +63,51 @@ impl Services {
         })?
     }
 
+    /// Registers the gauges of a plan as those that its filter shows, and takes back those that no plan writes any more.
+    pub fn register(&self, service: &Service) {
+        service.registered.set(true);
+        service.forget_gauges();
+        let gauges = service.gauges();
+        let former = exchange(service, |shown| {
+            shown.plans = shown.plans.saturating_add(u64::from(!service.counted.replace(true)));
+            std::mem::replace(&mut shown.gauges, gauges.clone())
+        });
+        if let Some(former) = former {
+            let kept = self.kept(service, gauges);
+            take_back(&former.without(&kept), &kept);
+        }
+    }
+
+    /// Takes back the gauges of a plan that has ended, as far as no plan writes them any more.
+    fn unregister(&self, service: &Service) {
+        if !service.counted.get() {
+            return;
+        }
+        let shown = exchange(service, |shown| {
+            shown.plans = shown.plans.saturating_sub(1);
+            if shown.plans == 0 {
+                // The filter itself is gone.
+                shown.gauges = Gauges::default();
+            }
+            shown.gauges.clone()
+        });
+        if let Some(shown) = shown {
+            let kept = self.kept(service, shown);
+            take_back(&service.gauges().without(&kept), &kept);
+        }
+    }
+
+    /// Returns the gauges that stay: those of the latest document of a plan's filter, and those of other filters.
+    fn kept(&self, service: &Service, latest: Gauges) -> Vec<Gauges> {
+        let others = self.in_service().into_iter().filter(|other| other.plugin != service.plugin);
+        [latest].into_iter().chain(others.map(|other| other.gauges())).collect()
+    }
+
     /// Marks a plan as ended, and drops the states that only this plan used.
     pub fn end(&self, service: Rc<Service>) {
         let served = service.served.get();
         service.ended.set(true);
+        self.unregister(&service);
         drop(service);
         self.engine.with_mut(|engine| engine.sweep(&SharedData, served));
     }
@@ -78,6 +124,8 @@ impl Services {
             if newer.any(|newer| newer.plugin == service.plugin) {
                 let held = all.remove(at);
                 all.push(held);
+                // The other plan has taken back the gauges that only this one has.
+                service.registered.set(false);
             }
         });
     }
@@ -104,4 +152,19 @@ impl Services {
         }
         found
     }
+}
+
+/// Changes the shared value that says which gauges a plan's filter shows. Returns the result of `change`, if the value could be
+/// written.
+fn exchange<T>(service: &Service, change: impl Fn(&mut Shown) -> T) -> Option<T> {
+    let key = [GAUGES, &String::from_utf8_lossy(&service.plugin)].concat();
+    let changed = update(&SharedData, &key, &mut |bytes| {
+        let mut shown = match Shown::decode(bytes) {
+            Found::Value(shown) => shown,
+            Found::Nothing | Found::Undecodable => Shown::default(),
+        };
+        let result = change(&mut shown);
+        Change::Write(shown.encode(), result)
+    });
+    changed.ok()
 }

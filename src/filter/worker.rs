@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::alerts::Outbox;
 use super::census::Vm;
-use super::metrics::Global;
+use super::metrics::{Global, WarningMetrics};
 use super::requests::Requests;
 use super::secrets::Secrets;
 use super::service::Service;
@@ -33,6 +33,8 @@ pub struct Worker {
     pub services: Services,
     /// The secrets documents.
     pub secrets: Secrets,
+    /// The gauges of warnings.
+    pub warnings_shown: SharedCell<WarningMetrics>,
     /// Alerts to be posted.
     pub outbox: SharedCell<Outbox>,
     random: SharedCell<fastrand::Rng>,
@@ -47,6 +49,7 @@ impl Worker {
             requests: Requests::new(host::seed()),
             services: Services::default(),
             secrets: Secrets::read_back(),
+            warnings_shown: SharedCell::default(),
             outbox: SharedCell::default(),
             random: SharedCell::new(fastrand::Rng::with_seed(host::seed())),
             vm: Vm::new(host::seed()),

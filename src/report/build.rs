@@ -8,11 +8,14 @@ use crate::plan::guard::Recovery;
 use crate::plan::pool::{Key, KeyPool};
 use crate::plan::ramp::{Ramp, Stage};
 use crate::plan::{Deployment, Version};
+use crate::report::event::named;
 use crate::report::status::{
     DeploymentStatus, KeyPoolStatus, KeyStatus, LatencyStatus, RampStatus, StageStatus, VersionStatus,
+    WarningStatus,
 };
 use crate::rollout::ramp::Position;
 use crate::rollout::{Cause, Phase, PhaseKind};
+use crate::shared::warnings::Held;
 use crate::time::{Micros, Now, UnixMillis};
 use crate::units::{Bps, Hundredths, WHOLE};
 
@@ -149,6 +152,20 @@ impl RampStatus {
             min_requests: stage.min_requests,
         };
         RampStatus { paused: ramp.paused, next_stage_at, stages: ramp.stages.iter().map(stage).collect() }
+    }
+}
+
+impl WarningStatus {
+    /// Builds the status of a warning.
+    pub fn new(held: &Held) -> WarningStatus {
+        let Held { warning, since, .. } = held;
+        WarningStatus {
+            what: warning.condition,
+            deployment: named(&warning.deployment),
+            version: named(&warning.version),
+            since: *since,
+            text: warning.text.clone(),
+        }
     }
 }
 
@@ -368,11 +385,11 @@ mod tests {
             },
         ];
         let key_pools = vec![KeyPoolStatus::new(&plan, keys.into(), NOW)];
-        let status = Status { now: NOW.wall, deployments: Vec::new(), key_pools };
+        let status = Status { now: NOW.wall, deployments: Vec::new(), key_pools, warnings: Vec::new() };
         let value: Value = serde_json::from_str(&to_json(&status)).unwrap();
         assert_eq!(
             value,
-            json!({"now": "2026-11-20T10:00:00.000Z", "deployments": [], "key_pools": [{"name": "p", "keys": [
+            json!({"now": "2026-11-20T10:00:00.000Z", "deployments": [], "warnings": [], "key_pools": [{"name": "p", "keys": [
                 {"id": "a", "mask": "…6789", "status": "rate_limited", "weight": 3, "errors": 4, "requests": 9,
                  "last_used": "2026-11-20T09:59:59.000Z", "until": "2026-11-20T10:01:00.000Z", "has_value": true,
                  "same_as": null},

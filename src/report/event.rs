@@ -11,6 +11,7 @@ use crate::problems::{Problem, Problems};
 use crate::report::json::to_json;
 use crate::report::log::LINE_BYTES;
 use crate::rollout::{Cause, PhaseKind};
+use crate::shared::warnings::{Condition, Warning};
 use crate::time::{Now, UnixMillis};
 use crate::units::Hundredths;
 
@@ -32,6 +33,8 @@ pub enum Event {
     PoolExhausted(PoolEvent),
     /// A configuration was rejected.
     ConfigurationRejected(RejectedEvent),
+    /// A warning began to stand.
+    Warning(WarningEvent),
 }
 
 /// The document of `GET /events`.
@@ -154,6 +157,21 @@ pub struct RejectedEvent {
     pub text: String,
 }
 
+/// An event about a condition that rejects nothing and loses something in silence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WarningEvent {
+    /// Time at which the warning began to stand.
+    pub time: UnixMillis,
+    /// The condition.
+    pub what: Condition,
+    /// Name of the deployment, if the warning is about one.
+    pub deployment: Option<String>,
+    /// Id of the version, if the warning is about one.
+    pub version: Option<String>,
+    /// The condition, its consequence and its cure in one sentence.
+    pub text: String,
+}
+
 /// Problems that the event of a rejected configuration lists.
 const PROBLEMS: usize = 8;
 /// Longest of them there, in bytes.
@@ -218,10 +236,26 @@ impl Event {
         event(&shown)
     }
 
+    /// Reports that a warning began to stand.
+    pub fn warning(warning: &Warning, now: UnixMillis) -> Event {
+        Event::Warning(WarningEvent {
+            time: now,
+            what: warning.condition,
+            deployment: named(&warning.deployment),
+            version: named(&warning.version),
+            text: warning.text.clone(),
+        })
+    }
+
     /// Writes the event as one line of JSON.
     pub fn line(&self) -> String {
         to_json(self)
     }
+}
+
+/// Returns a name, unless it is empty.
+pub(super) fn named(name: &str) -> Option<String> {
+    (!name.is_empty()).then(|| name.to_owned())
 }
 
 impl TransitionEvent {

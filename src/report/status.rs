@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::keys::health;
 use crate::plan::guard::GuardMode;
 use crate::rollout::PhaseKind;
+use crate::shared::warnings::Condition;
 use crate::time::{Millis, UnixMillis};
 use crate::units::Hundredths;
 
@@ -17,6 +18,24 @@ pub struct Status {
     pub deployments: Vec<DeploymentStatus>,
     /// The key pools of all plans in service.
     pub key_pools: Vec<KeyPoolStatus>,
+    /// The warnings that stand, in the order in which they began.
+    #[serde(default)]
+    pub warnings: Vec<WarningStatus>,
+}
+
+/// A condition that rejects nothing and loses something in silence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WarningStatus {
+    /// The condition.
+    pub what: Condition,
+    /// Name of the deployment, if the warning is about one.
+    pub deployment: Option<String>,
+    /// Id of the version, if the warning is about one.
+    pub version: Option<String>,
+    /// Time at which it began.
+    pub since: UnixMillis,
+    /// The condition, its consequence and its cure in one sentence.
+    pub text: String,
 }
 
 /// The status of one deployment.

@@ -20,6 +20,12 @@ pub const EVENTS: &str = "bellwether/1/events";
 pub const POOL_EVENTS: &str = "bellwether/1/pool-events";
 /// The last rejected configurations. They are apart for the same reason: a control plane may send one every second.
 pub const REJECTIONS: &str = "bellwether/1/rejections";
+/// The warnings that stand.
+pub const WARNINGS: &str = "bellwether/1/warnings";
+/// The last warnings as events: apart, like the rejections.
+pub const WARNING_EVENTS: &str = "bellwether/1/warning-events";
+/// The gauges of the latest document, by filter name.
+pub const GAUGES: &str = "bellwether/1/gauges/";
 /// Secrets documents.
 pub const DOCUMENTS: &str = "bellwether/1/documents";
 /// The census of the VMs.

@@ -32,3 +32,4 @@ mod tls;
 mod trap;
 mod upgrade;
 mod verdict;
+mod warnings;

@@ -18,10 +18,11 @@ use bellwether::problems::{Problem, Problems};
 use bellwether::report::build::KeyView;
 use bellwether::report::event::{Event, Events};
 use bellwether::report::json::to_json;
-use bellwether::report::status::{DeploymentStatus, KeyPoolStatus, Status};
+use bellwether::report::status::{DeploymentStatus, KeyPoolStatus, Status, WarningStatus};
 use bellwether::rollout::PhaseKind::{Active, Holding, Probing, RolledBack};
 use bellwether::rollout::ramp::Position;
 use bellwether::rollout::{Cause, OPERATOR, Phase, Standing};
+use bellwether::shared::warnings::{Condition, Warning, Warnings};
 use bellwether::time::{Micros, Millis, Now, Span, UnixMillis};
 
 const NOW: Now = Now { mono: Micros(100_000_000), wall: UnixMillis(1_795_168_800_000) };
@@ -122,7 +123,21 @@ fn status() -> Status {
     let plan = plan();
     let pools = plan.pools.iter().zip(keys(&plan));
     let key_pools = pools.map(|(pool, keys)| KeyPoolStatus::new(pool, keys, NOW)).collect();
-    Status { now: NOW.wall, deployments: deployments(&plan), key_pools }
+    let mut list = Warnings::default();
+    for warning in warnings() {
+        list.hold(&warning, NOW);
+    }
+    let warnings = list.all().iter().map(WarningStatus::new).collect();
+    Status { now: NOW.wall, deployments: deployments(&plan), key_pools, warnings }
+}
+
+/// A warning about each condition.
+fn warnings() -> Vec<Warning> {
+    let names = [("", ""), ("d", ""), ("d", "v2")];
+    let warning = |(condition, (deployment, version))| {
+        Warning::new(condition, deployment, version, format!("{AWKWARD} of {deployment}"))
+    };
+    Condition::ALL.into_iter().zip(names.into_iter().cycle()).map(warning).collect()
 }
 
 fn transition() -> Transition {
@@ -194,6 +209,7 @@ fn events() -> Vec<Event> {
     ] {
         events.push(Event::rejected("bellwether-router", &Problems(problems), NOW.wall));
     }
+    events.extend(warnings().iter().map(|warning| Event::warning(warning, NOW.wall)));
     events
 }
 

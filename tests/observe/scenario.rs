@@ -17,6 +17,9 @@ use crate::shipped::{alerts, grouped_by, guide_queries, queries, selectors, stri
 /// Nothing listens there.
 const NOBODY: &str = "127.0.0.1:1";
 
+/// The cluster that refuses every request.
+const NARROW: &str = "narrow";
+
 /// Longer than the scenario: rates over it see all that was scraped.
 const RANGE: &str = "5m";
 
@@ -51,12 +54,16 @@ fn config() -> Value {
         healthy["versions"][version]["key_pool"] = json!("main");
     }
     let broken = json!({"compare": false, "max_consecutive_errors": 5});
-    let watched = json!({"mode": "observe", "compare": false, "max_errors": 3, "window": "1h"});
+    // A rate that looks like a fraction is a warning.
+    let watched =
+        json!({"mode": "observe", "compare": false, "max_errors": 3, "max_error_rate": 0.05, "window": "1h"});
     let outage = json!({"compare": false, "window": "5m", "min_requests": 10, "max_error_rate": 5});
     let mut outage = deployment("outage", ["bad", "bad"], 50, outage);
     outage["failover"] = json!(false);
     let mut starved = deployment("starved", ["good", "good"], 50, json!({"compare": false}));
     starved["versions"][1]["key_pool"] = json!("spent");
+    // The circuit breaker of its canary's cluster is always open.
+    let narrow = deployment("narrow", ["good", NARROW], 50, json!({"compare": false}));
     json!({
         "deployments": [
             healthy,
@@ -64,6 +71,7 @@ fn config() -> Value {
             deployment("watched", ["good", "bad"], 50, watched),
             outage,
             starved,
+            narrow,
         ],
         "key_pools": [
             {"name": "main", "keys": [
@@ -105,6 +113,7 @@ impl Watched {
             ("bad", slow_and_bad),
             ("h1", healthy(120.0, 0.4)),
             ("h2", failing.ratio(FAILING)),
+            (NARROW, Behaviour::default()),
         ];
         let mut options = EnvoyOptions::default().router_config(config());
         let mut providers = Vec::new();
@@ -114,6 +123,11 @@ impl Watched {
             options = options.cluster(name, provider.port());
             providers.push(provider);
         }
+        options.edit = Some(Box::new(|bootstrap| {
+            let clusters = bootstrap["static_resources"]["clusters"].as_array_mut().unwrap();
+            let narrow = clusters.iter_mut().find(|cluster| cluster["name"] == NARROW).unwrap();
+            narrow["circuit_breakers"] = json!({"thresholds": [{"max_requests": 0}]});
+        }));
         let rejected = EnvoyOptions { allow_rejected_config: true, ..EnvoyOptions::default() };
         let rejected = rejected.router_config(json!({"deployments": []}));
         let (envoy, unconfigured) = tokio::join!(EnvoyProcess::start(options), EnvoyProcess::start(rejected));
@@ -172,7 +186,7 @@ async fn first_requests(envoy: &EnvoyProcess) {
         client.send(chat("starved", false)).await.unwrap();
     }
     let mut running = JoinSet::new();
-    for (name, count) in [("healthy", 80), ("broken", 40), ("watched", 40), ("outage", 40)] {
+    for (name, count) in [("healthy", 80), ("broken", 40), ("watched", 40), ("outage", 40), ("narrow", 20)] {
         for _ in 0..count {
             let client = client.clone();
             running.spawn(async move { client.send(chat(name, false)).await.unwrap() });
@@ -187,8 +201,8 @@ async fn first_requests(envoy: &EnvoyProcess) {
 
 /// The deployment of the n-th request: every second one is of `healthy`.
 fn deployment_of(number: u64) -> &'static str {
-    const OTHERS: [&str; 4] = ["broken", "watched", "outage", "starved"];
-    if number.is_multiple_of(2) { "healthy" } else { OTHERS[number as usize / 2 % 4] }
+    const OTHERS: [&str; 5] = ["broken", "watched", "outage", "starved", "narrow"];
+    if number.is_multiple_of(2) { "healthy" } else { OTHERS[number as usize / 2 % 5] }
 }
 
 /// Times that Envoy's access log has of requests that a cluster answered, in milliseconds.
@@ -327,7 +341,14 @@ async fn the_dashboard_is_right(watched: &Watched, sent: &[Sent], before: &[usiz
     }
 
     let phases = watched.by("deployment", &expression("Phase over time")).await;
-    let expected = [("broken", 3.0), ("healthy", 0.0), ("outage", 1.0), ("starved", 0.0), ("watched", 0.0)];
+    let expected = [
+        ("broken", 3.0),
+        ("healthy", 0.0),
+        ("narrow", 0.0),
+        ("outage", 1.0),
+        ("starved", 0.0),
+        ("watched", 0.0),
+    ];
     assert_eq!(phases, expected.map(|(name, phase)| (name.to_owned(), phase)).into());
     let evidence = watched.by("deployment", &expression("Evidence")).await;
     assert!(evidence["watched"] == 100.0 && evidence["healthy"] < 50.0, "{evidence:?}");
@@ -366,6 +387,8 @@ async fn the_right_alerts_fire(watched: &Watched) {
         format!("BellwetherSharedTrouble {envoy} outage"),
         format!("BellwetherEvidenceHigh {envoy} watched"),
         format!("BellwetherVersionWithoutTraffic {envoy} starved v2"),
+        format!("BellwetherBreakerOpen {envoy} narrow v2 breaker_open"),
+        format!("BellwetherWarning {envoy} watched low_error_rate"),
         format!("BellwetherPoolWithoutKeys {envoy} spent"),
         format!("BellwetherKeyDisabled {envoy} main refused"),
         format!("BellwetherKeyDisabled {envoy} spent only"),

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use bellwether::outcome::Outcome;
 use bellwether::shared::dropped::Dropped;
+use bellwether::shared::warnings::Condition;
 use bellwether_harness::workspace_root;
 use serde_json::Value;
 
@@ -173,7 +174,11 @@ pub fn assert_known(selector: &Selector, of: &str) {
     let words = |all: &[&str]| all.iter().map(|word| (*word).to_owned()).collect::<Vec<String>>();
     let vocabulary = BTreeMap::from([
         ("outcome", Outcome::ALL.iter().map(|outcome| outcome.label().to_owned()).collect()),
-        ("what", Dropped::ALL.iter().map(|dropped| dropped.label().to_owned()).collect()),
+        ("what", {
+            let dropped = Dropped::ALL.iter().map(|dropped| dropped.label());
+            let conditions = Condition::ALL.iter().map(|condition| condition.label());
+            dropped.chain(conditions).map(str::to_owned).collect()
+        }),
         ("result", words(&["accepted", "rejected"])),
         ("job", words(&["bellwether"])),
         ("alertstate", words(&["firing"])),

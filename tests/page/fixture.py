@@ -103,6 +103,7 @@ class Admin:
     def __init__(self) -> None:
         self.deployments: list[Any] = [deployment()]
         self.pools: list[Any] | None = None
+        self.warnings: list[Any] = []
         self.events: list[Any] = []
         # Whole answers in place of the above, for bodies that are no status: (HTTP status, body).
         self.instead: tuple[int, str] | None = None
@@ -144,7 +145,7 @@ class Admin:
         elif request.path in ("/status", "/events") and self.instead:
             answer(request, self.instead[0], self.instead[1].encode())
         elif request.path == "/status":
-            answer_json(request, 200, status(self.deployments, self.pools))
+            answer_json(request, 200, {**status(self.deployments, self.pools), "warnings": self.warnings})
         elif request.path == "/events":
             answer_json(request, 200, {"events": self.events})
         else:

@@ -102,6 +102,26 @@ def test_a_rollback_shows_without_a_reload_and_not_by_colour_alone(admin: Admin,
     until(page, f"{size} > 3 * {calm}")
 
 
+def test_a_warning_is_shown_and_changes_the_title_unless_the_guard_still_decides(admin: Admin, open_page: Open) -> None:
+    page = open_page(admin.url)
+    title(page, WELL)
+    mild = {"what": "limits_cannot_fire", "deployment": "gpt4-upgrade", "version": "v2", "since": moment(-9), "text": "too few"}
+    loud = {"what": "keys_role_missing", "deployment": None, "version": None, "since": moment(-9), "text": "no <b>keys</b> role"}
+    admin.warnings = [mild]
+    expect(page.locator("#verdict li")).to_have_text("gpt4-upgrade too few")
+    title(page, WELL)
+    admin.warnings = [mild, loud]
+    title(page, "Warning")
+    expect(page.locator("#verdict li").last).to_have_text(" no <b>keys</b> role")
+    expect(page).to_have_title("Warning · Bellwether")
+    admin.deployments = [rolled_back()]
+    title(page, "Rolled back")
+    expect(page.locator("#verdict")).to_contain_text("no <b>keys</b> role")
+    admin.warnings, admin.deployments = [], [deployment()]
+    title(page, WELL)
+    expect(page.locator("#verdict li")).to_have_count(0)
+
+
 def test_only_a_change_of_phase_is_announced(admin: Admin, open_page: Open) -> None:
     page = open_page(admin.url)
     title(page, WELL)

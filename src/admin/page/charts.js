@@ -1,5 +1,5 @@
 "use strict";
-// ---- history: the last ten minutes in fine steps, and all since the page was opened, in steps that grow
+// ---- history: ten minutes in fine steps, and all of it in steps that grow
 
 const SLOTS = 300;
 const MAX_SERIES = 4000; // versions; 20 MB

@@ -1,5 +1,4 @@
-// The live page of the admin role. Data is shown as text, never parsed as HTML. Every field may be missing. All that is kept is
-// bounded, because the page stays open for weeks.
+// The live page. Data is shown as text, never parsed as HTML; every field may be missing; all that is kept is bounded.
 
 const POLL_MS = 1000;
 const EVENTS_MS = 5000; // and at once after a change
@@ -7,16 +6,16 @@ const TIMEOUT_MS = 10000;
 const MAX_BACKOFF_MS = 15000;
 const LOST_AFTER = 2; // failures in a row
 const NEAR = 50; // percent of the way to a rollback; here a ramp stops
-const UNFOLD = 6; // deployments that are unfolded; of more, only those with a problem
+const UNFOLD = 6; // unfolded deployments; of more, those with a problem
 const PAGE = 40; // deployments added at the end of the list when it comes into view
 const FEW = 8; // pools, keys and events before "Show all"
 
 const { max, min, floor, round } = Math;
 const $ = (id) => document.getElementById(id);
 
-// ---- from descriptions to elements
+// ---- elements
 
-/** Describes an element: `h("p.muted", { title: "…" }, "text", other)`. `false`, `null` and `""` are empty places. */
+/** Describes an element. `false`, `null` and `""` are empty places. */
 function h(name, ...inside) {
 	const [tag, ...classes] = name.split(".");
 	const node = { tag, props: classes.length ? { class: classes.join(" ") } : {}, kids: [] };
@@ -27,7 +26,7 @@ function h(name, ...inside) {
 	return node;
 }
 
-/** Makes the children of `parent` match `kids`. Elements with the same key or place stay. */
+/** Makes the children of `parent` match `kids`. */
 function patch(parent, kids) {
 	const old = new Map([...parent.childNodes].map((node) => [node.bwKey, node]));
 	const nodes = [];
@@ -49,7 +48,7 @@ function patch(parent, kids) {
 	});
 	for (const node of nodes) old.delete(node.bwKey);
 	for (const node of old.values()) node.remove();
-	// A moved element loses the focus, so the others move around the one that has it.
+	// A moved element loses the focus: the others move around it.
 	const fixed = nodes.findIndex((node) => node.parentNode && node.contains(document.activeElement));
 	const put = (i) => {
 		const next = nodes[i + 1] ?? null;
@@ -74,7 +73,7 @@ function setProps(node, props, old = node.bwProps ?? {}) {
 const icon = (name) => h("svg.icon", { "aria-hidden": "true" }, h("use", { href: `#i-${name}` }));
 const button = (text, onclick, more) => h("button", { type: "button", onclick, ...more }, text);
 
-// ---- reading and writing values
+// ---- values
 
 const objects = (v) => (Array.isArray(v) ? v.filter((x) => x && typeof x === "object") : []);
 const str = (v, otherwise = "") => (typeof v === "string" ? v : typeof v === "number" ? String(v) : otherwise);
@@ -103,7 +102,7 @@ const ago = (ms) => `${span(now() - ms)} ago`;
 
 // ---- state
 
-let deployments = [], pools = [], events = [];
+let deployments = [], pools = [], warnings = [], events = [];
 let offset = 0, lastSeen = null, failures = 0, problem = "", nextTry = 0, eventsAt = -Infinity, eventsWanted = 0;
 let words = [], limit = PAGE, shownTier = 0, acknowledged = "";
 const all = new Set(); // lists that are shown whole
@@ -158,12 +157,13 @@ function readPool(raw) {
 	return { name: str(raw.name, "(no name)"), keys, active, rank: active ? (active < keys.length ? 1 : 2) : 0 };
 }
 
-/** Takes over a status. Only a changed phase is announced. */
+/** Takes over a status. */
 function takeStatus(raw) {
 	const before = new Map(deployments.map((d) => [d.key, d]));
 	offset = (moment(raw.now) ?? Date.now()) - Date.now();
 	deployments = withKeys(objects(raw.deployments).map(readDeployment));
 	pools = withKeys(objects(raw.key_pools).map(readPool)).sort((a, b) => a.rank - b.rank);
+	warnings = withKeys(objects(raw.warnings).slice(0, 40).map((w) => ({ name: str(w.deployment), text: str(w.text), mild: w.what === "limits_cannot_fire" })));
 	const differs = (what) => deployments.filter((d) => before.has(d.key) && before.get(d.key)[what] !== d[what]);
 	const changed = differs("phase");
 	if (changed.length || differs("since").length || differs("stage").length) eventsWanted = 3;
@@ -185,7 +185,7 @@ function takeEvents(raw) {
 
 // ---- deployments
 
-/** Explains a phase: its cause, its effect, and the next step. */
+/** Explains a phase. */
 function story(d) {
 	const canary = names(d.canaries.filter((v) => !v.phase || v.phase === d.phase)) || "the canary", stable = names([d.stable ?? { name: "stable" }]);
 	const since = d.since === null ? "" : ` since ${at(d.since)} (${ago(d.since)})`;
@@ -245,7 +245,7 @@ function card(d, open) {
 
 const focusOn = (key) => [...document.querySelectorAll(".name")].find((node) => node.dataset.key === key)?.focus();
 
-// ---- the verdict: the worst problem, its effect, and the next step
+// ---- the verdict: the worst problem
 
 function verdict(sorted) {
 	const troubled = sorted.filter((d) => d.rank < 4), dry = pools.filter((p) => p.keys.length && !p.active);
@@ -260,6 +260,7 @@ function verdict(sorted) {
 		lines.push(`No usable key in ${names(dry.slice(0, 3))}${dry.length > 3 ? " …" : ""}: see Keys.`);
 		if (sorted.length && sorted[0].rank > 1) [level, sign, title] = ["warn", "off", "No usable key"];
 	}
+	if (title === PHASES.active.title && warnings.some((w) => !w.mild)) [level, sign, title] = ["warn", "watch", "Warning"];
 	if (rest && !dry.length) lines.push(`${many(rest, troubled.length ? "other deployment" : "deployment")} without a problem.`);
 	if (lost) {
 		lines.splice(0, 9, problem && `Envoy answers with an error: ${problem}.`,
@@ -273,7 +274,8 @@ function verdict(sorted) {
 	patch($("verdict"), [icon(sign), h("div", h("h2", { id: "verdict-title" }, title), h("p", lines.join(" ")),
 		!lost && h("ul", troubled.slice(0, 3).map((d) => h("li", { key: d.key },
 			h("a", { href: "#deployments", onclick: (event) => { event.preventDefault(); goTo(d); } }, h("bdi", d.name)), story(d))),
-		troubled.length > 3 && h("li", `and ${troubled.length - 3} more below`)),
+		troubled.length > 3 && h("li", `and ${troubled.length - 3} more below`),
+		warnings.slice(0, 4).map((w) => h("li", { key: `\0${w.key}` }, h("b", h("bdi", w.name)), " ", h("bdi", w.text)))),
 		level === "bad" && !seen && button("Acknowledge", () => { acknowledged = mark; render(); $("deployments-title").focus({ preventScroll: true }); }))]);
 	$("link").lastElementChild.textContent = lost ? title.toLowerCase() : lastSeen === null ? "connecting…" : `live, ${clock.format(lastSeen)}`;
 	const heading = `${level === "good" ? "" : `${title} · `}Bellwether`;
@@ -324,7 +326,7 @@ function evidence(e) {
 }
 
 function eventItem(e) {
-	const sign = pick(e.kind, { pool_exhausted: "off", configuration_rejected: "off", would_roll_back: "watch", stage: "wait" }) ?? pick(e.to, PHASES)?.icon ?? "wait";
+	const sign = pick(e.kind, { pool_exhausted: "off", configuration_rejected: "off", warning: "watch", would_roll_back: "watch", stage: "wait" }) ?? pick(e.to, PHASES)?.icon ?? "wait";
 	const lines = evidence(e.raw), time = e.time === null ? "" : `${at(e.time)}, ${ago(e.time)}`;
 	return h("li", { key: e.key, class: sign === "back" ? "event bad-card" : "event" }, icon(sign), h("div",
 		h("p", h("b", h("bdi", e.whose)), " ", h("bdi", e.text)), h("p.muted", time),
@@ -399,7 +401,7 @@ new IntersectionObserver((seen) => { if (seen.some((s) => s.isIntersecting)) mor
 $("filter").oninput = () => { words = $("filter").value.toLowerCase().split(/\s+/).filter(Boolean); limit = PAGE; render(); };
 $("tier").onchange = () => { shownTier = Number($("tier").value); render(); };
 
-// ---- requests to the server
+// ---- requests
 
 async function fetchJson(path, options) {
 	const answer = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(TIMEOUT_MS), ...options });
