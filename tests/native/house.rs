@@ -18,6 +18,9 @@ const FILE_MAX: usize = 500;
 /// Lines of a function, from `fn` to the closing brace.
 const FUNCTION_MAX: usize = 70;
 
+/// Parameters of a function, `self` apart.
+const PARAMETERS_MAX: usize = 5;
+
 /// The top level of the repository, dot files apart. `cli` may be missing.
 const TOP_LEVEL: [&str; 12] = [
     "Cargo.lock",
@@ -106,6 +109,13 @@ fn module_of(path: &Path) -> Vec<String> {
     if parts == ["lib"] { Vec::new() } else { parts }
 }
 
+struct Function {
+    line: usize,
+    name: String,
+    length: usize,
+    parameters: usize,
+}
+
 /// A walk over the code of a file that is not a test.
 struct Walk<'a> {
     path: &'a Path,
@@ -113,8 +123,10 @@ struct Walk<'a> {
     module: Vec<String>,
     /// Each room that is named, and the line.
     imports: Vec<(usize, String)>,
-    /// Each function, with its line and its length.
-    functions: Vec<(usize, String, usize)>,
+    /// The lines that could hide an import: another name for the crate's root, all of its names at once, or a file of another room.
+    hidden: Vec<usize>,
+    /// Each function, with its line, its length and the number of its parameters, `self` apart.
+    functions: Vec<Function>,
     /// The lines that have an option of an option.
     nested_options: Vec<usize>,
 }
@@ -126,6 +138,7 @@ impl<'a> Walk<'a> {
             path,
             module: module_of(path),
             imports: Vec::new(),
+            hidden: Vec::new(),
             functions: Vec::new(),
             nested_options: Vec::new(),
         };
@@ -133,17 +146,31 @@ impl<'a> Walk<'a> {
         walk
     }
 
-    /// Notes the room that a path from `crate` or up from `super` leads to. `segments` begin with one of the two.
-    fn note_path(&mut self, line: usize, segments: &[String]) {
-        let room = match segments.first().map(String::as_str) {
-            Some("crate") => segments.get(1),
-            Some("super") => {
+    /// The part of a path that follows the crate's root; `None` if the path does not lead there.
+    fn from_root<'s>(&self, segments: &'s [String]) -> Option<&'s [String]> {
+        match segments.split_first()? {
+            (first, rest) if first == "crate" => Some(rest),
+            (first, rest) if first == "self" && !self.module.is_empty() => self.from_root(rest),
+            (first, _) if first == "super" => {
                 let up = segments.iter().take_while(|segment| *segment == "super").count();
-                (up == self.module.len()).then(|| segments.get(up)).flatten()
+                (up == self.module.len()).then(|| segments.get(up..)).flatten()
             }
             _ => None,
-        };
-        self.imports.extend(room.map(|room| (line, room.clone())));
+        }
+    }
+
+    /// Notes the room that a path from `crate` or up from `super` leads to.
+    fn note_path(&mut self, line: usize, segments: &[String]) {
+        let room = self.from_root(segments).and_then(|rest| rest.first()).cloned();
+        self.imports.extend(room.map(|room| (line, room)));
+    }
+
+    /// Notes a `use` that gives a name to the crate's root itself.
+    fn note_root(&mut self, line: usize, segments: &[String]) {
+        let is_self = |rest: &[String]| rest.iter().all(|segment| segment == "self");
+        if self.from_root(segments).is_some_and(is_self) {
+            self.hidden.push(line);
+        }
     }
 
     fn note_use(&mut self, prefix: &[String], tree: &UseTree) {
@@ -151,8 +178,14 @@ impl<'a> Walk<'a> {
         match tree {
             UseTree::Path(path) => self.note_use(&with(&path.ident), &path.tree),
             UseTree::Name(name) => self.note_path(line(name), &with(&name.ident)),
-            UseTree::Rename(rename) => self.note_path(line(rename), &with(&rename.ident)),
-            UseTree::Glob(glob) => self.note_path(line(glob), prefix),
+            UseTree::Rename(rename) => {
+                self.note_root(line(rename), &with(&rename.ident));
+                self.note_path(line(rename), &with(&rename.ident));
+            }
+            UseTree::Glob(glob) => {
+                self.note_root(line(glob), prefix);
+                self.note_path(line(glob), prefix);
+            }
             UseTree::Group(group) => group.items.iter().for_each(|tree| self.note_use(prefix, tree)),
         }
     }
@@ -186,7 +219,9 @@ impl<'a> Walk<'a> {
     fn note_function(&mut self, signature: &Signature, body: &Block) {
         let begins = line(&signature.fn_token);
         let length = body.brace_token.span.close().end().line + 1 - begins;
-        self.functions.push((begins, signature.ident.to_string(), length));
+        let parameters =
+            signature.inputs.iter().filter(|input| matches!(input, syn::FnArg::Typed(_))).count();
+        self.functions.push(Function { line: begins, name: signature.ident.to_string(), length, parameters });
     }
 
     fn is_nested_option(path: &syn::Path) -> bool {
@@ -255,16 +290,38 @@ impl<'ast> Visit<'ast> for Walk<'_> {
     }
 
     fn visit_macro(&mut self, call: &'ast syn::Macro) {
+        if call.path.is_ident("include") {
+            self.hidden.push(line(&call.path));
+        }
         self.note_tokens(call.tokens.clone());
         visit::visit_macro(self, call);
     }
 
-    // `pub(in crate::engine)` and attributes import nothing.
+    fn visit_item_extern_crate(&mut self, item: &'ast syn::ItemExternCrate) {
+        if item.ident == "self" {
+            self.hidden.push(line(item));
+        }
+    }
+
+    // `pub(in crate::engine)` imports nothing.
     fn visit_visibility(&mut self, _: &'ast syn::Visibility) {}
-    fn visit_attribute(&mut self, _: &'ast Attribute) {}
+
+    /// An attribute may name another file for a module, and a path in a string: `#[serde(with = "crate::report::wire")]`.
+    fn visit_attribute(&mut self, attribute: &'ast Attribute) {
+        if attribute.path().is_ident("path") {
+            self.hidden.push(line(attribute));
+        }
+        if let syn::Meta::List(list) = &attribute.meta {
+            for path in list.tokens.to_string().split('"').skip(1).step_by(2) {
+                let segments: Vec<String> =
+                    path.split("::").map(|segment| segment.trim().to_owned()).collect();
+                self.note_path(line(attribute), &segments);
+            }
+        }
+    }
 }
 
-/// The imports of a file that lead to a room below its own, or to no room.
+/// The imports of a file that lead to a room below its own, or to no room, and the lines that could hide one.
 fn upward_imports(rooms: &[String], path: &Path, text: &str) -> Vec<String> {
     let position = |room: &str| rooms.iter().position(|known| known == room);
     let walk = Walk::over(path, text);
@@ -274,16 +331,13 @@ fn upward_imports(rooms: &[String], path: &Path, text: &str) -> Vec<String> {
         (Some(own), Some(imported)) => imported > own,
         _ => true,
     });
-    let violations: BTreeSet<(usize, String)> = wrong.collect();
-    violations
-        .into_iter()
-        .map(|(line, import)| {
-            format!(
-                "{}:{line}: `{room}` imports `{import}`, which does not stand above it in src/lib.rs",
-                path.display()
-            )
-        })
-        .collect()
+    let wrong = wrong.map(|(line, import)| {
+        (line, format!("imports `{import}`, which does not stand above it in src/lib.rs"))
+    });
+    let hidden =
+        walk.hidden.into_iter().map(|line| (line, "hides the rooms that it imports: name them".to_owned()));
+    let violations: BTreeSet<(usize, String)> = wrong.chain(hidden).collect();
+    violations.into_iter().map(|(line, text)| format!("{}:{line}: `{room}` {text}", path.display())).collect()
 }
 
 /// The violation of a file that is too long before its tests.
@@ -303,9 +357,21 @@ fn long_file(path: &Path, text: &str) -> Option<String> {
 
 fn long_functions(path: &Path, text: &str) -> Vec<String> {
     let walk = Walk::over(path, text);
-    let long = walk.functions.into_iter().filter(|(_, _, length)| *length > FUNCTION_MAX);
-    long.map(|(line, name, length)| {
+    let long = walk.functions.into_iter().filter(|function| function.length > FUNCTION_MAX);
+    long.map(|Function { line, name, length, .. }| {
         format!("{}:{line}: `{name}` has {length} lines, at most {FUNCTION_MAX}", walk.path.display())
+    })
+    .collect()
+}
+
+fn wide_functions(path: &Path, text: &str) -> Vec<String> {
+    let walk = Walk::over(path, text);
+    let wide = walk.functions.into_iter().filter(|function| function.parameters > PARAMETERS_MAX);
+    wide.map(|Function { line, name, parameters, .. }| {
+        format!(
+            "{}:{line}: `{name}` has {parameters} parameters, at most {PARAMETERS_MAX}",
+            walk.path.display()
+        )
     })
     .collect()
 }
@@ -335,6 +401,12 @@ fn no_file_of_the_filter_is_longer_than_500_lines_before_its_tests() {
 #[test]
 fn no_function_of_the_filter_is_longer_than_70_lines() {
     let violations = sources().iter().flat_map(|(path, text)| long_functions(path, text)).collect::<Vec<_>>();
+    assert_none(&violations);
+}
+
+#[test]
+fn no_function_of_the_filter_has_more_than_5_parameters() {
+    let violations = sources().iter().flat_map(|(path, text)| wide_functions(path, text)).collect::<Vec<_>>();
     assert_none(&violations);
 }
 
@@ -426,7 +498,32 @@ fn an_import_of_a_room_below_is_found_in_any_form() {
 }
 
 #[test]
-fn long_files_long_functions_and_nested_options_are_found() {
+fn a_line_that_could_hide_an_import_is_found() {
+    let rooms = rooms("pub mod time;\npub mod plan;\npub mod keys;\n");
+    let count = |path: &str, text: &str| upward_imports(&rooms, Path::new(path), text).len();
+    for hidden in [
+        "use self::super::keys;",
+        "use crate::*;",
+        "use super::*;",
+        "use crate as root;",
+        "use crate::{self as root};",
+        "use super as root;",
+        "extern crate self as root;",
+        "#[path = \"keys/reset.rs\"]\nmod reset;",
+        "include!(\"keys/reset.rs\");",
+        "struct S(#[serde(with = \"crate::keys::reset\")] u8);",
+    ] {
+        assert!(count("src/plan.rs", hidden) > 0, "{hidden}");
+    }
+    for plain in
+        ["use super::*;", "use super::matching as m;", "use self::inner::*;", "use crate::time::{self, *};"]
+    {
+        assert_eq!(count("src/plan/index.rs", plain), 0, "{plain}");
+    }
+}
+
+#[test]
+fn long_files_long_or_wide_functions_and_nested_options_are_found() {
     let path = Path::new("src/plan.rs");
     let (at_limit, above) = ("fn f() {}\n".repeat(FILE_MAX), "fn f() {}\n".repeat(FILE_MAX + 1));
     let tests = "#[cfg(test)]\nmod tests {}\n";
@@ -442,6 +539,12 @@ fn long_files_long_functions_and_nested_options_are_found() {
     assert_eq!(long_functions(path, &method).len(), 1);
     let in_tests = format!("#[cfg(test)]\nmod tests {{\n{}}}\n", function(FUNCTION_MAX + 1));
     assert_eq!(long_functions(path, &in_tests), Vec::<String>::new());
+
+    let five = "fn f(&self, a: A, b: A, c: A, d: A, e: A) {}";
+    let six = five.replace("e: A", "e: A, (g, h): (A, A)");
+    assert_eq!(wide_functions(path, &format!("impl S {{ {five} }}")), Vec::<String>::new());
+    let wide = wide_functions(path, &format!("impl S {{ {six} }}"));
+    assert_eq!(wide, ["src/plan.rs:1: `f` has 6 parameters, at most 5"]);
 
     assert_eq!(nested_options(path, "fn f() -> Option<Vec<Option<u8>>> { None }"), Vec::<String>::new());
     let nested = "type A = Vec<Option<Option<u8>>>;\nfn f(_: &std::option::Option<Option<u8>>) {}\n";
