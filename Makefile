@@ -128,13 +128,14 @@ sim: ## The simulator: docs/measured/simulation.md anew, some twenty minutes (SI
 soak: build envoy ## Whether anything grows: MINUTES=30 of load with reloads, rotations, faults, rollbacks (SOAK="--growth 5")
 	cargo run --release --quiet --package bellwether-harness -- soak --minutes $(or $(MINUTES),30) $(SOAK)
 
-lint: ## Formatting, clippy (also for wasm), documentation; all warnings are errors
+lint: ## Formatting, clippy (also for wasm), documentation, language of comments; all warnings are errors
 	rustup target add wasm32-wasip1 2>/dev/null || rustup target list --installed | grep -q wasm32-wasip1
 	cargo fmt --all --check
 	cargo fmt --manifest-path harness/fuzz/Cargo.toml --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy --target wasm32-wasip1 --target-dir target/linked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --workspace
+	harness/scripts/lint-language
 
 clean: ## Remove what was built and fetched
 	cargo clean
