@@ -147,10 +147,10 @@ impl<'a> Walk<'a> {
     }
 
     /// The part of a path that follows the crate's root; `None` if the path does not lead there.
-    fn from_root<'s>(&self, segments: &'s [String]) -> Option<&'s [String]> {
+    fn below_root<'s>(&self, segments: &'s [String]) -> Option<&'s [String]> {
         match segments.split_first()? {
             (first, rest) if first == "crate" => Some(rest),
-            (first, rest) if first == "self" && !self.module.is_empty() => self.from_root(rest),
+            (first, rest) if first == "self" && !self.module.is_empty() => self.below_root(rest),
             (first, _) if first == "super" => {
                 let up = segments.iter().take_while(|segment| *segment == "super").count();
                 (up == self.module.len()).then(|| segments.get(up..)).flatten()
@@ -161,14 +161,14 @@ impl<'a> Walk<'a> {
 
     /// Notes the room that a path from `crate` or up from `super` leads to.
     fn note_path(&mut self, line: usize, segments: &[String]) {
-        let room = self.from_root(segments).and_then(|rest| rest.first()).cloned();
+        let room = self.below_root(segments).and_then(|rest| rest.first()).cloned();
         self.imports.extend(room.map(|room| (line, room)));
     }
 
     /// Notes a `use` that gives a name to the crate's root itself.
     fn note_root(&mut self, line: usize, segments: &[String]) {
         let is_self = |rest: &[String]| rest.iter().all(|segment| segment == "self");
-        if self.from_root(segments).is_some_and(is_self) {
+        if self.below_root(segments).is_some_and(is_self) {
             self.hidden.push(line);
         }
     }
