@@ -20,7 +20,7 @@ mod state; // one release of one deployment on this worker
 mod transition; // the report of a transition
 mod version; // one version, with its counts and its shared values
 mod view; // a deployment as its status shows it
-pub mod warnings; // parts of a plan that cannot do what is expected of them
+pub mod warnings; // parts of a plan that cannot have the expected effect
 
 use std::collections::BTreeMap;
 use std::rc::Rc;

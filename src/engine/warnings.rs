@@ -1,4 +1,4 @@
-//! Warnings about a plan in service: parts of it that cannot do what the operator expects of them.
+//! Warnings about a plan in service: parts of it that cannot have the effect that the operator expects.
 
 use crate::plan::guard::Guard;
 use crate::plan::pool::Inject;
@@ -119,7 +119,7 @@ struct Watched {
 }
 
 impl Watch {
-    /// Takes note of the traffic now. Returns a warning for each canary whose limits are out of reach.
+    /// Takes note of the traffic now. Returns a warning for each canary with limits out of reach.
     pub fn look(&mut self, deployment: &Deployment, view: &View, now: Micros) -> Vec<Warning> {
         let stage = view.ramp.and_then(|position| position.stage);
         let guard = deployment.guard_at(stage);

@@ -1,6 +1,6 @@
 //! The gauges that a filter shows: names of its deployments, versions, pools and keys, as the latest document of the filter has
-//! them. A gauge of Envoy outlives the VM that wrote it, so the names are shared: whoever puts the next document in service
-//! learns from them which gauges have nobody left to write them.
+//! them. A gauge of Envoy outlives the VM that wrote it, so the names are shared: a worker that puts the next document in service
+//! learns from them which gauges are no longer written.
 
 use crate::plan::Plan;
 use crate::shared::codec::{Found, Reader, Writer};
