@@ -133,6 +133,32 @@ fn envoy_gateway_has_the_filter_on_the_whole_route_and_the_metrics_labels_of_the
 }
 
 #[test]
+fn the_platforms_have_the_settings_of_the_samples_connection_manager() {
+    let bootstrap = read_yaml("envoy/bootstrap.yaml");
+    let manager = bootstrap.pointer("/static_resources/listeners/0/filter_chains/0/filters/0/typed_config");
+    let manager = manager.expect("the connection manager");
+    let istio = manifests::read(Platform::Istio);
+    let filter = &istio.one("EnvoyFilter")["spec"];
+    assert_eq!(
+        filter["workloadSelector"]["labels"],
+        istio.one("Deployment")["spec"]["selector"]["matchLabels"]
+    );
+    let [patch] = list(&filter["configPatches"]) else { panic!("{filter}") };
+    let settings = patch["patch"]["value"]["typed_config"].as_object().expect("settings");
+    for (name, value) in settings {
+        assert_eq!(*value, manager[name], "{name}");
+    }
+    for name in ["request_timeout", "request_headers_timeout", "delayed_close_timeout", "local_reply_config"]
+    {
+        assert!(settings.contains_key(name), "{name}");
+    }
+    let gateway = manifests::read(Platform::EnvoyGateway);
+    let policy = &gateway.one("ClientTrafficPolicy")["spec"];
+    assert_eq!(policy["targetRefs"][0]["name"], gateway.one("Gateway")["metadata"]["name"]);
+    assert_eq!(policy["timeout"]["http"]["requestReceivedTimeout"], manager["request_timeout"]);
+}
+
+#[test]
 fn both_samples_load_the_image_of_this_version() {
     let image = format!("registry.example.com/bellwether:{}", env!("CARGO_PKG_VERSION"));
     let [istio, gateway] = both();

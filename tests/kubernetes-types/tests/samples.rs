@@ -1,7 +1,7 @@
 //! The Kubernetes samples have no field that their kinds do not have, and each field is of its type.
 //!
 //! The types are generated from the custom resource definitions by others. There are none of Envoy Gateway's kinds; those
-//! four the test names, so that nobody takes them for checked.
+//! five the test names, so that nobody takes them for checked.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,6 +10,7 @@ use std::path::Path;
 use gateway_api::{gatewayclasses::GatewayClass, gateways::Gateway, httproutes::HttpRoute};
 use istio_api_rs::extensions::v1alpha1::wasm_plugin::WasmPlugin;
 use istio_api_rs::networking::v1 as istio;
+use istio_api_rs::networking::v1alpha3::envoy_filter::EnvoyFilter;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Namespace, Secret, Service};
 use serde::Deserialize;
@@ -17,7 +18,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 /// Kinds that nobody has generated types of.
-const UNCHECKED: [&str; 4] = ["Backend", "BackendTrafficPolicy", "EnvoyExtensionPolicy", "EnvoyProxy"];
+const UNCHECKED: [&str; 5] =
+    ["Backend", "BackendTrafficPolicy", "ClientTrafficPolicy", "EnvoyExtensionPolicy", "EnvoyProxy"];
 
 /// The problems of a document of this type.
 fn problems<T: DeserializeOwned>(document: &Value) -> Vec<String> {
@@ -48,6 +50,7 @@ fn check(document: &Value) -> Option<Vec<String>> {
         ("networking.istio.io/v1", "DestinationRule") => {
             problems::<istio::destination_rule::DestinationRule>(document)
         }
+        ("networking.istio.io/v1alpha3", "EnvoyFilter") => problems::<EnvoyFilter>(document),
         ("extensions.istio.io/v1alpha1", "WasmPlugin") => problems::<WasmPlugin>(document),
         ("gateway.networking.k8s.io/v1", "GatewayClass") => problems::<GatewayClass>(document),
         ("gateway.networking.k8s.io/v1", "Gateway") => problems::<Gateway>(document),
