@@ -59,7 +59,7 @@ impl Gauges {
 
 fn remove(groups: &mut Vec<Group>, stay: &[Group]) {
     groups.retain_mut(|group| {
-        if let Some(stays) = stay.iter().find(|stays| stays.name == group.name) {
+        for stays in stay.iter().filter(|stays| stays.name == group.name) {
             group.members.retain(|member| !stays.members.contains(member));
         }
         !group.members.is_empty()

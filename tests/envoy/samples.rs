@@ -233,6 +233,29 @@ async fn many_requests_are_retried_at_a_time() {
 }
 
 #[tokio::test]
+async fn the_samples_canary_is_rolled_back_when_it_dies_and_comes_back_when_it_lives() {
+    let (openai, relay) = providers().await;
+    let mut config = bellwether_harness::envoy::router_config().unwrap();
+    let after = &mut config["deployments"][0]["recovery"]["after"];
+    assert_eq!(*after, "30s", "shortened here");
+    *after = json!("1s");
+    let envoy = EnvoyProcess::start(options(&openai, &relay).router_config(config)).await.unwrap();
+    let client = envoy.client();
+    let phase = async || {
+        // Stable serves all along.
+        let answer = client.send(Request::chat(false)).await.unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        envoy.metric("bellwether_phase", &[]).await.unwrap()
+    };
+    relay.set(Behaviour::status(500));
+    assert!(until(LIMIT, async || phase().await == 3.0).await, "{}", envoy.log_tail());
+    relay.set(Behaviour::default());
+    assert!(until(LIMIT, async || phase().await == 0.0).await, "{}", envoy.log_tail());
+    relay.clear();
+    assert!(until(LIMIT, async || phase().await == 0.0 && relay.count() > 0).await, "its share is back");
+}
+
+#[tokio::test]
 async fn without_the_keys_role_the_router_injects_the_key() {
     let (openai, relay) = providers().await;
     let options = options(&openai, &relay).router_config(with_keys("openai", &[("sk-only", 1)]));

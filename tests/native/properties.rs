@@ -24,6 +24,7 @@ use bellwether::plan::guard::Recovery;
 use bellwether::plan::matching::address_without_port;
 use bellwether::plan::pool::{KeyRef, Secret};
 use bellwether::plan::split::Split;
+use bellwether::report::gauges::Shown;
 use bellwether::report::log::EventLog;
 use bellwether::rollout::ramp::{Position, RampFacts};
 use bellwether::rollout::standings::Standings;
@@ -31,6 +32,7 @@ use bellwether::rollout::{Cause, Lease, Phase, ProbeOutcome, Rules, Signal, Stan
 use bellwether::route::{Access, RequestFacts, choose, find, rewritten_path};
 use bellwether::shared::census::Census;
 use bellwether::shared::codec::Found;
+use bellwether::shared::warnings::Warnings;
 use bellwether::time::{Micros, Millis, Now, Span, UnixMillis};
 use bellwether::units::{Bps, Point};
 use proptest::collection::vec;
@@ -148,6 +150,8 @@ proptest! {
         let _ = EventLog::decode(Some(&bytes));
         let _ = PoolUsage::decode(Some(&bytes));
         let _ = Census::decode(Some(&bytes));
+        let _ = Warnings::decode(Some(&bytes));
+        let _ = Shown::decode(Some(&bytes));
     }
 
     #[test]

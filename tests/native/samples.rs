@@ -1,6 +1,8 @@
 //! The configurations that we ship are valid for the very code that will read them.
 
 use bellwether::config;
+use bellwether::plan::guard::Recovery;
+use bellwether_harness::testing::manifests::{self, Platform};
 
 /// The `inline_string: |` block of a sample, without its indentation.
 fn document_of(yaml: &str) -> String {
@@ -46,4 +48,23 @@ fn all_roles_of_the_samples_share_one_vm() {
     assert!(router.contains(&"vm_id: bellwether"), "{router:?}");
     assert_eq!(vm(include_str!("../../envoy/ecds/keys.yaml")), router);
     assert_eq!(vm(include_str!("../../envoy/ecds/admin.yaml")), router);
+}
+
+#[test]
+fn no_sample_counts_failures_in_a_row_and_each_tries_a_rolled_back_canary_again() {
+    let router = document_of(include_str!("../../envoy/ecds/router.yaml"));
+    let platforms = [Platform::Istio, Platform::EnvoyGateway];
+    let manifests = platforms.map(|platform| manifests::read(platform).document().to_string());
+    for document in [router].into_iter().chain(manifests) {
+        let plan = config::compile(document.as_bytes(), &|name| Some(format!("sk-{name}"))).unwrap();
+        for deployment in &plan.deployments {
+            // At a high share a run of failures is over before stable can show the same, and shares rise.
+            assert_eq!(deployment.guard.max_consecutive_errors, None, "{document}");
+            assert!(
+                deployment.guard.max_error_rate.is_some() && deployment.guard.compare.is_some(),
+                "{document}"
+            );
+            assert!(matches!(deployment.recovery, Recovery::Probe(_)), "{document}");
+        }
+    }
 }

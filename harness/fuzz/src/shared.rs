@@ -1,6 +1,6 @@
 //! A value in shared data, written by whoever holds the same `vm_id`: decoded, worked with, encoded and decoded again.
 //!
-//! The first byte says which value (`s` stats, `t` standings, `c` comparison, `k` health of a pool, `e` events), the second how many
+//! The first byte says which value (`s` stats, `t` standings, `c` comparison, `k` health of a pool, `e` events, `w` warnings, `g` gauges), the second how many
 //! operations follow, of eight bytes each; the rest is the value.
 
 use bellwether::judge::comparison::{Comparison, Observed, Pending};
@@ -14,11 +14,13 @@ use bellwether::outcome::blame::Event;
 use bellwether::outcome::blame::KeyOutcome;
 use bellwether::plan::Plan;
 use bellwether::plan::guard::Recovery;
+use bellwether::report::gauges::Shown;
 use bellwether::report::log::EventLog;
 use bellwether::rollout::ramp::RampFacts;
 use bellwether::rollout::standings::Standings;
 use bellwether::rollout::{Cause, Lease, ProbeOutcome, Rules, Signal};
 use bellwether::shared::codec::Found;
+use bellwether::shared::warnings::{Condition, Holding, WARNINGS_MAX, Warning, Warnings};
 use bellwether::time::{Micros, Millis, Span};
 
 use super::exercise::now;
@@ -48,6 +50,8 @@ pub fn run(data: &[u8]) {
         b'c' => comparison(value, &steps),
         b'k' => pool_health(value, &steps),
         b'e' => events(value, &steps),
+        b'w' => warnings(value),
+        b'g' => shown(value),
         _ => readable(data),
     }
 }
@@ -61,6 +65,8 @@ fn readable(bytes: &[u8]) {
     PoolHealth::decode(Some(bytes));
     EventLog::decode(Some(bytes));
     Documents::decode(Some(bytes));
+    warnings(bytes);
+    shown(bytes);
 }
 
 /// The value, which must be the same after a trip through its bytes.
@@ -238,4 +244,23 @@ fn events(bytes: &[u8], steps: &[Step]) {
         log.push(&"ä".repeat(usize::try_from(step.number % 2100).unwrap_or(0)));
         comes_back!(EventLog, log);
     }
+}
+
+/// A list of warnings takes one more, or says that it is full.
+fn warnings(bytes: &[u8]) {
+    let mut warnings = decoded!(Warnings, bytes);
+    let warning = Warning::new(Condition::BreakerOpen, "d", "v2", "text".to_owned());
+    let held = warnings.hold(&warning, now(1));
+    assert!(held != Holding::NoRoom || warnings.all().len() == WARNINGS_MAX);
+    assert!(warnings.all().len() <= WARNINGS_MAX);
+    comes_back!(Warnings, warnings);
+}
+
+/// Of the gauges that are shown, those that stay are never among those that are gone.
+fn shown(bytes: &[u8]) {
+    let shown = decoded!(Shown, bytes);
+    let gone = shown.gauges.without(&[]);
+    assert!(gone.deployments.len() <= shown.gauges.deployments.len());
+    let none = shown.gauges.without(std::slice::from_ref(&shown.gauges));
+    assert!(none.deployments.is_empty() && none.pools.is_empty());
 }
