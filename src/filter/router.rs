@@ -11,8 +11,9 @@ use super::reply;
 use super::request::{Request, smallest_latency_limit};
 use super::rewrite::{OriginalHeaders, remove_spoofed, rewrite};
 use super::service::{Service, turn};
+use super::warnings::Overflow;
 use super::worker::Worker;
-use crate::engine::{Assigned, Binding, Transition};
+use crate::engine::{Assigned, Transition};
 use crate::headers::Headers;
 use crate::host;
 use crate::keys::pool::KeyQuery;
@@ -67,13 +68,11 @@ impl RouterStream {
         remove_spoofed(&self.service.plan, &mut headers);
         let service = Rc::clone(&self.service);
         let Some(n) = route::find(&service.plan, &headers) else { return Action::Continue };
-        let (Some(deployment), Some(binding)) = (service.plan.deployments.get(n), service.bindings.get(n))
-        else {
-            return Action::Continue;
-        };
+        let Some(deployment) = service.plan.deployments.get(n) else { return Action::Continue };
         let mut turn = turn(self.worker.clock.now());
-        let mut decision = self.decide(deployment, binding, &headers, &mut turn);
+        let decision = self.decide(n, deployment, &headers, &mut turn);
         self.worker.count_dropped(turn.drops);
+        let Some(mut decision) = decision else { return Action::Continue };
         let transition = decision.transition.take();
         let action = match (decision.key, deployment.versions.get(decision.assigned.choice.version)) {
             (Ok(key), Some(version)) => {
@@ -97,14 +96,16 @@ impl RouterStream {
         action
     }
 
-    /// Decides which version serves a request, and with which key: stable if the version has no key now.
+    /// Decides which version serves a request of the `n`-th deployment, and with which key: stable if the version has no key now,
+    /// or if Envoy would refuse the request.
     fn decide(
         &self,
+        n: usize,
         deployment: &Deployment,
-        binding: &Binding,
         headers: &Headers,
         turn: &mut Turn<'_>,
-    ) -> Decision {
+    ) -> Option<Decision> {
+        let binding = self.service.bindings.get(n)?;
         let seen = turn.now.mono;
         let facts = RequestFacts {
             headers,
@@ -113,16 +114,30 @@ impl RouterStream {
             },
             random: self.worker.random(),
         };
-        let assigned = binding.assign(deployment, &facts, turn);
+        let mut assigned = binding.assign(deployment, &facts, turn);
+        if self.is_refused(n, deployment, &assigned, seen) {
+            assigned = binding.forced(deployment.stable);
+        }
         let exhausted = match self.choose_key(deployment, &assigned, turn) {
-            Ok(key) => return Decision { assigned, seen, key: Ok(key), transition: None },
+            Ok(key) => return Some(Decision { assigned, seen, key: Ok(key), transition: None }),
             Err(exhausted) => exhausted,
         };
         // The request may be a probe, which then says nothing about the version.
         let transition = binding.finish(deployment, &assigned, None, turn);
         let assigned = binding.forced(deployment.stable);
         let key = self.choose_key(deployment, &assigned, turn);
-        Decision { assigned, seen, key: key.map_err(|stable| stable.sooner(exhausted)), transition }
+        Some(Decision { assigned, seen, key: key.map_err(|stable| stable.sooner(exhausted)), transition })
+    }
+
+    /// Whether Envoy's circuit breaker would probably refuse a request of a canary, where a failed request goes to stable. Envoy
+    /// does not retry what it refuses itself. Requests that a rule sends there, and probes, try it all the same.
+    fn is_refused(&self, n: usize, deployment: &Deployment, assigned: &Assigned, now: Micros) -> bool {
+        let choice = assigned.choice;
+        choice.version != deployment.stable
+            && !choice.forced
+            && !choice.probe
+            && deployment.failover.is_some()
+            && self.service.lookout.was_refused(n, choice.version, now)
     }
 
     /// Chooses the key of a request to its version; `None` if the version needs no key.
@@ -259,9 +274,6 @@ impl RouterStream {
         let Some(deployment) = request.deployment() else { return };
         let now = self.worker.clock.now();
         let flags = host::response_flags();
-        if flags & outcome::flags::OVERFLOW != 0 {
-            self.service.lookout.note_overflow(request.deployment, request.served_by(), now.mono);
-        }
         let errors = &request.guard(deployment).errors;
         let mut judged = Vec::new();
         let outcome = request.attempts.with_mut(|attempts| {
@@ -270,6 +282,15 @@ impl RouterStream {
             attempts.finish(end, errors, &mut judged)
         });
         let Some(outcome) = outcome else { return };
+        if flags & outcome::flags::OVERFLOW != 0 {
+            let overflow = Overflow {
+                deployment: request.deployment,
+                version: request.served_by(),
+                is_first: outcome == Outcome::Local,
+                last: now.mono,
+            };
+            self.service.lookout.note_overflow(overflow);
+        }
         self.worker.record(request, &judged, self.wait.get(), now);
         if outcome == Outcome::Local {
             self.worker.record_unused_key(request, now);

@@ -22,6 +22,8 @@ const EVERY: Span = Span::from_secs(1);
 const DEPLOYMENTS_A_LOOK: usize = 16;
 /// Roles and documents come one after the other. What is still missing or doubled after this time (10 s) is meant to be so.
 const SETTLED: Span = Span::from_secs(10);
+/// After a refusal by a circuit breaker this worker sends the version's share to stable for this long (1 s).
+const REFUSED: Span = Span::from_secs(1);
 /// A circuit breaker counts as open for this long after it has refused a request (60 s).
 const OPEN: Span = Span::from_secs(60);
 
@@ -49,11 +51,25 @@ struct Traffic {
     found: Vec<Warning>,
 }
 
-/// A refusal by a circuit breaker.
-struct Overflow {
-    deployment: usize,
-    version: usize,
-    last: Micros,
+/// The last refusal of a version's requests by a circuit breaker.
+pub struct Overflow {
+    /// Index of the deployment in the plan.
+    pub deployment: usize,
+    /// Index of the version in the deployment.
+    pub version: usize,
+    /// Whether the first attempt was refused, not a retry.
+    pub is_first: bool,
+    /// The time of the refusal.
+    pub last: Micros,
+}
+
+impl Overflow {
+    /// Whether two refusals are of the same kind.
+    fn is_alike(&self, other: &Overflow) -> bool {
+        self.deployment == other.deployment
+            && self.version == other.version
+            && self.is_first == other.is_first
+    }
 }
 
 impl Lookout {
@@ -69,12 +85,23 @@ impl Lookout {
         }
     }
 
-    /// Takes note that the circuit breaker of a version's cluster has refused a request.
-    pub fn note_overflow(&self, deployment: usize, version: usize, now: Micros) {
+    /// Takes note of a refusal by a circuit breaker.
+    pub fn note_overflow(&self, overflow: Overflow) {
         self.overflows.with_mut(|all| {
-            all.retain(|held| (held.deployment, held.version) != (deployment, version));
-            all.push(Overflow { deployment, version, last: now });
+            all.retain(|held| !held.is_alike(&overflow));
+            all.push(overflow);
         });
+    }
+
+    /// Whether the circuit breaker of a version's cluster has refused a request a moment ago.
+    pub fn was_refused(&self, deployment: usize, version: usize, now: Micros) -> bool {
+        let here = |held: &Overflow| {
+            held.is_first
+                && held.deployment == deployment
+                && held.version == version
+                && now.since(held.last) < REFUSED
+        };
+        self.overflows.with(|all| all.iter().any(here)) == Some(true)
     }
 
     /// Returns the versions whose circuit breaker is open.

@@ -1,7 +1,7 @@
 //! Silent losses are loud, on a real Envoy with two workers: in the log, in the events, in the status and in the metrics. And
 //! gauges end with what they are about.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bellwether_harness::client::{Client, Request};
 use bellwether_harness::envoy::{EnvoyOptions, EnvoyProcess, Role, Route, wasm_path};
@@ -190,7 +190,9 @@ async fn an_open_circuit_breaker_of_a_canary_is_told() {
     };
     let options =
         EnvoyOptions { route: Route::ClusterHeader, edit: Some(Box::new(edit)), ..EnvoyOptions::default() };
-    let rig = Rig::start(options.router_config(canary_at(50.0))).await;
+    let mut config = canary_at(50.0);
+    config["deployments"][0]["failover"] = json!(false);
+    let rig = Rig::start(options.router_config(config)).await;
     let answers = ask_all(&rig.envoy.client(), 60, |_| Request::chat(false)).await;
     let refused = answers.iter().filter(|answer| answer.status == 503).count();
     assert!((10..50).contains(&refused), "{refused} of 60");
@@ -205,6 +207,39 @@ async fn an_open_circuit_breaker_of_a_canary_is_told() {
     }]}))
     .await;
     ended(&rig.envoy, "breaker_open").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_a_canarys_circuit_breaker_would_refuse_go_to_stable() {
+    let edit = |bootstrap: &mut Value| {
+        let clusters = bootstrap["static_resources"]["clusters"].as_array_mut().unwrap();
+        let relay = clusters.iter_mut().find(|cluster| cluster["name"] == "relay").unwrap();
+        relay["circuit_breakers"] = json!({"thresholds": [{"max_requests": 0}]});
+    };
+    let mut config = canary_at(50.0);
+    config["deployments"][0]["rules"] =
+        json!([{"headers": [{"name": "x-test", "present": true}], "version": "v2"}]);
+    let options =
+        EnvoyOptions { route: Route::ClusterHeader, edit: Some(Box::new(edit)), ..EnvoyOptions::default() };
+    let rig = Rig::start(options.router_config(config)).await;
+    let client = rig.envoy.client();
+    let began = Instant::now();
+    let mut refused = 0;
+    for _ in 0..100 {
+        let answer = client.send(Request::chat(false)).await.unwrap();
+        match answer.status {
+            503 => refused += 1,
+            status => assert_eq!((status, answer.version()), (200, Some("v1"))),
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    // Each worker finds out once a second.
+    let most = 2 * (began.elapsed().as_secs() + 1);
+    assert!((1..=most).contains(&refused), "{refused} of 100, at most {most}");
+    // Who asks for the canary gets its answer.
+    let forced = client.send(Request::chat(false).header("x-test", "1")).await.unwrap();
+    assert_eq!(forced.status, 503);
+    warned(&rig.envoy, "breaker_open").await;
 }
 
 /// The gauges of the filter that are not 0, without those of the process.
