@@ -428,7 +428,7 @@ proptest! {
         let outcome = classify(&errors, status, how, own);
         prop_assert!(Outcome::ALL.contains(&outcome));
         prop_assert!(own || outcome != Outcome::KeyRejected);
-        prop_assert!((outcome == Outcome::Local) == (how == Ending::Local));
+        prop_assert!((outcome == Outcome::Local) == matches!(how, Ending::Local | Ending::Overflow));
     }
 
     #[test]
