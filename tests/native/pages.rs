@@ -11,6 +11,9 @@ use bellwether::config;
 use bellwether::problems::Problems;
 use serde_json::Value;
 
+/// Lines of a page above its first example, at most.
+const EXAMPLE_BEGINS: usize = 40;
+
 /// Bytes that somebody reads in five minutes.
 const README_BYTES: u64 = 9216;
 
@@ -324,7 +327,9 @@ fn every_page_begins_with_the_reader_and_an_example_before_its_tables() {
         let begin = text.split("\n\n").nth(1).unwrap_or_default().to_lowercase();
         assert!(begin.contains("you"), "{}: {begin}", page.display());
         let line = |begin: &str| text.lines().position(|line| line.trim_start().starts_with(begin));
-        if let (Some(example), Some(table)) = (line("```"), line("|---")) {
+        let example = line("```").unwrap_or_else(|| panic!("{} has no example", page.display()));
+        assert!(example < EXAMPLE_BEGINS, "{}: the first example is in line {example}", page.display());
+        if let Some(table) = line("|---") {
             assert!(example < table, "{}: a table in line {table}, an example in {example}", page.display());
         }
     }
