@@ -44,7 +44,7 @@ pub mod problems; // the list of a document's errors
 pub mod json; // reads a document; its cursor gives each error its path
 pub mod shared; // data shared by all workers: the name of every shared key, compare-and-swap, bytes
 // The configuration.
-pub mod plan; // a checked configuration: matches, versions, the split computed from weights, guards, ramps, key pools
+pub mod plan; // a checked configuration: matches, versions, the split computed from weights, guards, ramps, key pools, cleaned keys
 pub mod config; // compiles a document into a plan, or into all its errors
 // A request.
 pub mod route; // chooses the version: match, rules, sticky identity, weight; rewrites the path prefix
@@ -62,7 +62,7 @@ pub mod admin; // the admin listener: its requests and its page
 #[cfg(target_family = "wasm")]
 mod host; // all host calls; only its crate `abi` has unsafe code
 #[cfg(target_family = "wasm")]
-mod filter; // the proxy-wasm contexts of the roles router, keys and admin: they read facts and apply decisions
+mod filter; // the contexts of the roles router, keys and admin: read facts, apply decisions; metrics, alerts, our own answers
 
 #[cfg(test)]
 mod testing; // a store in memory, and plans for tests

@@ -26,7 +26,7 @@ impl Secrets {
         Secrets { documents: SharedCell::new(kept_documents()), keys_roles: Cell::new(0) }
     }
 
-    /// Whether this very copy of a document is in force.
+    /// Returns whether this very copy of a document is in force.
     pub fn has(&self, document: &Rc<[u8]>) -> bool {
         self.documents.with(|held| held.is_in_force(document)) == Some(true)
     }
@@ -59,7 +59,7 @@ impl Secrets {
         self.keys_roles.set(self.keys_roles.get().saturating_add_signed(by));
     }
 
-    /// Whether there is a `keys` role on this worker.
+    /// Returns whether there is a `keys` role on this worker.
     pub fn has_keys_role(&self) -> bool {
         self.keys_roles.get() > 0
     }

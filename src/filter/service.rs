@@ -28,9 +28,9 @@ pub struct Service {
     pub pools: Vec<LivePool>,
     /// Name of the filter that it was configured for.
     pub plugin: Vec<u8>,
-    /// Its context has ended; only streams still under way keep it.
+    /// Set when its context has ended: only streams still under way keep the plan.
     pub ended: Cell<bool>,
-    /// It has served, or ticked: this is not the throw-away VM that checks a configuration.
+    /// Set when it has served or ticked: this is not the throw-away VM that checks a configuration.
     pub served: Cell<bool>,
     /// The search for conditions that lose something in silence.
     pub lookout: Lookout,
@@ -90,7 +90,7 @@ impl Service {
         self.pools.iter().for_each(LivePool::forget_gauges);
     }
 
-    /// Whether the route reads the cluster header again before a retry. A route that does not has removed it, and a provider
+    /// Returns whether the route reads the cluster header again before a retry. A route that does not has removed it, and a provider
     /// need not see it. Asks the host until it is there once.
     pub fn route_keeps_header(&self) -> bool {
         if !self.header_kept.get() {

@@ -64,7 +64,7 @@ pub struct Overflow {
 }
 
 impl Overflow {
-    /// Whether two refusals are of the same kind.
+    /// Returns whether two refusals are of the same kind.
     fn is_alike(&self, other: &Overflow) -> bool {
         self.deployment == other.deployment
             && self.version == other.version
@@ -93,7 +93,7 @@ impl Lookout {
         });
     }
 
-    /// Whether the circuit breaker of a version's cluster has refused a request a moment ago.
+    /// Returns whether the circuit breaker of a version's cluster has refused a request a moment ago.
     pub fn was_refused(&self, deployment: usize, version: usize, now: Micros) -> bool {
         let here = |held: &Overflow| {
             held.is_first

@@ -82,7 +82,7 @@ impl Warning {
         Warning { condition, deployment: deployment.to_owned(), version: version.to_owned(), text }
     }
 
-    /// Whether two warnings are about the same condition of the same thing, in whatever words.
+    /// Returns whether two warnings are about the same condition of the same thing, in whatever words.
     fn is_about(&self, other: &Warning) -> bool {
         self.condition == other.condition
             && self.deployment == other.deployment
@@ -102,7 +102,7 @@ pub struct Held {
 }
 
 impl Held {
-    /// Whether the condition lasts.
+    /// Returns whether the condition lasts.
     pub fn stands(&self, now: Micros) -> bool {
         now < self.until
     }
