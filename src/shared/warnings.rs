@@ -1,7 +1,7 @@
 //! Warnings: conditions that reject nothing and lose something in silence. All workers of an Envoy share one list of them.
 //!
 //! A worker that finds a condition *holds* its warning, again and again for as long as the condition lasts. A warning that nobody
-//! has held for [`LEASE`] has ended. It stays in the list for another [`MEMORY`], so that every worker, also one of a new module,
+//! has held for [`LEASE`] has ended. It stays in the list for another `MEMORY`, so that every worker, also one of a new module,
 //! can take it back from the metrics.
 
 use serde::{Deserialize, Serialize};
