@@ -1,0 +1,3 @@
+//! LLM APIs: what their requests ask for, and what their answers say.
+
+pub mod scan;
