@@ -1,3 +1,4 @@
 //! LLM APIs: what their requests ask for, and what their answers say.
 
 pub mod scan;
+pub mod sse;
