@@ -1,4 +1,6 @@
 //! LLM APIs: what their requests ask for, and what their answers say.
 
-pub mod scan;
-pub mod sse;
+pub mod api; // which API a request speaks
+pub mod scan; // an incremental reader of JSON
+pub mod request; // what a request body asks for
+pub mod sse; // server-sent events of an answer
