@@ -5,4 +5,6 @@ pub mod scan; // an incremental reader of JSON
 pub mod request; // what a request body asks for
 pub mod edit; // changes of a request body, applied as it passes
 pub mod answer; // what a document of an answer says
-pub mod sse; // server-sent events of an answer
+pub mod sse; // server-sent events
+pub mod stream; // a streamed answer: how far it is, how it ended
+pub mod failure; // the class of a failure, from status and codes
