@@ -19,6 +19,7 @@ mod reply;
 use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -58,6 +59,8 @@ struct Shared {
     name: String,
     chooser: Mutex<Chooser>,
     journal: Mutex<Journal>,
+    /// Connections that ended because their bytes were no HTTP.
+    malformed: AtomicU64,
 }
 
 impl Provider {
@@ -80,6 +83,7 @@ impl Provider {
             name: name.to_owned(),
             chooser: Mutex::new(Chooser::new(Behaviour::default())),
             journal: Mutex::default(),
+            malformed: AtomicU64::default(),
         });
         let server = tokio::spawn(accept(listener, Arc::clone(&shared)));
         Ok(Provider { port, shared, server })
@@ -120,6 +124,16 @@ impl Provider {
     /// Keeps no request from now on, and only counts them: for loads of which nobody could look at each.
     pub fn count_only(&self) {
         lock(&self.shared.journal).count_only();
+    }
+
+    /// Keeps the bodies of requests from now on: for a few requests, in tests that compare them.
+    pub fn keep_bodies(&self) {
+        lock(&self.shared.journal).keep_bodies();
+    }
+
+    /// How many connections have ended because their bytes were no HTTP.
+    pub fn malformed(&self) -> u64 {
+        self.shared.malformed.load(Ordering::Relaxed)
     }
 
     /// Forgets the requests received so far.
@@ -169,6 +183,7 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     // Chunks are measured one by one, so none may wait for the next.
     let _ = stream.set_nodelay(true);
     let reset = Arc::new(Notify::new());
+    let counting = Arc::clone(&shared);
     let mut connection = http1::Builder::new().serve_connection(
         TokioIo::new(stream),
         service_fn(|request| handle(Arc::clone(&shared), Arc::clone(&reset), request)),
@@ -176,7 +191,12 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     // The connection is polled first: it then has written all it was given when the reset is acted on.
     let reset_wanted = tokio::select! {
         biased;
-        _ = &mut connection => false,
+        ended = &mut connection => {
+            if ended.is_err_and(|error| error.is_parse()) {
+                counting.malformed.fetch_add(1, Ordering::Relaxed);
+            }
+            false
+        }
         () = reset.notified() => true,
     };
     if reset_wanted {
@@ -209,7 +229,7 @@ async fn handle(
         return Ok(control::answer(&shared, &head.method, rest, &body));
     }
 
-    let received = Received::new(arrival, &head, body.len());
+    let received = Received::new(arrival, &head, &body);
     let chosen = lock(&shared.chooser).choose(received.key.as_deref());
     lock(&shared.journal).push(received);
     if !chosen.latency.is_zero() {

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use hyper::http::request::Parts;
 use serde_json::{Value, json};
 
@@ -24,12 +25,14 @@ pub struct Received {
     pub headers: Vec<(String, Vec<u8>)>,
     /// Length of the body in bytes.
     pub body_len: usize,
+    /// The body, where the provider keeps bodies; else empty.
+    pub body: Bytes,
     /// The key it came with: `authorization` without `Bearer `, else `x-api-key`, else `api-key`.
     pub key: Option<String>,
 }
 
 impl Received {
-    pub(super) fn new(arrival: Arrival, head: &Parts, body_len: usize) -> Received {
+    pub(super) fn new(arrival: Arrival, head: &Parts, body: &Bytes) -> Received {
         let headers: Vec<(String, Vec<u8>)> = head
             .headers
             .iter()
@@ -41,7 +44,8 @@ impl Received {
             method: head.method.as_str().to_owned(),
             path: head.uri.to_string(),
             headers,
-            body_len,
+            body_len: body.len(),
+            body: body.clone(),
             key: None,
         };
         received.key = received
@@ -57,6 +61,12 @@ impl Received {
     pub fn header(&self, name: &str) -> Option<&str> {
         let (_, value) = self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name))?;
         std::str::from_utf8(value).ok()
+    }
+
+    /// The model of a JSON body, where the provider keeps bodies.
+    pub fn model(&self) -> Option<String> {
+        let body: Value = serde_json::from_slice(&self.body).ok()?;
+        body["model"].as_str().map(str::to_owned)
     }
 
     /// The request as JSON, with values that are not UTF-8 replaced by something that is.
@@ -97,10 +107,14 @@ pub(super) struct Journal {
     received: VecDeque<Received>,
     count: u64,
     count_only: bool,
+    keep_bodies: bool,
 }
 
 impl Journal {
-    pub fn push(&mut self, received: Received) {
+    pub fn push(&mut self, mut received: Received) {
+        if !self.keep_bodies {
+            received.body = Bytes::new();
+        }
         self.count += 1;
         if self.count_only {
             return;
@@ -124,7 +138,12 @@ impl Journal {
         self.received = VecDeque::new();
     }
 
+    pub fn keep_bodies(&mut self) {
+        self.keep_bodies = true;
+    }
+
     pub fn clear(&mut self) {
-        *self = Journal { count_only: self.count_only, ..Journal::default() };
+        let Journal { count_only, keep_bodies, .. } = *self;
+        *self = Journal { count_only, keep_bodies, ..Journal::default() };
     }
 }
