@@ -67,17 +67,36 @@ pub struct Attempts {
     answer: Option<RouterAnswer>,
     /// The `keys` role has seen an attempt.
     seen_by_keys_role: bool,
+    /// Time at which the client had sent all of the request, if that is known.
+    request_ended: Option<Micros>,
 }
 
 impl Attempts {
     /// Returns the attempts of a new request: none. `latency_limit`: the smallest of the guard.
     pub fn new(seen_at: Micros, latency_limit: Option<Millis>) -> Attempts {
-        Attempts { seen_at, latency_limit, attempts: Vec::new(), answer: None, seen_by_keys_role: false }
+        Attempts {
+            seen_at,
+            latency_limit,
+            attempts: Vec::new(),
+            answer: None,
+            seen_by_keys_role: false,
+            request_ended: None,
+        }
     }
 
     /// Returns the time at which the request was seen.
     pub fn seen_at(&self) -> Micros {
         self.seen_at
+    }
+
+    /// Records that the client has sent all of the request. Latencies run from here: the time of an upload is the client's.
+    pub fn record_request_end(&mut self, now: Micros) {
+        self.request_ended.get_or_insert(now);
+    }
+
+    /// Returns the time from which the latency of the request counts: its end, else its headers.
+    pub fn waiting_since(&self) -> Micros {
+        self.request_ended.map_or(self.seen_at, |ended| ended.max(self.seen_at))
     }
 
     /// Returns whether the `keys` role has seen an attempt.
@@ -151,14 +170,14 @@ impl Attempts {
         now: Micros,
         errors: &BadOutcomes,
     ) -> Option<Judgement> {
-        let began = self.began(attempt);
+        let (began, waited) = (self.began(attempt), self.waited(attempt, now));
         let held = self.attempts.get_mut(attempt).filter(|held| held.state == State::Open)?;
         let outcome = classify(errors, Some(status), Ending::Complete, held.carried.has_pool_key());
         let good = outcome == Outcome::Good;
         held.headers_at = Some(now);
         held.state = if good { State::Good } else { State::Settled(outcome) };
         Some(Judgement {
-            event: Some(Event::Answered { outcome, latency: good.then(|| now.since(began)) }),
+            event: Some(Event::Answered { outcome, latency: good.then_some(waited) }),
             outcome: (!good).then_some(outcome),
             carried: held.carried,
             began,
@@ -246,19 +265,24 @@ impl Attempts {
     ) -> Outcome {
         let outcome = classify(errors, status, ending, carried.has_pool_key());
         if outcome != Outcome::Local {
-            let latency = self.latency(self.seen_at, outcome, ending, now);
+            let latency = self.latency(now.since(self.waiting_since()), outcome, ending);
             let event = Some(Event::Answered { outcome, latency });
             judged.push(Judgement { event, outcome: Some(outcome), carried, began: self.seen_at, status });
         }
         outcome
     }
 
-    /// Returns the time from which an attempt's latency counts.
+    /// Returns the time at which an attempt began. The first one begins with its request.
     fn began(&self, attempt: usize) -> Micros {
         match attempt {
             0 => self.seen_at,
             n => self.attempts.get(n).map_or(self.seen_at, |held| held.began),
         }
+    }
+
+    /// Returns the time that has passed for an attempt since it began and the client had sent all of the request.
+    fn waited(&self, attempt: usize, now: Micros) -> Span {
+        now.since(self.began(attempt).max(self.waiting_since()))
     }
 
     /// Settles an attempt without headers.
@@ -269,12 +293,12 @@ impl Attempts {
         ending: Ending,
         errors: &BadOutcomes,
     ) -> Option<Judgement> {
-        let began = self.began(n);
+        let (began, waited) = (self.began(n), self.waited(n, now));
         let held = self.attempts.get_mut(n).filter(|held| held.state == State::Open)?;
         let outcome = classify(errors, None, ending, held.carried.has_pool_key());
         held.state = State::Settled(outcome);
         let carried = held.carried;
-        let event = Some(Event::Answered { outcome, latency: self.latency(began, outcome, ending, now) });
+        let event = Some(Event::Answered { outcome, latency: self.latency(waited, outcome, ending) });
         Some(Judgement { event, outcome: Some(outcome), carried, began, status: None })
     }
 
@@ -295,8 +319,7 @@ impl Attempts {
 
     /// Returns the latency of an attempt without headers, if it says something about the version's speed. A time-out took at least
     /// this long, and a client that left after the latency limit left because of the latency. A fast failure says nothing.
-    fn latency(&self, began: Micros, outcome: Outcome, ending: Ending, now: Micros) -> Option<Span> {
-        let waited = now.since(began);
+    fn latency(&self, waited: Span, outcome: Outcome, ending: Ending) -> Option<Span> {
         let counts = match outcome {
             Outcome::Cancelled => self.latency_limit.is_some_and(|limit| waited > limit.span()),
             Outcome::Bad => ending == Ending::Timeout,

@@ -238,3 +238,29 @@ fn an_attempt_is_never_local_once_it_was_made() {
     let (outcome, judged) = finish(&mut f, Ending::Local, MS);
     assert_eq!((outcome, judged.len()), (Outcome::Bad, 1));
 }
+
+#[test]
+fn the_time_of_an_upload_is_no_latency() {
+    let mut f = attempts();
+    let (first, _) = begin(&mut f, 0, 0);
+    f.record_request_end(Micros(50 * MS));
+    f.record_request_end(Micros(70 * MS));
+    assert_eq!(f.waiting_since(), Micros(50 * MS), "it ends once");
+    let judged = f.record_headers(first, 200, Micros(80 * MS), &errors()).unwrap();
+    assert_eq!(judged.event, answered(Outcome::Good, Some(30 * MS)));
+    assert_eq!(judged.began, Micros(0), "its key was chosen at the beginning");
+
+    let mut f = attempts();
+    begin(&mut f, 0, 0);
+    let (second, _) = begin(&mut f, 20 * MS, 1);
+    f.record_request_end(Micros(50 * MS));
+    let judged = f.record_headers(second, 200, Micros(60 * MS), &errors()).unwrap();
+    assert_eq!(judged.event, answered(Outcome::Good, Some(10 * MS)), "a retry during the upload");
+
+    let mut f = attempts();
+    f.record_request_end(Micros(5 * MS));
+    begin(&mut f, 0, 0);
+    let (second, _) = begin(&mut f, 20 * MS, 1);
+    let judged = f.record_headers(second, 200, Micros(60 * MS), &errors()).unwrap();
+    assert_eq!(judged.event, answered(Outcome::Good, Some(40 * MS)), "a retry after the upload");
+}
