@@ -26,6 +26,7 @@ mod condition; // `match` of a deployment, and conditions on headers
 mod deployment; // `deployments[]`: versions, rules, sticky identities, failover
 mod envelope; // finds the JSON document in the plugin configuration's bytes
 mod guard; // `guard` and `recovery`
+mod model; // `llm`: models, conditions on the body, changes of the body
 mod pool; // `key_pools[]`: keys, their values, cooldowns
 mod ramp; // `ramp` and its stages
 mod structure; // a serialized protobuf `Struct` as JSON text
@@ -154,6 +155,7 @@ fn plan(root: &mut Node, sink: &Sink, env: &dyn Fn(&str) -> Option<String>) -> R
     let deployments = deployments?;
     Ok(Plan {
         index: Index::new(deployments.iter().map(|deployment| &deployment.matches)),
+        reads_bodies: deployments.iter().any(|deployment| deployment.llm.is_some()),
         deployments,
         pools: pools?,
         cluster_header: cluster_header?,

@@ -8,6 +8,7 @@
 mod admin; // the `admin` role: one context a request
 mod alerts; // events posted to a webhook
 mod attempt; // the `keys` role: one context an attempt
+mod body; // request bodies: held, read, changed for a version
 mod census; // this VM's part in the census
 mod events; // events to the log, to shared data and to alerts
 mod metrics; // the names and values of all metrics

@@ -5,6 +5,7 @@
 //! (they unwrap every status), so they are used nowhere, and header *values* are always bytes.
 #![allow(clippy::disallowed_methods)]
 
+mod body; // the body of a request
 mod clock; // both clocks of the process
 mod data; // shared data as a store
 mod headers; // headers of requests and responses
@@ -15,6 +16,7 @@ mod properties; // properties of the stream and of the plugin
 mod request_link; // the link from an attempt to its request
 mod vm; // configuration, environment, timer, memory, random numbers
 
+pub use self::body::{change_request_body, request_body};
 pub use self::clock::Clock;
 pub use self::data::SharedData;
 pub use self::headers::{

@@ -86,6 +86,48 @@ impl Json {
         }
     }
 
+    /// Appends the value as JSON. With `numbers_in_strings` a string that is a number with decimals is written as a number.
+    /// Returns false if a number cannot be written exactly.
+    fn write(&self, numbers_in_strings: bool, out: &mut String) -> bool {
+        match self {
+            Json::Null => out.push_str("null"),
+            Json::Bool(_) | Json::Unsigned(_) | Json::Negative(_) => out.push_str(&self.shown()),
+            Json::Float(value) => {
+                let value = f64::from_ne_bytes(*value);
+                let text = decimal(value);
+                out.push_str(&text);
+                return text.ends_with(|c: char| c.is_ascii_digit());
+            }
+            Json::String(text) => match serde_json::from_str::<f64>(text) {
+                Ok(_) if numbers_in_strings && text.contains('.') => out.push_str(text),
+                _ => out.push_str(&quoted(text)),
+            },
+            Json::Array(items) => {
+                out.push('[');
+                for (i, item) in items.iter().enumerate() {
+                    out.push_str(if i == 0 { "" } else { "," });
+                    if !item.json.write(numbers_in_strings, out) {
+                        return false;
+                    }
+                }
+                out.push(']');
+            }
+            Json::Object(members) => {
+                out.push('{');
+                for (i, (name, member)) in members.iter().enumerate() {
+                    out.push_str(if i == 0 { "" } else { "," });
+                    out.push_str(&quoted(name));
+                    out.push(':');
+                    if !member.json.write(numbers_in_strings, out) {
+                        return false;
+                    }
+                }
+                out.push('}');
+            }
+        }
+        true
+    }
+
     /// Returns the value as JSON, shortened. Arrays and objects are only named: a secret may be anywhere in them.
     fn shown(&self) -> String {
         match self {

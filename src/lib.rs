@@ -43,14 +43,14 @@ pub mod headers; // headers of a request; names of client credentials (filter/re
 pub mod problems; // the list of a document's errors
 pub mod json; // reads a document; its cursor gives each error its path
 pub mod shared; // data shared by all workers: the name of every shared key, compare-and-swap, bytes
+pub mod llm; // LLM APIs: incremental JSON reader, requests, changes of a body, answers and streams
 // The configuration.
 pub mod plan; // a checked configuration: matches, versions, the split computed from weights, guards, ramps, key pools, cleaned keys
 pub mod config; // compiles a document into a plan, or into all its errors
 // A request.
-pub mod route; // which version: rules, sticky identity, weight
-pub mod llm; // LLM APIs: their requests, answers and streams
-pub mod outcome; // how an attempt went, and whose fault it was
-pub mod keys; // which key; what takes a key out of use and brings it back
+pub mod route; // chooses the version: match, rules, sticky identity, weight; rewrites the path prefix
+pub mod outcome; // classifies an attempt: the fault of the version, the key, the caller or nobody
+pub mod keys; // chooses the key; cools a key after a 429, disables it after a 401; reads reset headers
 // The verdict.
 pub mod judge; // the verdict on a canary: statistics, limits, comparison with stable
 pub mod rollout; // phases of a canary: decides rollback, hold, probing and return; stages of a ramp

@@ -1,5 +1,8 @@
 //! LLM APIs: what their requests ask for, and what their answers say.
 
+/// This is the lite product, which reads no bodies. The code that would read them is left out, because nothing reaches it.
+pub const LITE: bool = cfg!(feature = "lite");
+
 pub mod api; // which API a request speaks
 pub mod scan; // an incremental reader of JSON
 pub mod request; // what a request body asks for

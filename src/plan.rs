@@ -6,13 +6,15 @@
 pub mod guard; // limits, comparison and recovery of a deployment, as configured
 pub mod index; // finds the few deployments that a request may belong to
 pub mod matching; // conditions on hosts, paths and headers, and their evaluation; host and address without port
+pub mod model; // models, body conditions and body changes of a deployment with `llm`
 pub mod pool; // key pools as configured: cooldowns, limits, secrets
 pub mod ramp; // stages of a canary's share
 pub mod split; // computes the split, from the versions' weights to the points of each version
 
 use crate::plan::guard::{Guard, Recovery};
 use crate::plan::index::Index;
-use crate::plan::matching::{HeaderCondition, Match};
+use crate::plan::matching::{BodyCondition, HeaderCondition, Match, ModelPattern};
+use crate::plan::model::{Dialect, Llm, Wants};
 use crate::plan::pool::KeyPool;
 use crate::plan::ramp::Ramp;
 use crate::plan::split::Split;
@@ -33,6 +35,8 @@ pub struct Plan {
     pub cluster_header: String,
     /// Response header that names the version that served; lower case; `None` for none.
     pub version_header: Option<String>,
+    /// A deployment reads request bodies, or models in paths.
+    pub reads_bodies: bool,
     /// Receiver of alerts.
     pub alerts: Option<Alerts>,
 }
@@ -67,6 +71,10 @@ pub struct Deployment {
     pub recovery: Recovery,
     /// Stages of the canary's share. With a ramp there are exactly two versions, and they have no weights.
     pub ramp: Option<Ramp>,
+    /// LLM awareness; `None` for off.
+    pub llm: Option<Llm>,
+    /// The parts of a request body that it reads. Nothing without `llm`.
+    pub wants: Wants,
 }
 
 impl Deployment {
@@ -95,6 +103,8 @@ pub struct Version {
     pub rewrite_prefix: Option<PrefixRewrite>,
     /// Request headers set for this version; names in lower case.
     pub set_headers: Vec<(String, String)>,
+    /// The model and the changes of the body.
+    pub dialect: Dialect,
 }
 
 /// A replacement of a path prefix: a path that begins with `from` begins with `to` instead. Any other path stays.
@@ -110,8 +120,12 @@ pub struct PrefixRewrite {
 /// A rule: sends matching requests to a version, before the split decides.
 #[derive(Debug)]
 pub struct Rule {
-    /// Conditions that must all hold; never empty.
+    /// Conditions that must all hold.
     pub headers: Vec<HeaderCondition>,
+    /// Patterns for the model, of which one must match; empty holds for every request.
+    pub models: Vec<ModelPattern>,
+    /// Conditions on the body, which must all hold.
+    pub body: Vec<BodyCondition>,
     /// Index into the deployment's versions.
     pub version: usize,
     /// Share of the identities that the rule takes; the others go on to later rules and the split.
@@ -136,6 +150,19 @@ pub enum IdentitySource {
     Cookie(String),
     /// The client's address without the port.
     ClientAddress,
+    /// A text of the body: a top-level member, or one of a top-level object.
+    Body(BodyPath),
+    /// The conversation: a hash of the system prompt and the first message of a user.
+    Conversation,
+}
+
+/// The place of a text in a request body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BodyPath {
+    /// A top-level member.
+    Top(String),
+    /// A member one level down, as parent and name.
+    Inner(String, String),
 }
 
 /// The receiver of alerts: each transition is POSTed to it.

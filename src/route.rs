@@ -1,6 +1,6 @@
 //! Routing: chooses the version of a request, reads its sticky identity, rewrites its path. In order of precedence:
 //!
-//! 1. [`find`] takes the first deployment with a match that holds.
+//! 1. [`candidates`] and [`Candidates::find`] take the first deployment with a match that holds.
 //! 2. [`choose`] takes the first rule that applies: its conditions hold, and its percentage includes this identity.
 //! 3. Without such a rule, [`choose`] asks the split, at the point of the sticky identity or at a random point.
 //!
@@ -8,12 +8,15 @@
 //! path for the chosen version.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 
 use crate::hash::hash;
 use crate::headers::Headers;
-use crate::plan::matching::{all_hold, matches};
+use crate::llm::api::Family;
+use crate::llm::request::Seen;
+use crate::plan::matching::{Asked, all_hold, matches};
 use crate::plan::split::Split;
-use crate::plan::{Deployment, IdentitySource, Plan, Rule, Version};
+use crate::plan::{BodyPath, Deployment, IdentitySource, Plan, Rule, Version};
 use crate::units::{Bps, Point};
 
 /// The inputs of the decision.
@@ -25,6 +28,8 @@ pub struct RequestFacts<'a> {
     pub client_address: &'a dyn Fn() -> Option<Vec<u8>>,
     /// Uniform random bits.
     pub random: u64,
+    /// The body, as the deployment reads it.
+    pub asked: Asked<'a>,
 }
 
 /// The decision about one request.
@@ -40,9 +45,69 @@ pub struct Choice {
     pub identity: Option<u64>,
 }
 
-/// Returns the first deployment with a match that holds.
-pub fn find(plan: &Plan, headers: &Headers) -> Option<usize> {
-    plan.index.first(headers, &|n| plan.deployments.get(n).is_some_and(|d| matches(&d.matches, headers)))
+/// The deployments that a request may belong to, as far as its headers tell.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Candidates {
+    /// Those that also ask for the body, in configuration order.
+    pub asking: Vec<usize>,
+    /// The first one that takes the request whatever its body says. It stands behind all of `asking`.
+    pub taker: Option<usize>,
+}
+
+impl Candidates {
+    /// Returns the candidates in configuration order.
+    pub fn all(&self) -> impl Iterator<Item = usize> + '_ {
+        self.asking.iter().copied().chain(self.taker)
+    }
+
+    /// Returns the deployment that takes the request.
+    pub fn find(&self, plan: &Plan, content: Content<'_>) -> Option<usize> {
+        let takes =
+            |n: &usize| plan.deployments.get(*n).is_some_and(|d| d.matches.holds_for(content.asked(d)));
+        self.asking.iter().copied().find(takes).or(self.taker)
+    }
+}
+
+/// Returns the deployments with conditions on host, path and headers that hold, up to the first without other conditions.
+pub fn candidates(plan: &Plan, headers: &Headers) -> Candidates {
+    let asking = RefCell::new(Vec::new());
+    let taker = plan.index.first(headers, &|n| {
+        let holding = plan.deployments.get(n).filter(|d| matches(&d.matches, headers));
+        let asks = holding.is_some_and(|d| d.matches.asks_body());
+        if asks && let Ok(mut asking) = asking.try_borrow_mut() {
+            asking.push(n);
+        }
+        holding.is_some() && !asks
+    });
+    let mut asking = asking.into_inner();
+    // The index looks a deployment up by each of its hosts, and not in order.
+    asking.sort_unstable();
+    asking.dedup();
+    asking.retain(|n| taker.is_none_or(|taker| *n < taker));
+    Candidates { asking, taker }
+}
+
+/// The part of a request that only its body tells, or, with Google's API, its path.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Content<'a> {
+    /// Model of the path.
+    pub path_model: Option<&'a str>,
+    /// Body, as far as it was read; `None` for a request without a JSON body.
+    pub body: Option<&'a Seen>,
+}
+
+impl<'a> Content<'a> {
+    /// Returns the content as a deployment reads it.
+    pub fn asked(self, deployment: &Deployment) -> Asked<'a> {
+        let Some(llm) = &deployment.llm else { return Asked::default() };
+        let of_body = || self.body.and_then(|body| body.text("model"));
+        let model = match llm.family {
+            Family::Auto => self.path_model.or_else(of_body),
+            Family::Gemini => self.path_model,
+            Family::OpenAi | Family::Anthropic => of_body(),
+        };
+        Asked { model, body: self.body }
+    }
 }
 
 /// A version's right to traffic.
@@ -67,7 +132,10 @@ pub fn choose(
     let identity = sticky_identity(deployment, facts);
     let hashed = identity.as_deref().map(|identity| hash(&[deployment.salt.as_bytes(), identity]));
     for rule in &deployment.rules {
-        if all_hold(&rule.headers, facts.headers) && includes(deployment, rule, identity.as_deref(), facts) {
+        let holds = all_hold(&rule.headers, facts.headers)
+            && facts.asked.matches_models(&rule.models)
+            && facts.asked.meets(&rule.body);
+        if holds && includes(deployment, rule, identity.as_deref(), facts) {
             let keeps = rule.version == deployment.stable || rule.keep_after_rollback;
             let access = if keeps { Access::Open } else { access(rule.version) };
             let version = if access == Access::Shut { deployment.stable } else { rule.version };
@@ -106,6 +174,18 @@ fn identity_from<'a>(source: &IdentitySource, facts: &RequestFacts<'a>) -> Optio
         IdentitySource::Header(name) => facts.headers.get(name),
         IdentitySource::Cookie(name) => cookie(facts.headers, name).map(Cow::Borrowed),
         IdentitySource::ClientAddress => (facts.client_address)().map(Cow::Owned),
+        IdentitySource::Body(path) => {
+            let text = facts.asked.body.and_then(|body| match path {
+                BodyPath::Top(name) => body.text(name),
+                BodyPath::Inner(parent, name) => body.inner(parent, name),
+            });
+            text.map(|text| Cow::Borrowed(text.as_bytes()))
+        }
+        IdentitySource::Conversation => facts
+            .asked
+            .body
+            .and_then(Seen::conversation)
+            .map(|conversation| Cow::Owned(conversation.to_le_bytes().to_vec())),
     };
     found.filter(|value| !value.is_empty())
 }
@@ -119,11 +199,14 @@ fn cookie<'a>(headers: &'a Headers, name: &str) -> Option<&'a [u8]> {
     })
 }
 
-/// Rewrites the path prefix for this version; `None` if the path stays as it is.
+/// Rewrites the model in the path and the path prefix for this version; `None` if the path stays as it is.
 pub fn rewritten_path(version: &Version, path: &[u8]) -> Option<Vec<u8>> {
-    let rewrite = version.rewrite_prefix.as_ref()?;
-    let rest = path.strip_prefix(rewrite.from.as_bytes())?;
-    Some([rewrite.to.as_bytes(), rest].concat())
+    let named = version.dialect.path(path);
+    let Some(rewrite) = &version.rewrite_prefix else { return named };
+    match named.as_deref().unwrap_or(path).strip_prefix(rewrite.from.as_bytes()) {
+        Some(rest) => Some([rewrite.to.as_bytes(), rest].concat()),
+        None => named,
+    }
 }
 
 #[cfg(test)]

@@ -25,6 +25,21 @@ pub const ANY: RangeInclusive<usize> = 0..=usize::MAX;
 /// Request headers that a version sets. Envoy takes a hundred in all by default.
 pub const SET_HEADERS_MAX: usize = 64;
 
+/// Largest request body that is held to be read.
+pub const BODY_LIMIT: RangeInclusive<u64> = 65_536..=67_108_864;
+/// Default of `body_limit`.
+pub const BODY_LIMIT_DEFAULT: u64 = 8_388_608;
+/// Bytes of a model's name. A longer name in a body is not read.
+pub const MODEL_BYTES_MAX: usize = 256;
+/// Names of models that a version replaces.
+pub const MODELS_MAX: usize = 64;
+/// Bytes of a member's name.
+pub const MEMBER_BYTES_MAX: usize = 64;
+/// Bytes of a value that a version sets in a body.
+pub const MEMBER_VALUE_BYTES_MAX: usize = 4096;
+/// Members of a body that a version sets, drops or renames.
+pub const CHANGES: RangeInclusive<usize> = 1..=64;
+
 /// Weight of a key.
 pub const KEY_WEIGHT: RangeInclusive<u32> = 0..=1000;
 /// Hosts that requests to the admin listener may name.

@@ -1,7 +1,7 @@
 //! Conditions on requests: `match` of a deployment, and conditions on headers.
 
 use crate::config::bounds::{ANY, SOME};
-use crate::config::value;
+use crate::config::{model, value};
 use crate::json::{Cursor, Read, each};
 use crate::plan::matching::{HeaderCondition, HeaderTest, HostPattern, Match};
 
@@ -10,11 +10,13 @@ const TESTS: [&str; 6] = ["exact", "prefix", "suffix", "contains", "one_of", "pr
 
 /// Reads a deployment's `match`.
 pub fn matches(at: &Cursor<'_>) -> Read<Match> {
-    let object = at.object(&["hosts", "path_prefix", "headers"])?;
+    let object = at.object(&["hosts", "path_prefix", "headers", "models", "body"])?;
     let hosts = object.get("hosts").map_or(Ok(Vec::new()), |at| each(&at.items(&SOME)?, host_pattern));
     let path_prefix = object.get("path_prefix").map(|at| value::path(&at)).transpose();
     let headers = object.get("headers").map_or(Ok(Vec::new()), |at| each(&at.items(&ANY)?, condition));
-    Ok(Match { hosts: hosts?, path_prefix: path_prefix?, headers: headers? })
+    let models = object.get("models").map_or(Ok(Vec::new()), |at| model::patterns(&at));
+    let body = object.get("body").map_or(Ok(Vec::new()), |at| model::conditions(&at));
+    Ok(Match { hosts: hosts?, path_prefix: path_prefix?, headers: headers?, models: models?, body: body? })
 }
 
 /// Reads a host or `*.host`.
@@ -34,9 +36,25 @@ pub fn conditions(at: &Cursor<'_>) -> Read<Vec<HeaderCondition>> {
 
 /// Reads one condition on a header.
 fn condition(at: &Cursor<'_>) -> Read<HeaderCondition> {
+    let NamedTest { name, test, invert } = named_test(at, value::header_asked_for)?;
+    Ok(HeaderCondition { name, test, invert })
+}
+
+/// A condition on a header, or on a member of the body.
+pub struct NamedTest {
+    /// Name of the header or member.
+    pub name: String,
+    /// Test of its value.
+    pub test: HeaderTest,
+    /// Inverts the condition.
+    pub invert: bool,
+}
+
+/// Reads a condition: the name of its subject, a test, and whether the test is inverted.
+pub fn named_test(at: &Cursor<'_>, subject: fn(&Cursor<'_>) -> Read<String>) -> Read<NamedTest> {
     let object =
         at.object(&["name", "exact", "prefix", "suffix", "contains", "one_of", "present", "invert"])?;
-    let name = object.need("name").and_then(|at| value::header_asked_for(&at));
+    let name = object.need("name").and_then(|at| subject(&at));
     let invert = object.get("invert").map_or(Ok(false), |at| at.boolean());
     let given: Vec<(&'static str, Cursor<'_>)> =
         TESTS.into_iter().filter_map(|test| Some((test, object.get(test)?))).collect();
@@ -48,7 +66,7 @@ fn condition(at: &Cursor<'_>) -> Read<HeaderCondition> {
         (Some(test), true) => test,
         _ => Err(at.refuse(&format!("must have exactly one of {}", TESTS.join(", ")))),
     };
-    Ok(HeaderCondition { name: name?, test: only?, invert: invert? })
+    Ok(NamedTest { name: name?, test: only?, invert: invert? })
 }
 
 /// Reads the test in the field `kind`.

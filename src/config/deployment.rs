@@ -1,6 +1,6 @@
 //! `deployments`: one gray release each, with its versions, rules, sticky identities and failover.
 
-use crate::config::{Context, bounds, condition, guard, ramp, texts, unique, value};
+use crate::config::{Context, bounds, condition, guard, model, ramp, texts, unique, value};
 use crate::headers::{CLIENT_CREDENTIALS, OWN_PREFIX};
 use crate::json::{Cursor, Items, Member, Read, each};
 use crate::plan::guard::Recovery;
@@ -14,7 +14,7 @@ use crate::units::{Bps, WHOLE};
 pub fn deployment(at: &Cursor<'_>, context: &Context<'_>) -> Read<Deployment> {
     let object = at.object(&[
         "name", "release", "match", "stable", "versions", "rules", "sticky", "failover", "guard", "recovery",
-        "ramp",
+        "ramp", "llm",
     ])?;
     let name = object.need("name").and_then(|at| value::deployment_name(&at));
     let release = object.get("release").map_or_else(|| Ok("1".to_owned()), |at| value::release(&at));
@@ -51,18 +51,26 @@ pub fn deployment(at: &Cursor<'_>, context: &Context<'_>) -> Read<Deployment> {
         })
         .transpose();
 
+    let llm = object.get("llm").map(|at| model::llm(&at)).transpose();
+    if object.get("llm").is_none() {
+        model::report_without_llm(&object);
+    }
+
     let (name, release) = (name?, release?);
     let (sticky, salt) = sticky?.unzip();
     let salt = salt.flatten().unwrap_or_else(|| format!("{name}/{release}"));
     let (stable, versions, ramp) = (stable?, versions?, ramp?);
+    let (matches, rules) = (matches?, rules?);
     Ok(Deployment {
+        wants: model::wants(&matches, &rules, sticky.as_ref(), &versions),
+        llm: llm?,
         split: split(stable, &versions, ramp.as_ref()),
         name,
         release,
-        matches: matches?,
+        matches,
         stable,
         versions,
-        rules: rules?,
+        rules,
         sticky,
         salt,
         failover: failover?,
@@ -114,8 +122,17 @@ fn check_sum(items: &Items<'_>) {
 
 /// Reads one version; under a ramp it has no weight.
 fn version(at: &Cursor<'_>, ramped: bool, context: &Context<'_>) -> Read<Version> {
-    let object =
-        at.object(&["id", "weight", "cluster", "key_pool", "host", "rewrite_prefix", "set_headers"])?;
+    let object = at.object(&[
+        "id",
+        "weight",
+        "cluster",
+        "key_pool",
+        "host",
+        "rewrite_prefix",
+        "set_headers",
+        "model",
+        "request",
+    ])?;
     let id = object.need("id").and_then(|at| value::id(&at));
     let weight = match (object.get("weight"), ramped) {
         (Some(at), true) => Err(at.wrong("must be absent when ramp is given")),
@@ -137,6 +154,7 @@ fn version(at: &Cursor<'_>, ramped: bool, context: &Context<'_>) -> Read<Version
     }
     let set_headers =
         object.get("set_headers").map_or(Ok(Vec::new()), |at| set_headers(&at.hidden(), &reserved));
+    let dialect = model::dialect(&object);
     Ok(Version {
         id: id?,
         weight: weight?,
@@ -145,6 +163,7 @@ fn version(at: &Cursor<'_>, ramped: bool, context: &Context<'_>) -> Read<Version
         host: host?,
         rewrite_prefix: rewrite_prefix?,
         set_headers: set_headers?,
+        dialect: dialect?,
     })
 }
 
@@ -189,14 +208,22 @@ fn set_headers(at: &Cursor<'_>, reserved: &[&str]) -> Read<Vec<(String, String)>
 
 /// Reads one rule.
 fn rule(at: &Cursor<'_>, ids: &Read<Vec<String>>) -> Read<Rule> {
-    let object = at.object(&["headers", "version", "percent", "after_rollback"])?;
-    let headers = object.need("headers").and_then(|at| condition::conditions(&at));
+    let object = at.object(&["headers", "models", "body", "version", "percent", "after_rollback"])?;
+    let (models_at, body_at) = (object.get("models"), object.get("body"));
+    let headers = match object.get("headers") {
+        None if models_at.is_some() || body_at.is_some() => Ok(Vec::new()),
+        _ => object.need("headers").and_then(|at| condition::conditions(&at)),
+    };
+    let models = models_at.map_or(Ok(Vec::new()), |at| model::patterns(&at));
+    let body = body_at.map_or(Ok(Vec::new()), |at| model::conditions(&at));
     let version = object.need("version").and_then(|at| reference(&at, "version", ids));
     let percent = object.get("percent").map_or(Ok(Bps::ALL), |at| value::percent(&at));
     let keep_after_rollback =
         object.get("after_rollback").map_or(Ok(false), |at| at.choice(&["stable", "keep"]).map(|i| i == 1));
     Ok(Rule {
         headers: headers?,
+        models: models?,
+        body: body?,
         version: version?,
         percent: percent?,
         keep_after_rollback: keep_after_rollback?,
@@ -213,16 +240,25 @@ fn sticky(at: &Cursor<'_>) -> Read<(Sticky, Option<String>)> {
 
 /// Reads one source of identities.
 fn identity(at: &Cursor<'_>) -> Read<IdentitySource> {
-    let object = at.object(&["header", "cookie", "client_address"])?;
-    let header = object.get("header").map(|at| value::header_asked_for(&at).map(IdentitySource::Header));
-    let cookie = object.get("cookie").map(|at| value::cookie_name(&at).map(IdentitySource::Cookie));
-    let address = object.get("client_address").map(|at| match at.as_bool() {
-        Some(true) => Ok(IdentitySource::ClientAddress),
+    const SOURCES: [&str; 5] = ["header", "cookie", "client_address", "body", "conversation"];
+    let object = at.object(&SOURCES)?;
+    let is_true = |at: &Cursor<'_>, source| match at.as_bool() {
+        Some(true) => Ok(source),
         _ => Err(at.wrong("must be true")),
+    };
+    let mut found = SOURCES.into_iter().filter_map(|source| {
+        let at = object.get(source)?;
+        Some(match source {
+            "header" => value::header_asked_for(&at).map(IdentitySource::Header),
+            "cookie" => value::cookie_name(&at).map(IdentitySource::Cookie),
+            "client_address" => is_true(&at, IdentitySource::ClientAddress),
+            "body" => model::body_path(&at),
+            _ => is_true(&at, IdentitySource::Conversation),
+        })
     });
-    match (header, cookie, address) {
-        (Some(one), None, None) | (None, Some(one), None) | (None, None, Some(one)) => one,
-        _ => Err(at.refuse("must have exactly one of header, cookie, client_address")),
+    match (found.next(), found.next()) {
+        (Some(one), None) => one,
+        _ => Err(at.refuse(&format!("must have exactly one of {}", SOURCES.join(", ")))),
     }
 }
 

@@ -14,6 +14,7 @@ use super::*;
 use crate::headers::Headers;
 use crate::outcome::Outcome;
 use crate::outcome::blame::Event;
+use crate::plan::matching::Asked;
 use crate::rollout::PhaseKind::{Active, Holding, Probing, RolledBack};
 use crate::rollout::{Cause, OPERATOR, PhaseKind, Standing};
 use crate::route::{Choice, RequestFacts};
@@ -62,7 +63,7 @@ impl Worker {
     }
 
     fn assign_with(&self, headers: &Headers, random: u64, turn: &mut Turn<'_>) -> Assigned {
-        let facts = RequestFacts { headers, client_address: &|| None, random };
+        let facts = RequestFacts { headers, client_address: &|| None, random, asked: Asked::default() };
         self.bindings[0].assign(&self.plan.deployments[0], &facts, turn)
     }
 

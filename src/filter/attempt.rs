@@ -11,10 +11,12 @@ use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
 use self::start::{Earlier, NewAttempt};
-use super::reply;
 use super::request::Request;
 use super::worker::Worker;
+use super::{body, reply};
 use crate::host;
+use crate::llm::LITE;
+use crate::llm::edit::Edits;
 use crate::outcome::flags;
 use crate::plan::{Deployment, Version};
 use crate::shared::dropped::Dropped;
@@ -24,6 +26,8 @@ use crate::time::Micros;
 pub struct AttemptStream {
     worker: Rc<Worker>,
     begun: Option<Begun>,
+    /// Changes of the body, until it comes.
+    edits: Option<Edits>,
     answered: bool,
 }
 
@@ -50,7 +54,7 @@ enum Found {
 impl AttemptStream {
     /// Makes a stream for an attempt that has not begun.
     pub fn new(worker: Rc<Worker>) -> AttemptStream {
-        AttemptStream { worker, begun: None, answered: false }
+        AttemptStream { worker, begun: None, edits: None, answered: false }
     }
 
     fn begin(&mut self) -> Action {
@@ -68,6 +72,7 @@ impl AttemptStream {
         match new.take_key(carried) {
             Ok(carried) => {
                 let number = new.insert(carried);
+                self.edits = new.announce_body();
                 self.begun = number.map(|number| Begun { request: Rc::clone(&request), number });
                 Action::Continue
             }
@@ -160,6 +165,12 @@ impl Context for AttemptStream {}
 impl HttpContext for AttemptStream {
     fn on_http_request_headers(&mut self, _: usize, _: bool) -> Action {
         self.begin()
+    }
+
+    fn on_http_request_body(&mut self, size: usize, _: bool) -> Action {
+        let Some(edits) = self.edits.take().filter(|_| !LITE) else { return Action::Continue };
+        // The first part of the body has all that the router has read. Otherwise the announced length would be wrong.
+        if body::apply(&edits, size) { Action::Continue } else { self.refuse_unknown_target() }
     }
 
     fn on_http_response_headers(&mut self, _: usize, _: bool) -> Action {

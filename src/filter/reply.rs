@@ -1,7 +1,10 @@
 //! Answers that the filter gives itself, and the rate limits in a provider's answer.
 
+use crate::headers::Headers;
 use crate::host;
+use crate::json::quoted;
 use crate::keys::reset;
+use crate::llm::api::Api;
 use crate::time::{Millis, UnixMillis};
 
 /// Answers a request for which no key is available. `returns_in`: time until a key comes back by itself. The response passes
@@ -15,6 +18,64 @@ pub fn refuse(returns_in: Option<Millis>) {
         headers.push(("retry-after", seconds));
     }
     host::respond(status, headers, body.as_bytes());
+}
+
+/// A fault of a request that the filter answers itself.
+pub enum Invalid {
+    /// The body is too large, compressed, no JSON object, or names no model.
+    Unreadable,
+    /// Two parsers could read the body in different ways.
+    Ambiguous,
+    /// No deployment takes the model.
+    UnknownModel {
+        /// The client's model.
+        model: String,
+        /// Patterns of the models that are taken.
+        known: Vec<String>,
+    },
+}
+
+/// Answers a faulty request, in the words of the API that its path belongs to.
+pub fn invalid(headers: &Headers, invalid: &Invalid) {
+    let api = headers.get(":path").and_then(|path| Api::of_path(&path));
+    let (status, code, message) = match invalid {
+        Invalid::Unreadable => (
+            400,
+            "body_unreadable",
+            "the request body must be an uncompressed JSON object with a model, within the size limit"
+                .to_owned(),
+        ),
+        Invalid::Ambiguous => (
+            400,
+            "body_ambiguous",
+            "the names of the members of the request body must be unique and without escapes".to_owned(),
+        ),
+        Invalid::UnknownModel { model, known } => (
+            404,
+            "model_not_found",
+            format!("the model `{model}` is not served here; known models: {}", known.join(", ")),
+        ),
+    };
+    let body = error_body(api, status, code, &message);
+    host::respond(status, vec![("content-type", "application/json")], body.as_bytes());
+}
+
+/// Returns an error in the shape of an API; OpenAI's for a path that belongs to none.
+fn error_body(api: Option<Api>, status: u32, code: &str, message: &str) -> String {
+    let message = quoted(message);
+    match api {
+        Some(Api::Anthropic) => {
+            let kind = if status == 404 { "not_found_error" } else { "invalid_request_error" };
+            format!(r#"{{"type":"error","error":{{"type":"{kind}","message":{message}}}}}"#)
+        }
+        Some(Api::Gemini) => {
+            let kind = if status == 404 { "NOT_FOUND" } else { "INVALID_ARGUMENT" };
+            format!(r#"{{"error":{{"code":{status},"message":{message},"status":"{kind}"}}}}"#)
+        }
+        _ => format!(
+            r#"{{"error":{{"message":{message},"type":"invalid_request_error","param":null,"code":"{code}"}}}}"#
+        ),
+    }
 }
 
 /// Answers a request of the admin listener.

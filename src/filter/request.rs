@@ -3,16 +3,20 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use super::body::RequestBody;
 use super::requests::InFlight;
 use super::rewrite::OriginalHeaders;
 use super::service::Service;
 use crate::engine::Assigned;
 use crate::outcome::attempts::Attempts;
 use crate::outcome::judgement::Carried;
-use crate::plan::Deployment;
 use crate::plan::guard::Guard;
+use crate::plan::{Deployment, Version};
 use crate::shared::cell::SharedCell;
 use crate::time::Millis;
+
+/// The name of no cluster.
+const NOWHERE: &[u8] = b"\n";
 
 /// A request between its headers and its end.
 pub struct Request {
@@ -31,6 +35,10 @@ pub struct Request {
     pub labelled: Cell<bool>,
     /// The canary it was assigned to has no key left for another attempt: the next one goes to stable, if the route can.
     pub out_of_keys: Cell<bool>,
+    /// The body, where a version of the deployment changes it.
+    pub body: Option<RequestBody>,
+    /// The length of the body was announced anew, for an attempt. The map of headers keeps it.
+    pub announced: Cell<bool>,
     /// Its attempts.
     pub attempts: SharedCell<Attempts>,
     /// Keeps it in the number of requests in flight.
@@ -46,6 +54,12 @@ impl Request {
     /// Returns the guard it is judged by.
     pub fn guard<'a>(&self, deployment: &'a Deployment) -> &'a Guard {
         deployment.guard_at(self.assigned.stage)
+    }
+
+    /// Returns where another VM may send it that takes over from this one: to the cluster that it was last rewritten for. A body
+    /// that is changed on its way only this VM can send.
+    pub fn home<'a>(&self, version: &'a Version) -> &'a [u8] {
+        if self.body.is_some() { NOWHERE } else { version.cluster.as_bytes() }
     }
 
     /// Returns the index of the version it was assigned to.

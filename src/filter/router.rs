@@ -6,8 +6,9 @@ use std::rc::Rc;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
+use super::body::{self, Form, Held, Look, Read, RequestBody, Taken};
 use super::pool::Exhausted;
-use super::reply;
+use super::reply::{self, Invalid};
 use super::request::{Request, smallest_latency_limit};
 use super::rewrite::{OriginalHeaders, remove_spoofed, rewrite};
 use super::service::{Service, turn};
@@ -17,11 +18,14 @@ use crate::engine::{Assigned, Transition};
 use crate::headers::Headers;
 use crate::host;
 use crate::keys::pool::KeyQuery;
+use crate::llm::LITE;
 use crate::outcome::attempts::{Attempts, RequestEnd, RouterAnswer};
 use crate::outcome::judgement::Judgement;
 use crate::outcome::{self, Outcome};
+use crate::plan::matching::{self, Asked};
+use crate::plan::model::Unreadable;
 use crate::plan::pool::KeyRef;
-use crate::plan::{Deployment, Version, matching};
+use crate::plan::{Deployment, Version};
 use crate::route::{self, RequestFacts};
 use crate::shared::cell::SharedCell;
 use crate::shared::turn::Turn;
@@ -35,6 +39,8 @@ pub struct RouterStream {
     worker: Rc<Worker>,
     service: Rc<Service>,
     serving: Option<Serving>,
+    /// A request whose body is read before it is decided.
+    held: Option<Box<HeldRequest>>,
     /// Time that the response headers state until the end of a rate limit, for a judgement at the end of the request.
     wait: Cell<Option<Millis>>,
 }
@@ -57,20 +63,125 @@ struct Decision {
     transition: Option<Transition>,
 }
 
+/// A request whose body is read before it is decided.
+struct HeldRequest {
+    taken: Taken,
+    /// Index of the first deployment that reads the body.
+    first: usize,
+    body: Box<Held>,
+}
+
+/// A request whose version is chosen.
+struct Choosing<'a> {
+    /// Index of the deployment.
+    n: usize,
+    deployment: &'a Deployment,
+    headers: &'a Headers,
+    /// The body, as the deployment reads it; `None` for a body that cannot be read, which stable serves.
+    asked: Option<Asked<'a>>,
+}
+
 impl RouterStream {
     /// Makes a stream under this plan.
     pub fn new(worker: Rc<Worker>, service: Rc<Service>) -> RouterStream {
-        RouterStream { worker, service, serving: None, wait: Cell::new(None) }
+        RouterStream { worker, service, serving: None, held: None, wait: Cell::new(None) }
     }
 
-    fn route(&mut self) -> Action {
+    /// Takes a request: decides it by its headers, or holds it until its body has told enough.
+    fn begin(&mut self, ended: bool) -> Action {
         let mut headers = host::request_headers();
         remove_spoofed(&self.service.plan, &mut headers);
         let service = Rc::clone(&self.service);
-        let Some(n) = route::find(&service.plan, &headers) else { return Action::Continue };
+        let candidates = route::candidates(&service.plan, &headers);
+        if LITE || !service.plan.reads_bodies {
+            return match candidates.taker {
+                Some(n) => self.serve(&headers, n, Read::Nothing),
+                None => Action::Continue,
+            };
+        }
+        let path_model = body::path_model(&headers);
+        self.begin_reading(Taken { headers, candidates, path_model }, ended)
+    }
+
+    /// Holds a request whose candidates read its body, if that can be read.
+    fn begin_reading(&mut self, taken: Taken, ended: bool) -> Action {
+        let service = Rc::clone(&self.service);
+        let reading = body::reading(&service.plan, &taken.candidates, taken.path_model.as_deref());
+        let Some(body::Reading { wants, first, limit }) = reading else {
+            return self.route(&taken, Read::Nothing);
+        };
+        let too_long = || body::length(&taken.headers).is_some_and(|length| length > limit);
+        match body::form(&taken.headers, ended) {
+            Form::Other => self.route(&taken, Read::Nothing),
+            Form::Compressed => self.route_unreadable(&taken, first),
+            Form::Json if too_long() => self.route_unreadable(&taken, first),
+            Form::Json => {
+                self.held =
+                    Some(Box::new(HeldRequest { taken, first, body: Box::new(Held::new(wants, limit)) }));
+                Action::Pause
+            }
+        }
+    }
+
+    /// Reads more of a held body, and decides when enough is known. `size`: bytes that Envoy holds; `ended`: they are all.
+    fn read_body(&mut self, size: usize, ended: bool) -> Action {
+        if LITE {
+            return Action::Continue;
+        }
+        let Some(mut held) = self.held.take() else { return Action::Continue };
+        match held.body.look(size, ended) {
+            Look::More => {
+                self.held = Some(held);
+                Action::Pause
+            }
+            Look::Unreadable => self.route_unreadable(&held.taken, held.first),
+            Look::Ambiguous => {
+                reply::invalid(&held.taken.headers, &Invalid::Ambiguous);
+                Action::Pause
+            }
+            Look::Enough if held.body.lacks_model() => self.route_unreadable(&held.taken, held.first),
+            Look::Enough => self.route(&held.taken, Read::Body { body: held.body, size }),
+        }
+    }
+
+    /// Decides a request whose body cannot be read: stable serves it unchanged, or it is refused.
+    fn route_unreadable(&mut self, taken: &Taken, n: usize) -> Action {
+        let service = Rc::clone(&self.service);
+        let llm = service.plan.deployments.get(n).and_then(|deployment| deployment.llm.as_ref());
+        if llm.is_some_and(|llm| llm.unreadable == Unreadable::Reject) {
+            reply::invalid(&taken.headers, &Invalid::Unreadable);
+            return Action::Pause;
+        }
+        self.serve(&taken.headers, n, Read::Unreadable)
+    }
+
+    /// Decides a request, with what its body has told.
+    fn route(&mut self, taken: &Taken, read: Read) -> Action {
+        let service = Rc::clone(&self.service);
+        let content = read.content(taken.path_model.as_deref());
+        match taken.candidates.find(&service.plan, content) {
+            Some(n) => self.serve(&taken.headers, n, read),
+            None => match body::unknown_model(&service.plan, taken, content) {
+                Some(invalid) => {
+                    reply::invalid(&taken.headers, &invalid);
+                    Action::Pause
+                }
+                None => Action::Continue,
+            },
+        }
+    }
+
+    /// Sends a request to a version of its deployment.
+    fn serve(&mut self, headers: &Headers, n: usize, read: Read) -> Action {
+        let service = Rc::clone(&self.service);
         let Some(deployment) = service.plan.deployments.get(n) else { return Action::Continue };
+        let path_model = if !LITE && deployment.llm.is_some() { body::path_model(headers) } else { None };
+        let asked = match &read {
+            Read::Unreadable => None,
+            read => Some(read.content(path_model.as_deref()).asked(deployment)),
+        };
         let mut turn = turn(self.worker.clock.now());
-        let decision = self.decide(n, deployment, &headers, &mut turn);
+        let decision = self.decide(Choosing { n, deployment, headers, asked }, &mut turn);
         self.worker.count_dropped(turn.drops);
         let Some(mut decision) = decision else { return Action::Continue };
         let transition = decision.transition.take();
@@ -78,16 +189,18 @@ impl RouterStream {
             (Ok(key), Some(version)) => {
                 let mut original = None;
                 if decision.assigned.choice.version != deployment.stable {
-                    decision.assigned.request_id = request_id(&headers);
-                    original = self.original_headers(deployment, version, &headers);
+                    decision.assigned.request_id = request_id(headers);
+                    original = self.original_headers(deployment, version, headers);
                 }
-                self.start(n, decision, original);
-                self.send(version, key, &headers);
-                Action::Continue
+                let size = read.size();
+                let body = read.into_request_body(deployment, headers);
+                self.start(n, decision, original, body);
+                self.send(version, key, headers);
+                self.change_body(version, size)
             }
             (Ok(_), None) => Action::Continue,
             (Err(exhausted), _) => {
-                self.start(n, decision, None);
+                self.start(n, decision, None, None);
                 reply::refuse(exhausted.returns_in);
                 Action::Pause
             }
@@ -96,15 +209,29 @@ impl RouterStream {
         action
     }
 
-    /// Decides which version serves a request of the `n`-th deployment, and with which key: stable if the version has no key now,
-    /// or if Envoy would refuse the request.
-    fn decide(
-        &self,
-        n: usize,
-        deployment: &Deployment,
-        headers: &Headers,
-        turn: &mut Turn<'_>,
-    ) -> Option<Decision> {
+    /// Changes the body for the version, where no `keys` role does that for each attempt. `size`: bytes that Envoy holds.
+    fn change_body(&self, version: &Version, size: usize) -> Action {
+        if LITE {
+            return Action::Continue;
+        }
+        let Some(Serving { request, id: None }) = &self.serving else { return Action::Continue };
+        let Some(body) = &request.body else { return Action::Continue };
+        let edits = version.dialect.edits(&body.seen);
+        if edits.is_empty() {
+            return Action::Continue;
+        }
+        if !body::apply(&edits, size) {
+            reply::refuse(None);
+            return Action::Pause;
+        }
+        body.announce(&edits);
+        Action::Continue
+    }
+
+    /// Decides which version serves a request, and with which key: stable if the version has no key now, or if Envoy would
+    /// refuse the request, or if the body cannot be read.
+    fn decide(&self, choosing: Choosing<'_>, turn: &mut Turn<'_>) -> Option<Decision> {
+        let Choosing { n, deployment, headers, asked } = choosing;
         let binding = self.service.bindings.get(n)?;
         let seen = turn.now.mono;
         let facts = RequestFacts {
@@ -113,8 +240,12 @@ impl RouterStream {
                 host::source_address().map(|address| matching::address_without_port(&address).to_vec())
             },
             random: self.worker.random(),
+            asked: asked.unwrap_or_default(),
         };
-        let mut assigned = binding.assign(deployment, &facts, turn);
+        let mut assigned = match asked {
+            Some(_) => binding.assign(deployment, &facts, turn),
+            None => binding.forced(deployment.stable),
+        };
         if self.is_refused(n, deployment, &assigned, seen) {
             assigned = binding.forced(deployment.stable);
         }
@@ -186,7 +317,13 @@ impl RouterStream {
     }
 
     /// Opens the request's ledger and, where there is a `keys` role, ties its attempts to it.
-    fn start(&mut self, deployment: usize, decision: Decision, original: Option<OriginalHeaders>) {
+    fn start(
+        &mut self,
+        deployment: usize,
+        decision: Decision,
+        original: Option<OriginalHeaders>,
+        body: Option<RequestBody>,
+    ) {
         let Decision { assigned, seen, .. } = decision;
         let plan = self.service.plan.deployments.get(deployment);
         let impatient_after = plan.and_then(|plan| smallest_latency_limit(plan.guard_at(assigned.stage)));
@@ -198,19 +335,29 @@ impl RouterStream {
             original,
             labelled: Cell::new(false),
             out_of_keys: Cell::new(false),
+            body,
+            announced: Cell::new(false),
             attempts: SharedCell::new(Attempts::new(seen, impatient_after)),
             _in_flight: self.worker.requests.count_one(),
         });
         let id = self.worker.secrets.has_keys_role().then(|| self.worker.requests.insert(&request));
         if let Some(id) = id {
             // Another VM that takes over reads from it where a canary's key may go.
-            let canary = plan.filter(|plan| request.version() != plan.stable);
-            let home =
-                canary.and_then(|plan| plan.versions.get(request.version())).map(|v| v.cluster.as_bytes());
+            let moves = |plan: &&Deployment| request.version() != plan.stable || request.body.is_some();
+            let version = plan.filter(moves).and_then(|plan| plan.versions.get(request.version()));
+            let home = version.map(|version| request.home(version));
             host::set_request_link(id, home.unwrap_or_default());
             host::mark_request(id);
         }
         self.serving = Some(Serving { request, id });
+    }
+
+    /// Notes that the client has sent all of its request.
+    fn note_request_end(&self) {
+        if let Some(serving) = &self.serving {
+            let now = self.worker.clock.mono();
+            serving.request.attempts.with_mut(|attempts| attempts.record_request_end(now));
+        }
     }
 
     fn answer(&self, serving: &Serving) {
@@ -253,7 +400,7 @@ impl RouterStream {
 
     fn observe_latency(&self, attempts: &Attempts, request: &Request, deployment: &Deployment) {
         let heard = attempts.good_headers_at().unwrap_or_else(|| self.worker.clock.mono());
-        let millis = heard.since(attempts.seen_at()).whole_millis();
+        let millis = heard.since(attempts.waiting_since()).whole_millis();
         let served_by = if attempts.served_by_stable() { deployment.stable } else { request.version() };
         let metrics = self.service.metrics.get(request.deployment);
         if let Some(version) = metrics.and_then(|m| m.versions.get(served_by)) {
@@ -302,9 +449,27 @@ impl RouterStream {
 impl Context for RouterStream {}
 
 impl HttpContext for RouterStream {
-    fn on_http_request_headers(&mut self, _: usize, _: bool) -> Action {
+    fn on_http_request_headers(&mut self, _: usize, ended: bool) -> Action {
         self.service.served.set(true);
-        self.route()
+        self.begin(ended)
+    }
+
+    fn on_http_request_body(&mut self, size: usize, ended: bool) -> Action {
+        let action = if self.held.is_none() { Action::Continue } else { self.read_body(size, ended) };
+        if ended {
+            self.note_request_end();
+        }
+        action
+    }
+
+    fn on_http_request_trailers(&mut self, _: usize) -> Action {
+        // A body that ends with trailers has no other end.
+        let action = match self.held.as_ref().map(|held| held.body.read()) {
+            Some(size) => self.read_body(size, true),
+            None => Action::Continue,
+        };
+        self.note_request_end();
+        action
     }
 
     fn on_http_response_headers(&mut self, _: usize, _: bool) -> Action {

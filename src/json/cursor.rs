@@ -36,6 +36,12 @@ impl<'a> Cursor<'a> {
         Cursor { hidden: true, ..self }
     }
 
+    /// Returns the same place, with problems that show the value, also below an object with names of the user's choice.
+    #[must_use]
+    pub fn shown_values(self) -> Cursor<'a> {
+        Cursor { hidden: false, ..self }
+    }
+
     /// Returns the path from the root as the user would write it; empty for the root.
     pub fn path(&self) -> String {
         match self.step {
@@ -171,6 +177,29 @@ impl<'a> Cursor<'a> {
         }
         let cursor = |(i, node)| Cursor { node, step: Step::Index(self, i), ..*self };
         Ok(Items { cursors: items.iter().take(*count.end()).enumerate().map(cursor).collect(), complete })
+    }
+
+    /// Returns the elements of an array; none if no array is here. Reports nothing.
+    pub fn elements(&self) -> Vec<Cursor<'_>> {
+        let Json::Array(items) = &self.node.json else { return Vec::new() };
+        items.iter().enumerate().map(|(i, node)| self.element(i, node)).collect()
+    }
+
+    /// Reads any value, as JSON text of at most `max` bytes.
+    ///
+    /// # Errors
+    /// It is longer, or has a number with more than nine decimals.
+    pub fn json(&self, max: usize) -> Read<String> {
+        let mut text = String::new();
+        if !self.node.json.write(self.sink.numbers_in_strings, &mut text) {
+            return Err(self.refuse("must have no number with more than nine decimals"));
+        }
+        if text.len() > max {
+            return Err(
+                self.wrong_as(&format!("must be at most {max} bytes of JSON"), text.len().to_string())
+            );
+        }
+        Ok(text)
     }
 
     /// Returns the cursor of an element that was taken out of the array here.

@@ -31,6 +31,13 @@ pub enum Family {
     Gemini,
 }
 
+impl Family {
+    /// Returns whether the model may stand in the path.
+    pub fn reads_path(self) -> bool {
+        matches!(self, Family::Auto | Family::Gemini)
+    }
+}
+
 impl Api {
     /// Returns the API of a path, with a query or without; `None` for a path that belongs to none of them.
     pub fn of_path(path: &[u8]) -> Option<Api> {

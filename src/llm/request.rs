@@ -168,6 +168,11 @@ impl Body {
     pub fn seen(&self) -> &Seen {
         &self.seen
     }
+
+    /// Gives away what was seen.
+    pub fn into_seen(self) -> Seen {
+        self.seen
+    }
 }
 
 impl Seen {
@@ -182,6 +187,12 @@ impl Seen {
             Value::Text(text) => text.as_deref(),
             _ => None,
         }
+    }
+
+    /// The wanted text one level down.
+    pub fn inner(&self, parent: &str, name: &str) -> Option<&str> {
+        let at = self.wanted.paths.iter().position(|(of, wanted)| of == parent && wanted == name)?;
+        self.texts.get(at)?.as_deref()
     }
 
     /// The truth of a member; `None` unless it is `true` or `false`.

@@ -164,7 +164,7 @@ fn lower<'a>(host: &'a Cow<'a, [u8]>) -> Cow<'a, [u8]> {
 mod tests {
     use crate::headers::Headers;
     use crate::plan::matching::matches;
-    use crate::route::find;
+    use crate::route::{Content, candidates};
 
     /// Returns a document with every kind of condition and all their combinations: 0…2 of each of hosts, prefix and headers.
     fn document() -> String {
@@ -217,7 +217,8 @@ mod tests {
                                 pairs.filter_map(|(name, value)| Some((name.to_owned(), value?.into())));
                             let headers = Headers::new(pairs.collect());
                             let asked = plan.deployments.iter().position(|d| matches(&d.matches, &headers));
-                            assert_eq!(find(&plan, &headers), asked, "{headers:?}");
+                            let found = candidates(&plan, &headers).find(&plan, Content::default());
+                            assert_eq!(found, asked, "{headers:?}");
                             taken.extend(asked.map(|n| plan.deployments[n].name.clone()));
                         }
                     }

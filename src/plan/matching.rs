@@ -1,6 +1,7 @@
-//! Conditions on a request (hosts, path prefix, headers), and their evaluation.
+//! Conditions on a request (hosts, path prefix, headers, model, body), and their evaluation.
 
 use crate::headers::Headers;
+use crate::llm::request::{Seen, Value};
 
 /// Conditions that must all hold. An absent part holds for every request.
 #[derive(Debug, Default)]
@@ -11,6 +12,22 @@ pub struct Match {
     pub path_prefix: Option<String>,
     /// Conditions on headers, which must all hold.
     pub headers: Vec<HeaderCondition>,
+    /// Patterns for the model, of which one must match; empty holds for all.
+    pub models: Vec<ModelPattern>,
+    /// Conditions on the body, which must all hold.
+    pub body: Vec<BodyCondition>,
+}
+
+impl Match {
+    /// Returns whether the body decides, too.
+    pub fn asks_body(&self) -> bool {
+        !self.models.is_empty() || !self.body.is_empty()
+    }
+
+    /// Returns whether the conditions on the body hold.
+    pub(crate) fn holds_for(&self, asked: Asked<'_>) -> bool {
+        asked.matches_models(&self.models) && asked.meets(&self.body)
+    }
 }
 
 /// A pattern for a host, in lower case. The request's port counts only if the pattern has one.
@@ -50,7 +67,75 @@ pub enum HeaderTest {
     Present(bool),
 }
 
-/// Returns whether every condition holds.
+/// A pattern for the model that a request asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ModelPattern {
+    /// `gpt-4o`
+    Exact(String),
+    /// `gpt-4o-*`, held as `gpt-4o-`.
+    Prefix(String),
+}
+
+impl ModelPattern {
+    /// Returns whether a model's name matches.
+    pub fn matches(&self, model: &str) -> bool {
+        match self {
+            ModelPattern::Exact(name) => model == name,
+            ModelPattern::Prefix(prefix) => model.starts_with(prefix.as_str()),
+        }
+    }
+
+    /// Returns the pattern as it is written.
+    pub fn shown(&self) -> String {
+        match self {
+            ModelPattern::Exact(name) => name.clone(),
+            ModelPattern::Prefix(prefix) => [prefix, "*"].concat(),
+        }
+    }
+}
+
+/// A condition on a top-level member of the request body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BodyCondition {
+    /// Name of the member.
+    pub name: String,
+    /// Test of its text. A member that is no text has no value, but is present.
+    pub test: HeaderTest,
+    /// Inverts the condition: it holds if the test fails.
+    pub invert: bool,
+}
+
+/// The part of a request that only its body tells (or, with Google's API, its path).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Asked<'a> {
+    /// Model that the client asks for.
+    pub model: Option<&'a str>,
+    /// Body, as far as it was read; `None` for a request without a JSON body.
+    pub body: Option<&'a Seen>,
+}
+
+impl Asked<'_> {
+    /// Returns whether the model matches one of these patterns. No pattern at all holds for every request.
+    pub(crate) fn matches_models(&self, patterns: &[ModelPattern]) -> bool {
+        let asked = |model: &str| patterns.iter().any(|pattern| pattern.matches(model));
+        patterns.is_empty() || self.model.is_some_and(asked)
+    }
+
+    /// Returns whether all conditions hold.
+    pub(crate) fn meets(&self, conditions: &[BodyCondition]) -> bool {
+        conditions.iter().all(|condition| {
+            let member = self.body.and_then(|body| body.get(&condition.name));
+            let passed = match (&condition.test, member.map(|member| &member.value)) {
+                (HeaderTest::Present(wanted), found) => found.is_some() == *wanted,
+                (test, Some(Value::Text(Some(text)))) => passes(test, Some(text.as_bytes())),
+                _ => false,
+            };
+            passed != condition.invert
+        })
+    }
+}
+
+/// Returns whether every condition on host, path and headers holds.
 pub(crate) fn matches(conditions: &Match, headers: &Headers) -> bool {
     if !conditions.hosts.is_empty() {
         let Some(authority) = headers.get(":authority") else { return false };
@@ -101,8 +186,12 @@ pub(crate) fn all_hold(conditions: &[HeaderCondition], headers: &Headers) -> boo
 }
 
 fn holds(condition: &HeaderCondition, headers: &Headers) -> bool {
-    let value = headers.get(&condition.name);
-    let passed = match (&condition.test, value.as_deref()) {
+    passes(&condition.test, headers.get(&condition.name).as_deref()) != condition.invert
+}
+
+/// Returns whether a value passes a test.
+pub(crate) fn passes(test: &HeaderTest, value: Option<&[u8]>) -> bool {
+    match (test, value) {
         (HeaderTest::Present(wanted), value) => value.is_some() == *wanted,
         (_, None) => false,
         (HeaderTest::Exact(exact), Some(value)) => value == exact.as_bytes(),
@@ -110,8 +199,7 @@ fn holds(condition: &HeaderCondition, headers: &Headers) -> bool {
         (HeaderTest::Suffix(suffix), Some(value)) => value.ends_with(suffix.as_bytes()),
         (HeaderTest::Contains(part), Some(value)) => contains(value, part.as_bytes()),
         (HeaderTest::OneOf(list), Some(value)) => list.iter().any(|one| value == one.as_bytes()),
-    };
-    passed != condition.invert
+    }
 }
 
 fn contains(value: &[u8], part: &[u8]) -> bool {
@@ -127,6 +215,7 @@ pub fn address_without_port(address: &[u8]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::llm::request::{Body, Wanted};
 
     fn headers(pairs: &[(&str, &str)]) -> Headers {
         Headers::new(pairs.iter().map(|(n, v)| ((*n).to_owned(), v.as_bytes().to_vec())).collect())
@@ -202,5 +291,39 @@ mod tests {
     fn headers_of_one_name_are_joined() {
         let h = headers(&[("x-a", "1"), ("x-b", "-"), ("x-a", "2")]);
         assert_eq!(h.get("x-a").as_deref(), Some(b"1,2".as_slice()));
+    }
+
+    #[test]
+    fn patterns_are_exact_or_a_beginning() {
+        let prefix = ModelPattern::Prefix("gpt-4o-".to_owned());
+        assert!(prefix.matches("gpt-4o-mini") && prefix.matches("gpt-4o-") && !prefix.matches("gpt-4o"));
+        let exact = ModelPattern::Exact("gpt-4o".to_owned());
+        assert!(exact.matches("gpt-4o") && !exact.matches("gpt-4o-mini") && !exact.matches("GPT-4o"));
+        let asked = Asked { model: Some("gpt-4o"), body: None };
+        assert!(asked.matches_models(&[]) && asked.matches_models(&[prefix.clone(), exact]));
+        assert!(!asked.matches_models(std::slice::from_ref(&prefix)));
+        assert!(!Asked::default().matches_models(&[prefix]) && Asked::default().matches_models(&[]));
+    }
+
+    #[test]
+    fn conditions_look_at_texts_and_at_presence() {
+        let mut body = Body::new(Wanted::default());
+        body.feed(br#"{"model": "m", "user": "ann", "n": 2}"#);
+        let asked = Asked { model: Some("m"), body: Some(body.seen()) };
+        let condition = |name: &str, test, invert| BodyCondition { name: name.to_owned(), test, invert };
+        let exact = |text: &str| HeaderTest::Exact(text.to_owned());
+        for (name, test, held) in [
+            ("user", exact("ann"), true),
+            ("user", exact("bob"), false),
+            ("user", HeaderTest::Prefix("a".to_owned()), true),
+            ("n", exact("2"), false),
+            ("n", HeaderTest::Present(true), true),
+            ("absent", HeaderTest::Present(false), true),
+            ("absent", exact(""), false),
+        ] {
+            assert_eq!(asked.meets(&[condition(name, test.clone(), false)]), held, "{name} {test:?}");
+            assert_eq!(asked.meets(&[condition(name, test.clone(), true)]), !held, "not {name} {test:?}");
+        }
+        assert!(!Asked::default().meets(&[condition("user", exact("ann"), false)]));
     }
 }

@@ -17,6 +17,7 @@ mod harness;
 mod hostile;
 mod keys;
 mod kubernetes;
+mod models;
 mod outcomes;
 mod pools;
 mod reload;

@@ -406,7 +406,7 @@ const CASES: &[Case] = &[
     (r#""stable": "v1","#, r#""#, &["deployments[0].stable: is required"]),
     (r#""stable": "v1""#, r#""stable": "v9""#, &[r#"deployments[0].stable: unknown version, expected one of v1, v2, v3, got "v9""#]),
     (r#""stable": "v1""#, r#""stable": 1"#, &["deployments[0].stable: must be a string, got 1"]),
-    (r#""stable": "v1""#, r#""stabel": 1, "stable": "v1""#, &["deployments[0].stabel: unknown field, expected one of name, release, match, stable, versions, rules, sticky, failover, guard, recovery, ramp"]),
+    (r#""stable": "v1""#, r#""stabel": 1, "stable": "v1""#, &["deployments[0].stabel: unknown field, expected one of name, release, match, stable, versions, rules, sticky, failover, guard, recovery, ramp, llm"]),
     // match
     (r#"["API.example.com", "*.example.com", "[::1]:8443"]"#, r#"[]"#, &["deployments[0].match.hosts: must not be empty"]),
     (r#"["API.example.com", "*.example.com", "[::1]:8443"]"#, r#""api.example.com""#, &[r#"deployments[0].match.hosts: must be an array, got "api.example.com""#]),
@@ -416,7 +416,7 @@ const CASES: &[Case] = &[
     (r#""API.example.com""#, r#""api example.com""#, &[r#"deployments[0].match.hosts[0]: must be a host or *.host, with a port or without, got "api example.com""#]),
     (r#""*.example.com""#, r#""*.example.com:99999""#, &[r#"deployments[0].match.hosts[1]: must be a host or *.host, with a port or without, got "*.example.com:99999""#]),
     (r#""path_prefix": "/v1/""#, r#""path_prefix": "v1/""#, &[r#"deployments[0].match.path_prefix: must begin with / and have no white space, got "v1/""#]),
-    (r#""path_prefix": "/v1/""#, r#""path-prefix": "/v1/""#, &["deployments[0].match.path-prefix: unknown field, expected one of hosts, path_prefix, headers"]),
+    (r#""path_prefix": "/v1/""#, r#""path-prefix": "/v1/""#, &["deployments[0].match.path-prefix: unknown field, expected one of hosts, path_prefix, headers, models, body"]),
     (r#"{"name": "X-Deployment-Id", "exact": "gpt4-upgrade"}"#, r#"{"exact": "gpt4-upgrade"}"#, &["deployments[0].match.headers[0].name: is required"]),
     (r#"{"name": "X-Deployment-Id", "exact": "gpt4-upgrade"}"#, r#"{"name": "x-id"}"#, &["deployments[0].match.headers[0]: must have exactly one of exact, prefix, suffix, contains, one_of, present"]),
     (r#"{"name": "X-Deployment-Id", "exact": "gpt4-upgrade"}"#, r#"{"name": "x-id", "exact": "a", "present": true}"#, &["deployments[0].match.headers[0]: must have exactly one of exact, prefix, suffix, contains, one_of, present"]),
@@ -475,8 +475,8 @@ const CASES: &[Case] = &[
     // sticky
     (r#"[{"header": "X-User-Id"}, {"cookie": "Uid"}, {"client_address": true}]"#, r#"[]"#, &["deployments[0].sticky.on: must not be empty"]),
     (r#""on": [{"header": "X-User-Id"}, {"cookie": "Uid"}, {"client_address": true}], "#, r#""#, &["deployments[0].sticky.on: is required"]),
-    (r#"{"header": "X-User-Id"}"#, r#"{"header": "X-User-Id", "cookie": "uid"}"#, &["deployments[0].sticky.on[0]: must have exactly one of header, cookie, client_address"]),
-    (r#"{"header": "X-User-Id"}"#, r#"{}"#, &["deployments[0].sticky.on[0]: must have exactly one of header, cookie, client_address"]),
+    (r#"{"header": "X-User-Id"}"#, r#"{"header": "X-User-Id", "cookie": "uid"}"#, &["deployments[0].sticky.on[0]: must have exactly one of header, cookie, client_address, body, conversation"]),
+    (r#"{"header": "X-User-Id"}"#, r#"{}"#, &["deployments[0].sticky.on[0]: must have exactly one of header, cookie, client_address, body, conversation"]),
     (r#"{"header": "X-User-Id"}"#, r#""x-user-id""#, &[r#"deployments[0].sticky.on[0]: must be an object, got "x-user-id""#]),
     (r#"{"cookie": "Uid"}"#, r#"{"cookie": "U=id"}"#, &[r#"deployments[0].sticky.on[1].cookie: must be a cookie name, got "U=id""#]),
     (r#""client_address": true"#, r#""client_address": false"#, &["deployments[0].sticky.on[2].client_address: must be true, got false"]),

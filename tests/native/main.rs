@@ -7,6 +7,7 @@ mod config;
 mod corpus;
 mod house;
 mod kubernetes;
+mod models;
 mod pages;
 mod properties;
 mod report;

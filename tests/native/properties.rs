@@ -21,6 +21,7 @@ use bellwether::outcome::{Ending, Outcome, classify, ending};
 use bellwether::plan::Plan;
 use bellwether::plan::guard::BadOutcomes;
 use bellwether::plan::guard::Recovery;
+use bellwether::plan::matching::Asked;
 use bellwether::plan::matching::address_without_port;
 use bellwether::plan::pool::{KeyRef, Secret};
 use bellwether::plan::split::Split;
@@ -29,7 +30,7 @@ use bellwether::report::log::EventLog;
 use bellwether::rollout::ramp::{Position, RampFacts};
 use bellwether::rollout::standings::Standings;
 use bellwether::rollout::{Cause, Lease, Phase, ProbeOutcome, Rules, Signal, Standing};
-use bellwether::route::{Access, RequestFacts, choose, find, rewritten_path};
+use bellwether::route::{Access, Content, RequestFacts, candidates, choose, rewritten_path};
 use bellwether::shared::census::Census;
 use bellwether::shared::codec::Found;
 use bellwether::shared::warnings::Warnings;
@@ -388,13 +389,12 @@ proptest! {
         headers in headers(), random in any::<u64>(), address in proptest::option::of(vec(any::<u8>(), 0..30)), down in 0usize..3,
     ) {
         let plan = plan(FULL);
-        let Some(n) = find(&plan, &headers) else { return Err(TestCaseError::fail("the last deployment takes all")) };
+        let Some(n) = candidates(&plan, &headers).find(&plan, Content::default()) else { return Err(TestCaseError::fail("the last deployment takes all")) };
         let deployment = &plan.deployments[n];
         let facts = RequestFacts {
             headers: &headers,
             client_address: &|| address.as_deref().map(|a| address_without_port(a).to_vec()),
-            random,
-        };
+            random, asked: Asked::default() };
         let access = |version| if version == down { Access::Shut } else { Access::Open };
         let choice = choose(deployment, &deployment.split, &facts, &access);
         prop_assert!(choice.version < deployment.versions.len());
@@ -416,7 +416,7 @@ proptest! {
                 f64::from(10_000 - weight) / 100.0, f64::from(weight) / 100.0
             ));
             let headers = Headers::new(vec![("u".to_owned(), user.clone().into_bytes())]);
-            let facts = RequestFacts { headers: &headers, client_address: &|| None, random: 0 };
+            let facts = RequestFacts { headers: &headers, client_address: &|| None, random: 0, asked: Asked::default() };
             choose(&plan.deployments[0], &plan.deployments[0].split, &facts, &|_| Access::Open).version
         };
         prop_assert!(version(low) <= version(high));

@@ -119,7 +119,7 @@ fn every_address_of_the_samples_is_on_loopback() {
 }
 
 #[test]
-fn unsafe_code_is_forbidden_in_every_package_but_that_of_four_host_calls() {
+fn unsafe_code_is_forbidden_in_every_package_but_that_of_some_host_calls() {
     let workspace: toml::Table = read("Cargo.toml").parse().unwrap();
     let forbidden = |lints: &toml::Value| lints["rust"]["unsafe_code"].as_str() == Some("forbid");
     assert!(forbidden(&workspace["lints"]), "the filter");
@@ -140,7 +140,7 @@ fn unsafe_code_is_forbidden_in_every_package_but_that_of_four_host_calls() {
     // The imports, a call of each, and the conversion of the buffer that the host has filled.
     let abi = read("src/host/abi/lib.rs");
     let code = abi.lines().filter(|line| !line.trim_start().starts_with("//"));
-    assert_eq!(code.filter(|line| line.contains("unsafe ")).count(), 6, "in src/host/abi/lib.rs");
+    assert_eq!(code.filter(|line| line.contains("unsafe ")).count(), 8, "in src/host/abi/lib.rs");
     let mut files: Vec<_> =
         fs::read_dir(root().join("src/host/abi")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     files.sort();

@@ -17,6 +17,7 @@ use bellwether::outcome::Outcome;
 use bellwether::outcome::blame::Event;
 use bellwether::outcome::blame::KeyOutcome;
 use bellwether::plan::Plan;
+use bellwether::plan::matching::Asked;
 use bellwether::report::event::Event as Reported;
 use bellwether::rollout::standings::Standings;
 use bellwether::route::RequestFacts;
@@ -119,7 +120,12 @@ fn request(worker: &mut Worker, u: &mut Unstructured<'_>, turn: &mut Turn<'_>) -
         pairs.push(("x-user-id".to_owned(), vec![u.arbitrary()?]));
     }
     let headers = Headers::new(pairs);
-    let facts = RequestFacts { headers: &headers, client_address: &|| None, random: u.arbitrary()? };
+    let facts = RequestFacts {
+        headers: &headers,
+        client_address: &|| None,
+        random: u.arbitrary()?,
+        asked: Asked::default(),
+    };
     let mut assigned = binding.assign(deployment, &facts, turn);
     assert!(assigned.choice.version < deployment.versions.len());
     let to_canary = assigned.choice.version != deployment.stable;

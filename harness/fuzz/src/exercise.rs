@@ -8,9 +8,10 @@ use bellwether::keys::key_set::KeySet;
 use bellwether::keys::pool::{KeyQuery, Pick, Pool, Pools};
 use bellwether::outcome::blame::Event;
 use bellwether::outcome::{Outcome, classify, ending};
+use bellwether::plan::matching::Asked;
 use bellwether::plan::matching::{HeaderCondition, HeaderTest, HostPattern};
 use bellwether::plan::{Deployment, IdentitySource, Plan};
-use bellwether::route::{Access, RequestFacts, choose, find, rewritten_path};
+use bellwether::route::{Access, Content, RequestFacts, candidates, choose, rewritten_path};
 use bellwether::shared::turn::Turn;
 use bellwether::time::{Micros, Now, Span, UnixMillis};
 
@@ -38,8 +39,13 @@ pub fn routes_anything(plan: &Plan, u: &mut Unstructured<'_>) -> Result<()> {
         let headers = headers(plan, u)?;
         let address = u.arbitrary::<bool>()?.then(|| b"10.0.0.1".to_vec());
         let random = u.arbitrary()?;
-        let facts = RequestFacts { headers: &headers, client_address: &|| address.clone(), random };
-        let Some(n) = find(plan, &headers) else { continue };
+        let facts = RequestFacts {
+            headers: &headers,
+            client_address: &|| address.clone(),
+            random,
+            asked: Asked::default(),
+        };
+        let Some(n) = candidates(plan, &headers).find(plan, Content::default()) else { continue };
         let mut turn = Turn::new(&store, now(at));
         let (deployment, binding) = (&plan.deployments[n], &bindings[n]);
         let shut: u16 = u.arbitrary()?;
@@ -116,7 +122,7 @@ fn headers(plan: &Plan, u: &mut Unstructured<'_>) -> Result<Headers> {
                     let value = [name.as_bytes(), b"=", &noise(u)?].concat();
                     pairs.push(("cookie".to_owned(), value));
                 }
-                IdentitySource::ClientAddress => {}
+                IdentitySource::ClientAddress | IdentitySource::Body(_) | IdentitySource::Conversation => {}
             }
         }
     }

@@ -8,8 +8,9 @@ use bellwether::admin;
 use bellwether::hash::hash;
 use bellwether::headers::Headers;
 use bellwether::keys::reset;
+use bellwether::plan::matching::Asked;
 use bellwether::plan::matching::address_without_port;
-use bellwether::route::{RequestFacts, find, rewritten_path};
+use bellwether::route::{RequestFacts, candidates, rewritten_path};
 use bellwether::time::{Millis, UnixMillis};
 
 use super::exercise::{WALL, permitted};
@@ -67,9 +68,14 @@ fn request(address: &[u8], pairs: &[(String, Vec<u8>)]) {
     more.insert(0, ("x-nobody-asks".to_owned(), b"1".to_vec()));
     let more = Headers::new(more);
     for plan in plans() {
-        assert_eq!(find(plan, &headers), find(plan, &more));
+        assert_eq!(candidates(plan, &headers), candidates(plan, &more));
         for deployment in &plan.deployments {
-            let facts = RequestFacts { headers: &headers, client_address: &|| Some(bare.to_vec()), random };
+            let facts = RequestFacts {
+                headers: &headers,
+                client_address: &|| Some(bare.to_vec()),
+                random,
+                asked: Asked::default(),
+            };
             for shut in [0, 0b10, 0xffff] {
                 permitted(deployment, &facts, shut);
             }

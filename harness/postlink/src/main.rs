@@ -1,14 +1,16 @@
-//! Last step of the filter's build: `bellwether-postlink IN.wasm OUT.wasm`.
+//! Last step of the filter's build: `bellwether-postlink IN.wasm OUT.wasm [lite]`.
 //!
 //! The SDK exports every callback of the ABI, and Envoy calls every callback that is exported: it would enter the VM for each
 //! chunk of a streamed answer, which nobody reads. So the exports that the filter has no use for are dropped, with the code
 //! that only they reached, and the names of the remaining functions (a trap prints them) are demangled, which also makes
 //! them shorter.
+//!
+//! The lite product, which is built with the feature `lite`, also lacks the callbacks of request bodies and trailers.
 
 use anyhow::{Context, Result, bail};
 
 /// What Envoy calls: contexts, configuration, ticks, headers, ends of contexts, answers to calls of our own; and memory.
-const KEPT: [&str; 15] = [
+const KEPT: [&str; 17] = [
     "_initialize",
     "malloc",
     "memory",
@@ -18,13 +20,18 @@ const KEPT: [&str; 15] = [
     "proxy_on_delete",
     "proxy_on_http_call_response",
     "proxy_on_memory_allocate",
+    "proxy_on_request_body",
     "proxy_on_request_headers",
+    "proxy_on_request_trailers",
     "proxy_on_response_headers",
     "proxy_on_tick",
     "proxy_on_vm_start",
     "__indirect_function_table",
     "__wasm_call_ctors",
 ];
+
+/// What the lite product lacks.
+const BODIES: [&str; 2] = ["proxy_on_request_body", "proxy_on_request_trailers"];
 
 /// Without these the module is not a filter; a renamed export in a later SDK must not go unnoticed.
 const NEEDED: [&str; 6] = [
@@ -38,20 +45,23 @@ const NEEDED: [&str; 6] = [
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().collect();
-    let [_, input, output] = arguments.as_slice() else {
-        bail!("usage: bellwether-postlink IN.wasm OUT.wasm")
+    let (input, output, lite) = match arguments.as_slice() {
+        [_, input, output] => (input, output, false),
+        [_, input, output, product] if product == "lite" => (input, output, true),
+        _ => bail!("usage: bellwether-postlink IN.wasm OUT.wasm [lite]"),
     };
     let mut module = walrus::ModuleConfig::new()
         .generate_producers_section(false)
         .parse_file(input)
         .with_context(|| format!("cannot read {input}"))?;
 
-    let dropped: Vec<_> =
-        module.exports.iter().filter(|e| !KEPT.contains(&e.name.as_str())).map(|e| e.id()).collect();
+    let drops = |name: &str| !KEPT.contains(&name) || (lite && BODIES.contains(&name));
+    let dropped: Vec<_> = module.exports.iter().filter(|e| drops(&e.name)).map(|e| e.id()).collect();
     for export in &dropped {
         module.exports.delete(*export);
     }
-    for name in NEEDED {
+    let needed = NEEDED.into_iter().chain(BODIES.into_iter().filter(|_| !lite));
+    for name in needed {
         if !module.exports.iter().any(|export| export.name == name) {
             bail!("{input} does not export {name}: this is not the filter");
         }

@@ -12,6 +12,7 @@ use bellwether::headers::Headers;
 use bellwether::outcome::Outcome;
 use bellwether::outcome::blame::Event;
 use bellwether::plan::Plan;
+use bellwether::plan::matching::Asked;
 use bellwether::rollout::PhaseKind;
 use bellwether::route::RequestFacts;
 use bellwether::shared::turn::Turn;
@@ -235,7 +236,7 @@ impl Run<'_> {
             }
             _ => (&none, dice.below(self.workers.len())),
         };
-        let facts = RequestFacts { headers, client_address: &|| None, random };
+        let facts = RequestFacts { headers, client_address: &|| None, random, asked: Asked::default() };
         let now = self.now(at, worker);
         let Worker { plan, bindings, life, .. } = &self.workers[worker];
         let assigned = bindings[0].assign(&plan.deployments[0], &facts, &mut Turn::new(&self.store, now));

@@ -9,6 +9,8 @@ use crate::filter::service::turn;
 use crate::filter::worker::Worker;
 use crate::host;
 use crate::keys::pool::KeyQuery;
+use crate::llm::LITE;
+use crate::llm::edit::Edits;
 use crate::outcome::attempts::Attempts;
 use crate::outcome::judgement::Carried;
 use crate::outcome::member::{Clusters, Side};
@@ -113,13 +115,25 @@ impl<'a> NewAttempt<'a> {
                 original.restore();
                 rewrite(&self.request.service, version, original.path(), &|_| true);
             }
-            host::set_request_link(id, version.cluster.as_bytes());
+            host::set_request_link(id, self.request.home(version));
             nothing
         } else if to_stable {
             nothing
         } else {
             self.request.router_key.get()
         }
+    }
+
+    /// Announces the length of the body as this version changes it. Returns the changes, if there are any.
+    pub fn announce_body(&self) -> Option<Edits> {
+        let body = self.request.body.as_ref().filter(|_| !LITE)?;
+        let edits = self.target.version.dialect.edits(&body.seen);
+        // The attempts of a request share its headers: the length of an earlier one is still there.
+        if !edits.is_empty() || self.request.announced.get() {
+            self.request.announced.set(true);
+            body.announce(&edits);
+        }
+        (!edits.is_empty()).then_some(edits)
     }
 
     /// Puts in a key, if the attempt needs one. Returns the credential of the attempt.

@@ -28,6 +28,14 @@ unsafe extern "C" {
     fn proxy_get_header_map_pairs(map: u32, data: *mut *mut u8, size: *mut usize) -> u32;
     fn proxy_get_property(path: *const u8, path_size: usize, data: *mut *mut u8, size: *mut usize) -> u32;
     fn proxy_set_property(path: *const u8, path_size: usize, data: *const u8, size: usize) -> u32;
+    fn proxy_get_buffer_bytes(
+        buffer: u32,
+        start: usize,
+        length: usize,
+        data: *mut *mut u8,
+        size: *mut usize,
+    ) -> u32;
+    fn proxy_set_buffer_bytes(buffer: u32, start: usize, length: usize, data: *const u8, size: usize) -> u32;
     fn proxy_call_foreign_function(
         name: *const u8,
         name_size: usize,
@@ -70,6 +78,25 @@ pub fn property(path: &[u8]) -> Option<Vec<u8>> {
         // SAFETY: the path is readable for its length; the others are as in `headers`.
         unsafe { proxy_get_property(path.as_ptr(), path.len(), data, size) }
     })
+}
+
+/// Number of the buffer of a request body.
+const REQUEST_BODY: u32 = 0;
+
+/// Reads a part of the request body that the host holds; `None` outside the callbacks that have one.
+pub fn request_body(start: usize, length: usize) -> Option<Vec<u8>> {
+    bytes_of(|data, size| {
+        // SAFETY: both pointers are to locals of the caller, valid for writes of their types while the call lasts.
+        unsafe { proxy_get_buffer_bytes(REQUEST_BODY, start, length, data, size) }
+    })
+}
+
+/// Replaces a part of the request body that the host holds. The host can replace a beginning (`start` 0) and append (`start` at the
+/// end or behind it), and refuses anything else. Returns whether it has done so.
+pub fn set_request_body(start: usize, length: usize, bytes: &[u8]) -> bool {
+    // SAFETY: the bytes are readable for their length, and the host copies them.
+    let status = unsafe { proxy_set_buffer_bytes(REQUEST_BODY, start, length, bytes.as_ptr(), bytes.len()) };
+    status == OK
 }
 
 /// Sets a property of the stream. Envoy keeps it as filter state, under `wasm.` and this name.

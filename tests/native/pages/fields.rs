@@ -14,6 +14,8 @@ type Fields = BTreeMap<(Role, String), BTreeSet<String>>;
 fn described_as(path: &str) -> String {
     path.replace("deployments[].ramp.stages[].guard", "deployments[].guard")
         .replace("deployments[].rules[].headers[]", "deployments[].match.headers[]")
+        .replace("deployments[].match.body[]", "deployments[].match.headers[]")
+        .replace("deployments[].rules[].body[]", "deployments[].match.headers[]")
 }
 
 /// `deployments[0].guard` → `deployments[].guard`.

@@ -16,7 +16,8 @@ use bellwether::keys::pool::{KeyQuery, Pool, Pools};
 use bellwether::outcome::Outcome;
 use bellwether::outcome::blame::Event;
 use bellwether::plan::Plan;
-use bellwether::route::{RequestFacts, find};
+use bellwether::plan::matching::Asked;
+use bellwether::route::{Content, RequestFacts, candidates};
 use bellwether::shared::store::{Expected, Store, StoreError, Versioned};
 use bellwether::shared::turn::Turn;
 use bellwether::time::{Micros, Now, Span, UnixMillis};
@@ -99,7 +100,8 @@ fn finding(deployments: usize, count: u64) -> Result<()> {
     let plan = plan(deployments, 1, "")?;
     let headers = headers(&format!("d{}", deployments - 1));
     for _ in 0..count {
-        black_box(find(&plan, black_box(&headers)).context("not found")?);
+        let found = candidates(&plan, black_box(&headers)).find(&plan, Content::default());
+        black_box(found.context("not found")?);
     }
     Ok(())
 }
@@ -111,7 +113,8 @@ fn assigning(rest: &str, count: u64) -> Result<()> {
     for n in 0..count {
         // Golden-ratio steps fill the range evenly.
         let random = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let facts = RequestFacts { headers: &headers, client_address: &|| None, random };
+        let facts =
+            RequestFacts { headers: &headers, client_address: &|| None, random, asked: Asked::default() };
         black_box(binding.assign(deployment, &facts, &mut turn(&store, 1_000_000 + n / 100)));
     }
     Ok(())
@@ -127,7 +130,8 @@ fn recording(step: u64, count: u64) -> Result<()> {
     let bindings = Engine::default().attach(&plan);
     let (deployment, binding) = plan.deployments.iter().zip(&bindings).next().context("no deployment")?;
     // The highest points are stable's: this one is the canary's.
-    let facts = RequestFacts { headers: &headers, client_address: &|| None, random: 0 };
+    let facts =
+        RequestFacts { headers: &headers, client_address: &|| None, random: 0, asked: Asked::default() };
     let assigned = binding.assign(deployment, &facts, &mut turn(&store, 1_000_000));
     for n in 0..count {
         let mut turn = turn(&store, 2_000_000 + n * step);
