@@ -70,6 +70,8 @@ pub enum Ending {
     Unanswered,
     /// The client went away.
     Cancelled,
+    /// The client broke the protocol, or did not send its request to the end in time.
+    ClientFault,
     /// Envoy answered by itself, before an attempt.
     Local,
     /// Envoy's circuit breaker answered. The attempt that was about to begin was not made, although the `keys` role of an Envoy
@@ -97,6 +99,8 @@ pub mod flags {
     pub const DOWNSTREAM_CONNECTION: u64 = 0x4000;
     /// SI: stream idle time-out.
     pub const STREAM_IDLE: u64 = 0x1_0000;
+    /// DPE: downstream protocol error.
+    pub const DOWNSTREAM_PROTOCOL: u64 = 0x4_0000;
     /// UMSDR: upstream maximum stream duration reached.
     pub const UPSTREAM_MAX_DURATION: u64 = 0x8_0000;
     /// UPE: upstream protocol error.
@@ -126,6 +130,8 @@ pub mod flags {
 pub fn ending(response_flags: u64, reached: bool) -> Ending {
     if response_flags & flags::CANCELLED != 0 {
         Ending::Cancelled
+    } else if response_flags & flags::DOWNSTREAM_PROTOCOL != 0 {
+        Ending::ClientFault
     } else if response_flags & flags::TIMEOUT != 0 {
         Ending::Timeout
     } else if response_flags & flags::RESET != 0 {
@@ -139,6 +145,10 @@ pub fn ending(response_flags: u64, reached: bool) -> Ending {
         Ending::Local
     }
 }
+
+/// Status of Envoy's own answer to a request that did not come to its end in time. If the request was complete, Envoy answers a
+/// time-out with 504. Nothing else tells the two apart without a look at the body.
+pub const REQUEST_TIMEOUT: u16 = 408;
 
 /// Puts an attempt or a request into its class.
 ///
@@ -160,7 +170,7 @@ pub fn classify(errors: &BadOutcomes, status: Option<u16>, ending: Ending, own_k
     let listed = |code: u16| status.is_none() && classify_status(errors, code, own_key) == Outcome::Bad;
     let bad = match ending {
         Ending::Complete | Ending::Local | Ending::Overflow => false,
-        Ending::Cancelled => return Outcome::Cancelled,
+        Ending::Cancelled | Ending::ClientFault => return Outcome::Cancelled,
         Ending::Reset => errors.reset || listed(503),
         Ending::Timeout => errors.timeout || listed(504),
         Ending::Unanswered => errors.reset || errors.timeout || listed(503) || listed(504),
@@ -272,6 +282,10 @@ mod tests {
     fn a_client_that_left_wins_over_every_other_flag() {
         assert_eq!(ending(flags::DOWNSTREAM_CONNECTION | flags::UPSTREAM_TIMEOUT, true), Ending::Cancelled);
         assert_eq!(ending(flags::DOWNSTREAM_RESET, false), Ending::Cancelled);
+        // What Envoy does to the attempt after the client has broken the protocol is a consequence as well.
+        let flags = flags::DOWNSTREAM_PROTOCOL | flags::LOCAL_RESET | flags::STREAM_IDLE;
+        assert_eq!(ending(flags, false), Ending::ClientFault);
+        assert_eq!(classify(&defaults(), None, Ending::ClientFault, true), Outcome::Cancelled);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use crate::outcome::blame::Event;
 use crate::outcome::judgement::{Carried, Judgement};
-use crate::outcome::{Ending, Outcome, classify};
+use crate::outcome::{Ending, Outcome, REQUEST_TIMEOUT, classify};
 use crate::plan::guard::BadOutcomes;
 use crate::time::{Micros, Millis, Span};
 
@@ -185,15 +185,16 @@ impl Attempts {
         })
     }
 
-    /// Settles an attempt without headers after its client has left. (An attempt that failed by itself is settled by the next one,
-    /// or at the request's end, when Envoy says how it failed.)
+    /// Settles an attempt without headers after its client has left, or has failed to send its request. (An attempt that failed by
+    /// itself is settled by the next one, or at the request's end, when Envoy says how it failed.)
     pub fn settle_abandoned(
         &mut self,
         attempt: usize,
+        ending: Ending,
         now: Micros,
         errors: &BadOutcomes,
     ) -> Option<Judgement> {
-        self.settle_open(attempt, now, Ending::Cancelled, errors)
+        self.settle_open(attempt, now, ending, errors)
     }
 
     /// Settles an attempt that failed without headers, if a reset and a time-out mean the same to the guard. Otherwise the next
@@ -225,7 +226,10 @@ impl Attempts {
 
     /// Ends the request: settles its open attempts and returns its outcome.
     pub fn finish(&mut self, end: RequestEnd, errors: &BadOutcomes, judged: &mut Vec<Judgement>) -> Outcome {
-        let RequestEnd { ending, now, .. } = end;
+        let is_late = |answer: RouterAnswer| !answer.from_upstream && answer.status == REQUEST_TIMEOUT;
+        let ending = if self.answer.is_some_and(is_late) { Ending::ClientFault } else { end.ending };
+        let end = RequestEnd { ending, ..end };
+        let now = end.now;
         let status = self.answer.filter(|answer| answer.from_upstream).map(|answer| answer.status);
         if ending == Ending::Overflow {
             self.attempts.pop_if(|last| last.state == State::Open);
@@ -321,6 +325,7 @@ impl Attempts {
     /// this long, and a client that left after the latency limit left because of the latency. A fast failure says nothing.
     fn latency(&self, waited: Span, outcome: Outcome, ending: Ending) -> Option<Span> {
         let counts = match outcome {
+            Outcome::Cancelled if ending == Ending::ClientFault => false,
             Outcome::Cancelled => self.latency_limit.is_some_and(|limit| waited > limit.span()),
             Outcome::Bad => ending == Ending::Timeout,
             _ => false,

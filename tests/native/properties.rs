@@ -433,7 +433,7 @@ proptest! {
 
     #[test]
     fn a_request_settles_each_attempt_once_in_any_order(
-        errors in bad_outcomes(), steps in vec((0u8..6, 0usize..4, 100u16..600), 0..20), end in 0usize..5,
+        errors in bad_outcomes(), steps in vec((0u8..6, 0usize..4, 100u16..600), 0..20), end in 0usize..6,
     ) {
         let mut attempts = Attempts::new(Micros(0), Some(Millis(5)));
         let (mut judged, mut begun, mut now): (Vec<Judgement>, usize, u64) = (Vec::new(), 0, 0);
@@ -446,10 +446,10 @@ proptest! {
                 }
                 2 | 3 => judged.extend(attempts.record_headers(n, status, Micros(now), &errors)),
                 4 => judged.extend(attempts.settle_failed(n, Micros(now), &errors)),
-                _ => judged.extend(attempts.settle_abandoned(n, Micros(now), &errors)),
+                _ => judged.extend(attempts.settle_abandoned(n, Ending::ClientFault, Micros(now), &errors)),
             }
         }
-        let ending = [Ending::Complete, Ending::Reset, Ending::Timeout, Ending::Cancelled, Ending::Local][end];
+        let ending = [Ending::Complete, Ending::Reset, Ending::Timeout, Ending::Cancelled, Ending::Local, Ending::ClientFault][end];
         let end = RequestEnd { ending, carried: Carried::default(), now: Micros(now) };
         attempts.finish(end, &errors, &mut judged);
         let settled = judged.iter().filter(|j| j.outcome.is_some()).count();

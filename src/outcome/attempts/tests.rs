@@ -181,7 +181,7 @@ fn a_client_that_leaves_counts_as_slow_only_past_the_latency_limit() {
     for (left_at, latency) in [(900 * MS, None), (1200 * MS, Some(1200 * MS))] {
         let mut f = attempts();
         let (n, _) = begin(&mut f, 0, 0);
-        let judged = f.settle_abandoned(n, Micros(left_at), &errors()).unwrap();
+        let judged = f.settle_abandoned(n, Ending::Cancelled, Micros(left_at), &errors()).unwrap();
         assert_eq!(judged.event, answered(Outcome::Cancelled, latency));
         assert!(finish(&mut f, Ending::Cancelled, left_at).1.is_empty(), "settled once");
     }
@@ -263,4 +263,24 @@ fn the_time_of_an_upload_is_no_latency() {
     let (second, _) = begin(&mut f, 20 * MS, 1);
     let judged = f.record_headers(second, 200, Micros(60 * MS), &errors()).unwrap();
     assert_eq!(judged.event, answered(Outcome::Good, Some(40 * MS)), "a retry after the upload");
+}
+
+#[test]
+fn a_request_that_did_not_come_to_its_end_judges_nobody() {
+    for flag in [Ending::Timeout, Ending::Local] {
+        let mut f = attempts();
+        begin(&mut f, 0, 1);
+        assert_eq!(router_answer(&mut f, 408, false, 9_000 * MS), None);
+        let (outcome, judged) = finish(&mut f, flag, 9_000 * MS);
+        assert_eq!(outcome, Outcome::Cancelled);
+        assert_eq!(judged.len(), 1);
+        // It has lasted longer than the latency limit, and that is the client's fault too.
+        assert_eq!(judged[0].event, answered(Outcome::Cancelled, None));
+        assert_eq!(judged[0].key_outcome(None), Some(KeyOutcome::Inconclusive));
+    }
+    // A provider's own 408 is an answer like any other.
+    let mut f = attempts();
+    let (n, _) = begin(&mut f, 0, 1);
+    f.record_headers(n, 408, Micros(MS), &errors());
+    assert_eq!(finish(&mut f, Ending::Complete, MS).0, Outcome::CallerError);
 }
