@@ -7,6 +7,7 @@
 
 mod admin; // the `admin` role: one context a request
 mod alerts; // events posted to a webhook
+mod astray; // removes keys from mirrored and redirected requests
 mod attempt; // the `keys` role: one context an attempt
 mod body; // request bodies: held, read, changed for a version
 mod census; // this VM's part in the census

@@ -20,15 +20,17 @@ pub use self::body::{change_request_body, request_body};
 pub use self::clock::Clock;
 pub use self::data::SharedData;
 pub use self::headers::{
-    has_request_header, remove_request_header, request_headers, response_headers, response_status,
-    set_request_header, set_response_header,
+    has_request_header, remove_request_header, request_header, request_headers, response_headers,
+    response_status, set_request_header, set_response_header,
 };
 pub use self::http::{call_status, post, respond};
 pub use self::log::{error, info, warn};
 pub use self::metric::Metric;
 pub use self::properties::{
-    UpstreamOk, attempt_cluster, attempt_label, buffered_body, filter_name, property, response_flags,
-    source_address, via_upstream,
+    UpstreamOk, answered_status, attempt_cluster, attempt_label, buffered_body, filter_name,
+    has_client_connection, property, response_flags, source_address, via_upstream,
 };
-pub use self::request_link::{is_request, mark_request, request_link, set_next_cluster, set_request_link};
+pub use self::request_link::{
+    clear_request_link, is_request, mark_request, request_link, set_next_cluster, set_request_link,
+};
 pub use self::vm::{environment, memory, plugin_configuration, seed, set_tick};

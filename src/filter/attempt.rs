@@ -17,7 +17,7 @@ use super::{body, reply};
 use crate::host;
 use crate::llm::LITE;
 use crate::llm::edit::Edits;
-use crate::outcome::flags;
+use crate::outcome::{self, Ending};
 use crate::plan::{Deployment, Version};
 use crate::shared::dropped::Dropped;
 use crate::time::Micros;
@@ -61,7 +61,10 @@ impl AttemptStream {
         let (id, request) = match self.find_request() {
             Found::Here(id, request) => (id, request),
             Found::OtherVm { home } => return self.begin_for_other_vm(&home),
-            Found::Nowhere => return Action::Continue,
+            Found::Nowhere => {
+                self.worker.keep_keys_from_mirror();
+                return Action::Continue;
+            }
         };
         let Some(deployment) = request.deployment() else { return Action::Continue };
         let Some(earlier) = request.attempts.with(Earlier::of) else { return Action::Continue };
@@ -136,14 +139,19 @@ impl AttemptStream {
     fn end_without_answer(&self, Begun { request, number }: &Begun) {
         let Some(deployment) = request.deployment() else { return };
         let now = self.worker.clock.now();
-        let cancelled = host::response_flags() & flags::CANCELLED != 0;
-        let errors = &request.guard(deployment).errors;
-        let judged = request.attempts.with_mut(|attempts| {
-            if cancelled {
-                attempts.settle_abandoned(*number, now.mono, errors)
-            } else {
-                attempts.settle_failed(*number, now.mono, errors)
+        let flags = host::response_flags();
+        let gave_up = match outcome::ending(flags, false) {
+            ending @ (Ending::Cancelled | Ending::ClientFault) => Some(ending),
+            // Envoy has answered in place of this attempt, and it blames the client. It sets the flag only later.
+            _ if host::answered_status().is_some_and(|code| (400..500).contains(&code)) => {
+                Some(Ending::ClientFault)
             }
+            _ => None,
+        };
+        let errors = &request.guard(deployment).errors;
+        let judged = request.attempts.with_mut(|attempts| match gave_up {
+            Some(ending) => attempts.settle_abandoned(*number, ending, now.mono, errors),
+            None => attempts.settle_failed(*number, now.mono, errors),
         });
         if let Some(judged) = judged.flatten() {
             self.worker.record(request, &[judged], None, now);

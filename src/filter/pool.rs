@@ -129,6 +129,11 @@ impl LivePool {
         None
     }
 
+    /// Returns whether this is the header value of a key of the pool.
+    pub fn holds(&self, pool: &KeyPool, header_value: &[u8]) -> bool {
+        self.keys.with(|keys| keys.holds(pool, header_value)) == Some(true)
+    }
+
     /// Reads the states of the keys, if that is due, and writes their gauges.
     pub fn write_gauges(&self, turn: &mut Turn<'_>) {
         self.keys.with(|keys| {

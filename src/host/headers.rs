@@ -21,6 +21,11 @@ pub fn has_request_header(name: &str) -> bool {
     hostcalls::get_map_value_bytes(MapType::HttpRequestHeaders, name).is_ok_and(|value| value.is_some())
 }
 
+/// Reads a request header. Only in the request-headers callback.
+pub fn request_header(name: &str) -> Option<Vec<u8>> {
+    hostcalls::get_map_value_bytes(MapType::HttpRequestHeaders, name).ok().flatten()
+}
+
 /// Removes a request header. Only in the request-headers callback.
 pub fn remove_request_header(name: &str) {
     let _ = hostcalls::remove_map_value(MapType::HttpRequestHeaders, name);

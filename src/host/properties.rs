@@ -18,6 +18,12 @@ pub fn response_flags() -> u64 {
     bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes)
 }
 
+/// Reads the status that the client was answered with, if it was.
+pub fn answered_status() -> Option<u16> {
+    let code = u64::from_le_bytes(property("response\0code")?.try_into().ok()?);
+    u16::try_from(code).ok()
+}
+
 /// Returns whether the response came from an upstream. Only the details of the response code tell. The status does not: Envoy
 /// answers a failed gRPC request with 200, and a gateway may map its own answers to any status.
 pub fn via_upstream() -> bool {
@@ -49,6 +55,11 @@ impl UpstreamOk {
 /// Reads the downstream address, with port.
 pub fn source_address() -> Option<Vec<u8>> {
     property("source\0address")
+}
+
+/// Returns whether the stream has a client's connection. A mirrored request has none: Envoy makes it by itself.
+pub fn has_client_connection() -> bool {
+    property("connection\0id").is_some()
 }
 
 /// Reads the name of the cluster that an attempt goes to. Only in an upstream context.

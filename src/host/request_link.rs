@@ -61,3 +61,9 @@ const NEXT_CLUSTER: &str = "bw.cluster";
 pub fn set_next_cluster(cluster: &str) {
     abi::set_property(NEXT_CLUSTER.as_bytes(), cluster.as_bytes());
 }
+
+/// Cuts a request off from an earlier one with the same filter state, which Envoy keeps when it follows an internal redirect.
+pub fn clear_request_link() {
+    abi::set_property(REQUEST.as_bytes(), b"");
+    abi::set_property(NEXT_CLUSTER.as_bytes(), b"");
+}

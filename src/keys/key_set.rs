@@ -42,7 +42,7 @@ impl KeySet {
             let secret = match &key.value {
                 KeyValue::Known(secret) => Some(secret.clone()),
                 KeyValue::Named(name) => {
-                    secrets.get(name).map(|raw| Secret::clean(raw.expose(), &pool.prefix))
+                    secrets.get(name).map(|raw| Secret::for_header(raw.expose(), &pool.header, &pool.prefix))
                 }
             };
             let value = secret.filter(|secret| !secret.expose().is_empty()).map(|secret| Value {
@@ -176,6 +176,14 @@ impl KeySet {
             mask.extend(value.chars().skip(before));
         }
         Some(mask)
+    }
+
+    /// Returns whether this is the header value of a key. `pool`: the pool of these keys.
+    pub fn holds(&self, pool: &KeyPool, header_value: &[u8]) -> bool {
+        let Some(value) = header_value.strip_prefix(pool.prefix.as_bytes()) else { return false };
+        let Ok(value) = std::str::from_utf8(value) else { return false };
+        let fingerprint = fingerprint(&pool.name, value);
+        self.keys.iter().filter_map(|slot| slot.value.as_ref()).any(|value| value.fingerprint == fingerprint)
     }
 
     /// Returns the fingerprint of a key; `None` while its secret is missing.
