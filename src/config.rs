@@ -13,7 +13,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use crate::headers::CLIENT_CREDENTIALS;
+use crate::credentials;
 use crate::json::{self, Cursor, Items, Member, Node, Read, Sink, each};
 use crate::plan::index::Index;
 use crate::plan::pool::Secret;
@@ -29,6 +29,7 @@ mod guard; // `guard` and `recovery`
 mod model; // `llm`: models, conditions on the body, changes of the body
 mod pool; // `key_pools[]`: keys, their values, cooldowns
 mod ramp; // `ramp` and its stages
+mod rewrite; // `query` and `remove_headers`
 mod structure; // a serialized protobuf `Struct` as JSON text
 mod value; // single values: names, hosts, durations, percentages
 mod wire; // protobuf's wire format
@@ -98,6 +99,8 @@ struct Context<'a> {
     pool_names: Read<Vec<String>>,
     /// Key headers of all pools, from [`texts`].
     pool_headers: Read<Vec<String>>,
+    /// Names, in lower case, in `remove_headers` of each pool.
+    pool_removed: Vec<Vec<String>>,
     cluster_header: String,
     version_header: Option<String>,
 }
@@ -136,6 +139,7 @@ fn plan(root: &mut Node, sink: &Sink, env: &dyn Fn(&str) -> Option<String>) -> R
         env,
         pool_names: texts(&pool_items, "name"),
         pool_headers: texts(&pool_items, "header"),
+        pool_removed: pool_items.as_ref().map_or(Vec::new(), removed_headers),
         cluster_header: cluster_header.clone().unwrap_or_else(|_| CLUSTER_HEADER.to_owned()),
         version_header: version_header.clone().unwrap_or_default(),
     };
@@ -185,7 +189,7 @@ fn deployments(root: &mut Node, sink: &Sink, context: &Context<'_>) -> Read<Vec<
 /// Reads `cluster_header` or `version_header`.
 fn routing_header(at: &Cursor<'_>) -> Read<String> {
     let name = value::header_name(at)?;
-    if value::is_framing(&name) || CLIENT_CREDENTIALS.contains(&name.as_str()) {
+    if value::is_framing(&name) || credentials::HEADERS.contains(&name.as_str()) {
         return Err(at.wrong("must not be a header of the connection or of a credential"));
     }
     Ok(name)
@@ -213,7 +217,7 @@ fn named_secrets(at: &Cursor<'_>) -> Read<BTreeMap<String, Secret>> {
             at.refuse(pool::SECRET_NAME);
         }
         let Ok(raw) = at.string() else { continue };
-        match pool::clean(raw, "") {
+        match pool::secret(raw) {
             Ok(secret) => {
                 if secrets.insert(name.to_owned(), secret).is_some() {
                     at.refuse("duplicate field");
@@ -236,6 +240,15 @@ fn texts(items: &Read<Items<'_>>, field: &'static str) -> Read<Vec<String>> {
     let items = items.as_ref().map_err(|reported| *reported)?;
     let text = |item: &Cursor<'_>| item.peek(field).and_then(|at| at.as_str().map(str::to_owned));
     items.complete.map(|()| items.cursors.iter().map(|item| text(item).unwrap_or_default()).collect())
+}
+
+/// Returns the names in `remove_headers` of each pool, in lower case. Problems of the pools do not matter here.
+fn removed_headers(pools: &Items<'_>) -> Vec<Vec<String>> {
+    let names = |pool: &Cursor<'_>| {
+        let Some(at) = pool.peek("remove_headers") else { return Vec::new() };
+        at.elements().iter().filter_map(|at| at.as_str().map(str::to_ascii_lowercase)).collect()
+    };
+    pools.cursors.iter().map(names).collect()
 }
 
 /// Reports each item with the same `field` as an earlier item, or with one that differs only by `.` and `_`. A metric's name

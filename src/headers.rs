@@ -9,10 +9,6 @@ use std::fmt;
 /// Prefix of the headers that the roles of the filter send to each other. They are removed from client requests.
 pub const OWN_PREFIX: &str = "x-bellwether-";
 
-/// Headers that carry a client's own credentials. They are removed from requests to a version with a key pool (in
-/// `filter/rewrite.rs`), so that a provider never sees them.
-pub const CLIENT_CREDENTIALS: [&str; 3] = ["authorization", "x-api-key", "api-key"];
-
 /// Headers, pseudo headers included, in the proxy's order. Names are in lower case; values may be any bytes.
 #[derive(Default)]
 pub struct Headers {

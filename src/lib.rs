@@ -39,7 +39,8 @@
 pub mod time; // spans, moments on two clocks, RFC 3339 times, durations such as `30s`
 pub mod units; // shares in basis points, points of requests
 pub mod hash; // the hash of sticky identities and names
-pub mod headers; // headers of a request; names of client credentials (filter/rewrite.rs removes them) and of our own headers
+pub mod headers; // headers of a request; names of our own headers
+pub mod credentials; // names of client credentials: headers, query parameters, subprotocols (filter/rewrite.rs removes them)
 pub mod problems; // the list of a document's errors
 pub mod json; // reads a document; its cursor gives each error its path
 pub mod shared; // data shared by all workers: the name of every shared key, compare-and-swap, bytes
@@ -48,7 +49,7 @@ pub mod llm; // LLM APIs: incremental JSON reader, requests, changes of a body, 
 pub mod plan; // a checked configuration: matches, versions, the split computed from weights, guards, ramps, key pools, cleaned keys
 pub mod config; // compiles a document into a plan, or into all its errors
 // A request.
-pub mod route; // chooses the version: match, rules, sticky identity, weight; rewrites the path prefix
+pub mod route; // chooses the version: match, rules, sticky identity, weight; rewrites path and query
 pub mod outcome; // classifies an attempt: the fault of the version, the key, the caller or nobody
 pub mod keys; // chooses the key; cools a key after a 429, disables it after a 401; reads reset headers
 // The verdict.

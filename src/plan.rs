@@ -105,9 +105,44 @@ pub struct Version {
     pub set_headers: Vec<(String, String)>,
     /// The model and the changes of the body.
     pub dialect: Dialect,
+    /// Query parameters set for this version.
+    pub query: Vec<QueryParameter>,
+    /// Request headers removed for this version; names in lower case.
+    pub remove_headers: Vec<String>,
 }
 
-/// A replacement of a path prefix: a path that begins with `from` begins with `to` instead. Any other path stays.
+/// A query parameter of a version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct QueryParameter {
+    /// Name.
+    pub name: String,
+    /// `name=value` as it stands in the path, escaped where that is needed.
+    pub pair: String,
+}
+
+impl QueryParameter {
+    /// Makes a parameter from its name and its value as text.
+    pub fn new(name: String, value: &str) -> QueryParameter {
+        let pair = format!("{}={}", escaped(&name), escaped(value));
+        QueryParameter { name, pair }
+    }
+}
+
+/// Escapes all bytes that have a meaning in a query, or are not allowed there.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~!$'()*,;:@/".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+/// A replacement of a path prefix: a path that begins with the segments of `from` begins with `to` instead. Any other path stays.
 /// [`crate::route::rewritten_path`] applies it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PrefixRewrite {

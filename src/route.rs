@@ -4,8 +4,10 @@
 //! 2. [`choose`] takes the first rule that applies: its conditions hold, and its percentage includes this identity.
 //! 3. Without such a rule, [`choose`] asks the split, at the point of the sticky identity or at a random point.
 //!
-//! Stable replaces a version that is rolled back, except for rules with `keep`. [`rewritten_path`] replaces the prefix of the
-//! path for the chosen version.
+//! Stable replaces a version that is rolled back, except for rules with `keep`. [`rewritten_path`] rewrites the path for the
+//! chosen version.
+
+mod path; // the path of an attempt: prefix, query parameters
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -16,8 +18,10 @@ use crate::llm::api::Family;
 use crate::llm::request::Seen;
 use crate::plan::matching::{Asked, all_hold, matches};
 use crate::plan::split::Split;
-use crate::plan::{BodyPath, Deployment, IdentitySource, Plan, Rule, Version};
+use crate::plan::{BodyPath, Deployment, IdentitySource, Plan, Rule};
 use crate::units::{Bps, Point};
+
+pub use path::rewritten_path;
 
 /// The inputs of the decision.
 pub struct RequestFacts<'a> {
@@ -199,16 +203,6 @@ fn cookie<'a>(headers: &'a Headers, name: &str) -> Option<&'a [u8]> {
     })
 }
 
-/// Rewrites the model in the path and the path prefix for this version; `None` if the path stays as it is.
-pub fn rewritten_path(version: &Version, path: &[u8]) -> Option<Vec<u8>> {
-    let named = version.dialect.path(path);
-    let Some(rewrite) = &version.rewrite_prefix else { return named };
-    match named.as_deref().unwrap_or(path).strip_prefix(rewrite.from.as_bytes()) {
-        Some(rest) => Some([rewrite.to.as_bytes(), rest].concat()),
-        None => named,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -223,18 +217,5 @@ mod tests {
         assert_eq!(cookie(&h, "uid"), Some(b"me".as_slice()));
         assert_eq!(cookie(&h, "b"), Some(b"3".as_slice()));
         assert_eq!(cookie(&h, "c"), None);
-    }
-
-    #[test]
-    fn only_a_path_with_the_prefix_is_rewritten() {
-        let mut version = crate::testing::version("v1");
-        version.rewrite_prefix =
-            Some(crate::plan::PrefixRewrite { from: "/v1/".to_owned(), to: "/compat/v1/".to_owned() });
-        assert_eq!(
-            rewritten_path(&version, b"/v1/chat?x=1").as_deref(),
-            Some(b"/compat/v1/chat?x=1".as_slice())
-        );
-        assert_eq!(rewritten_path(&version, b"/v2/chat"), None);
-        assert_eq!(rewritten_path(&version, b""), None);
     }
 }

@@ -22,6 +22,16 @@ pub const SOME: RangeInclusive<usize> = 1..=usize::MAX;
 /// A list that may be empty.
 pub const ANY: RangeInclusive<usize> = 0..=usize::MAX;
 
+/// Methods of a match: more than HTTP has in use.
+pub const METHODS: RangeInclusive<usize> = 1..=32;
+/// Paths of a match.
+pub const PATHS: RangeInclusive<usize> = 1..=256;
+/// Request headers that a version or a pool removes.
+pub const REMOVE_HEADERS: RangeInclusive<usize> = 0..=64;
+/// Query parameters that a version sets.
+pub const QUERY_MAX: usize = 16;
+/// Bytes of the name of a query parameter, and of its value.
+pub const QUERY_BYTES_MAX: usize = 255;
 /// Request headers that a version sets. Envoy takes a hundred in all by default.
 pub const SET_HEADERS_MAX: usize = 64;
 

@@ -1,6 +1,6 @@
 //! Conditions on requests: `match` of a deployment, and conditions on headers.
 
-use crate::config::bounds::{ANY, SOME};
+use crate::config::bounds::{ANY, METHODS, PATHS, SOME};
 use crate::config::{model, value};
 use crate::json::{Cursor, Read, each};
 use crate::plan::matching::{HeaderCondition, HeaderTest, HostPattern, Match};
@@ -10,13 +10,45 @@ const TESTS: [&str; 6] = ["exact", "prefix", "suffix", "contains", "one_of", "pr
 
 /// Reads a deployment's `match`.
 pub fn matches(at: &Cursor<'_>) -> Read<Match> {
-    let object = at.object(&["hosts", "path_prefix", "headers", "models", "body"])?;
+    let object = at.object(&["hosts", "path_prefix", "headers", "methods", "paths", "models", "body"])?;
     let hosts = object.get("hosts").map_or(Ok(Vec::new()), |at| each(&at.items(&SOME)?, host_pattern));
     let path_prefix = object.get("path_prefix").map(|at| value::path(&at)).transpose();
     let headers = object.get("headers").map_or(Ok(Vec::new()), |at| each(&at.items(&ANY)?, condition));
+    let methods = object.get("methods").map_or(Ok(Vec::new()), |at| each(&at.items(&METHODS)?, method));
+    let prefix = path_prefix.as_ref().map_or(None, Option::as_deref);
+    let paths = object
+        .get("paths")
+        .map_or(Ok(Vec::new()), |at| each(&at.items(&PATHS)?, |at| exact_path(at, prefix)));
     let models = object.get("models").map_or(Ok(Vec::new()), |at| model::patterns(&at));
     let body = object.get("body").map_or(Ok(Vec::new()), |at| model::conditions(&at));
-    Ok(Match { hosts: hosts?, path_prefix: path_prefix?, headers: headers?, models: models?, body: body? })
+    Ok(Match {
+        hosts: hosts?,
+        methods: methods?,
+        paths: paths?,
+        path_prefix: path_prefix?,
+        headers: headers?,
+        models: models?,
+        body: body?,
+    })
+}
+
+/// Reads a method. HTTP compares methods with their case, and all that are in use are in capitals.
+fn method(at: &Cursor<'_>) -> Read<String> {
+    value::text(at, "must be an HTTP method in capitals, such as POST", |text| {
+        (1..=32).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_uppercase() || b == b'-')
+    })
+}
+
+/// Reads a whole path. With a `path_prefix` that it does not have, it would match no request.
+fn exact_path(at: &Cursor<'_>, prefix: Option<&str>) -> Read<String> {
+    let path = value::path(at)?;
+    if path.contains(['?', '#']) {
+        return Err(at.wrong("must be a path without a query"));
+    }
+    match prefix {
+        Some(prefix) if !path.starts_with(prefix) => Err(at.wrong("must begin with path_prefix")),
+        _ => Ok(path),
+    }
 }
 
 /// Reads a host or `*.host`.

@@ -1,7 +1,9 @@
 //! `deployments`: one gray release each, with its versions, rules, sticky identities and failover.
 
-use crate::config::{Context, bounds, condition, guard, model, ramp, texts, unique, value};
-use crate::headers::{CLIENT_CREDENTIALS, OWN_PREFIX};
+use crate::config::pool::DEFAULT_HEADER;
+use crate::config::{Context, bounds, condition, guard, model, ramp, rewrite, texts, unique, value};
+use crate::credentials;
+use crate::headers::OWN_PREFIX;
 use crate::json::{Cursor, Items, Member, Read, each};
 use crate::plan::guard::Recovery;
 use crate::plan::matching::Match;
@@ -132,6 +134,8 @@ fn version(at: &Cursor<'_>, ramped: bool, context: &Context<'_>) -> Read<Version
         "set_headers",
         "model",
         "request",
+        "query",
+        "remove_headers",
     ])?;
     let id = object.need("id").and_then(|at| value::id(&at));
     let weight = match (object.get("weight"), ramped) {
@@ -143,18 +147,25 @@ fn version(at: &Cursor<'_>, ramped: bool, context: &Context<'_>) -> Read<Version
     let pool = object.get("key_pool").map(|at| reference(&at, "key pool", &context.pool_names)).transpose();
     let host = object.get("host").map(|at| value::host(&at)).transpose();
     let rewrite_prefix = object.get("rewrite_prefix").map(|at| rewrite_prefix(&at)).transpose();
+    let pooled = object.get("key_pool").is_some();
+    let index = pool.ok().flatten();
+    let pool_header = index.and_then(|index| context.pool_headers.as_ref().ok()?.get(index));
+    let pool_header = pool_header.map(|name| if name.is_empty() { DEFAULT_HEADER } else { name });
     let mut reserved = vec![context.cluster_header.as_str()];
-    if let Ok(Some(index)) = pool
-        && let Ok(headers) = &context.pool_headers
-    {
-        reserved.extend(headers.get(index).map(String::as_str));
+    reserved.extend(pool_header);
+    if pooled {
+        reserved.extend(credentials::RESERVED);
     }
-    if object.get("key_pool").is_some() {
-        reserved.extend(CLIENT_CREDENTIALS);
-    }
+    let removed = index.and_then(|index| context.pool_removed.get(index));
+    reserved.extend(removed.into_iter().flatten().map(String::as_str));
     let set_headers =
         object.get("set_headers").map_or(Ok(Vec::new()), |at| set_headers(&at.hidden(), &reserved));
     let dialect = model::dialect(&object);
+    let query = object.get("query").map_or(Ok(Vec::new()), |at| rewrite::query(&at.hidden(), pooled));
+    let set = set_headers.as_ref().map_or(&[][..], Vec::as_slice).iter().map(|(name, _)| name.as_str());
+    let own: Vec<&str> = set.chain(pool_header).collect();
+    let remove_headers =
+        object.get("remove_headers").map_or(Ok(Vec::new()), |at| rewrite::remove_headers(&at, &own, context));
     Ok(Version {
         id: id?,
         weight: weight?,
@@ -162,6 +173,8 @@ fn version(at: &Cursor<'_>, ramped: bool, context: &Context<'_>) -> Read<Version
         pool: pool?,
         host: host?,
         rewrite_prefix: rewrite_prefix?,
+        query: query?,
+        remove_headers: remove_headers?,
         set_headers: set_headers?,
         dialect: dialect?,
     })

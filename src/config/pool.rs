@@ -2,7 +2,7 @@
 
 use crate::config::bounds;
 use crate::config::value::{self, at_least, duration_or};
-use crate::config::{Context, unique};
+use crate::config::{Context, rewrite, unique};
 use crate::headers::OWN_PREFIX;
 use crate::json::{Cursor, Member, Read, each};
 use crate::plan::pool::{Cooldown, Inject, Key, KeyPool, KeyValue, Secret, StreakLimit};
@@ -24,14 +24,18 @@ pub fn pool(at: &Cursor<'_>, context: &Context<'_>) -> Read<KeyPool> {
         "rejected",
         "failing",
         "sticky",
+        "remove_headers",
     ])?;
     let name = object.need("name").and_then(|at| value::id(&at));
     let header =
         object.get("header").map_or_else(|| Ok(DEFAULT_HEADER.to_owned()), |at| header(&at, context));
     let prefix =
         object.get("prefix").map_or_else(|| Ok(DEFAULT_PREFIX.to_owned()), |at| value::header_value(&at));
-    // If the prefix itself is wrong, keys are read as if there were none.
-    let scheme = prefix.as_deref().unwrap_or_default();
+    // If the header or the prefix itself is wrong, keys are read as if there were none.
+    let scheme = Scheme {
+        header: header.as_deref().unwrap_or(DEFAULT_HEADER),
+        prefix: prefix.as_deref().unwrap_or_default(),
+    };
     let keys = object.need("keys").and_then(|at| keys(&at.hidden(), scheme, context.env));
     let inject = object.get("inject").map_or(Ok(Inject::Attempt), |at| {
         at.choice(&["attempt", "request"]).map(|i| if i == 0 { Inject::Attempt } else { Inject::Request })
@@ -41,6 +45,10 @@ pub fn pool(at: &Cursor<'_>, context: &Context<'_>) -> Read<KeyPool> {
         object.get("rejected").map_or(Ok(REJECTED), |at| streak_limit(&at, "disable_for", REJECTED));
     let failing = object.get("failing").map_or(Ok(FAILING), |at| streak_limit(&at, "cooldown", FAILING));
     let sticky = object.get("sticky").map_or(Ok(false), |at| at.boolean());
+    let own = header.as_ref().map_or(DEFAULT_HEADER, String::as_str);
+    let remove_headers = object
+        .get("remove_headers")
+        .map_or(Ok(Vec::new()), |at| rewrite::remove_headers(&at, &[own], context));
     Ok(KeyPool {
         name: name?,
         header: header?,
@@ -51,6 +59,7 @@ pub fn pool(at: &Cursor<'_>, context: &Context<'_>) -> Read<KeyPool> {
         rejected: rejected?,
         failing: failing?,
         sticky: sticky?,
+        remove_headers: remove_headers?,
     })
 }
 
@@ -94,12 +103,26 @@ fn streak_limit(at: &Cursor<'_>, out_for: &'static str, default: StreakLimit) ->
 /// A function that reads an environment variable.
 type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 
+/// The parts of a pool that decide how its keys are cleaned.
+#[derive(Clone, Copy)]
+struct Scheme<'a> {
+    header: &'a str,
+    prefix: &'a str,
+}
+
+impl Scheme<'_> {
+    /// Returns a key, trimmed and without a doubled prefix.
+    fn clean(self, raw: &str) -> Result<Secret, &'static str> {
+        checked(Secret::for_header(raw, self.header, self.prefix), self.prefix)
+    }
+}
+
 /// Reads the keys of a pool.
-fn keys(at: &Cursor<'_>, prefix: &str, env: Env<'_>) -> Read<Vec<Key>> {
+fn keys(at: &Cursor<'_>, scheme: Scheme<'_>, env: Env<'_>) -> Read<Vec<Key>> {
     let items = at.items(&bounds::KEYS)?;
     unique(&items, "id");
     // Values are read first, so that a key with another problem is still found as a duplicate.
-    let value = |item: &Cursor<'_>| item.peek("value").map(|at| key_value(&at.hidden(), prefix, env));
+    let value = |item: &Cursor<'_>| item.peek("value").map(|at| key_value(&at.hidden(), scheme, env));
     let values: Vec<Option<Read<KeyValue>>> = items.cursors.iter().map(value).collect();
     refuse_equal_values(&items.cursors, &values);
     let is_zero = |item: &Cursor<'_>| item.peek("weight").and_then(|at| at.as_integer()) == Some(0);
@@ -144,20 +167,20 @@ fn name_of(item: &Cursor<'_>) -> String {
 }
 
 /// Reads the value of a key: a text, an environment variable, or the name of a secret.
-fn key_value(at: &Cursor<'_>, prefix: &str, env: Env<'_>) -> Read<KeyValue> {
+fn key_value(at: &Cursor<'_>, scheme: Scheme<'_>, env: Env<'_>) -> Read<KeyValue> {
     if let Some(raw) = at.as_str() {
-        return clean(raw, prefix).map(KeyValue::Known).map_err(|rule| at.refuse(rule));
+        return scheme.clean(raw).map(KeyValue::Known).map_err(|rule| at.refuse(rule));
     }
     let members = if at.is_object() { at.members()? } else { Vec::new() };
     // The name of an unknown field is not shown: it may be the key itself.
     match members.as_slice() {
-        [Member { name: "env", at }] => from_environment(at, prefix, env),
+        [Member { name: "env", at }] => from_environment(at, scheme, env),
         [Member { name: "secret", at }] => secret_name(at).map(KeyValue::Named),
         _ => Err(at.wrong("must be a string, {\"env\": NAME} or {\"secret\": NAME}")),
     }
 }
 
-fn from_environment(at: &Cursor<'_>, prefix: &str, env: Env<'_>) -> Read<KeyValue> {
+fn from_environment(at: &Cursor<'_>, scheme: Scheme<'_>, env: Env<'_>) -> Read<KeyValue> {
     let name = at.string()?;
     // Problems show this name, so it must not be a pasted key. Most keys have other characters as well.
     let is_name = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
@@ -167,7 +190,8 @@ fn from_environment(at: &Cursor<'_>, prefix: &str, env: Env<'_>) -> Read<KeyValu
     let Some(raw) = env(name) else {
         return Err(at.refuse(&format!("environment variable {name} is not set")));
     };
-    clean(&raw, prefix)
+    scheme
+        .clean(&raw)
         .map(KeyValue::Known)
         .map_err(|rule| at.refuse(&format!("environment variable {name} {rule}")))
 }
@@ -186,12 +210,16 @@ pub fn is_secret_name(name: &str) -> bool {
         && !name.chars().any(|c| c.is_whitespace() || c.is_control())
 }
 
-/// Returns a key, trimmed and without a doubled prefix.
+/// Returns the value of a secret, trimmed. A doubled prefix stays, because only the pool knows the prefix.
 ///
 /// # Errors
-/// The rule that the key breaks.
-pub fn clean(raw: &str, prefix: &str) -> Result<Secret, &'static str> {
-    let secret = Secret::clean(raw, prefix);
+/// The rule that the value breaks.
+pub fn secret(raw: &str) -> Result<Secret, &'static str> {
+    checked(Secret::clean(raw, ""), "")
+}
+
+/// Refuses a key that would be sent as it is and could not be right.
+fn checked(secret: Secret, prefix: &str) -> Result<Secret, &'static str> {
     let value = secret.expose();
     if value.is_empty() || value.eq_ignore_ascii_case(prefix.trim()) {
         return Err("must not be blank");
@@ -199,5 +227,21 @@ pub fn clean(raw: &str, prefix: &str) -> Result<Secret, &'static str> {
     if value.chars().any(char::is_control) {
         return Err("must not have control characters inside");
     }
+    if value.contains('\u{feff}') {
+        return Err("must not have a byte order mark (U+FEFF): save the file without one");
+    }
+    if value.chars().any(is_invisible) {
+        return Err("must not have zero-width or other invisible characters (U+200B and the like)");
+    }
+    let quotes = [('"', '"'), ('\'', '\''), ('`', '`'), ('\u{201c}', '\u{201d}'), ('\u{2018}', '\u{2019}')];
+    if quotes.iter().any(|(begin, end)| value.len() > 1 && value.starts_with(*begin) && value.ends_with(*end))
+    {
+        return Err("must not have quotes around it");
+    }
     Ok(secret)
+}
+
+/// Returns whether a character takes no room on a screen: a soft hyphen, zero-width characters, marks of direction.
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2064}')
 }

@@ -91,6 +91,7 @@ impl RouterStream {
     fn begin(&mut self, ended: bool) -> Action {
         let mut headers = host::request_headers();
         remove_spoofed(&self.service.plan, &mut headers);
+        self.worker.keep_keys_from_redirect(&mut headers);
         let service = Rc::clone(&self.service);
         let candidates = route::candidates(&service.plan, &headers);
         if LITE || !service.plan.reads_bodies {
@@ -306,9 +307,7 @@ impl RouterStream {
         host::set_request_header(&plan.cluster_header, version.cluster.as_bytes());
         // The key takes the place of any value that the client has in the pool's header: no need to remove that first.
         let pool = key.and(version.pool).and_then(|pool| plan.pools.get(pool));
-        let replaced = pool.map(|pool| pool.header.as_str());
-        let has = |name: &str| replaced != Some(name) && headers.has(name);
-        rewrite(&self.service, version, headers.get(":path").as_deref(), &has);
+        rewrite(&self.service, version, headers, pool.map(|pool| pool.header.as_str()));
         // A request must never leave without its credential. The key is put in even if there is a `keys` role: that role may not
         // see the attempts (another listener may have no such role, or it may be about to be reloaded).
         if let (Some(key), Some(serving)) = (key, &self.serving) {

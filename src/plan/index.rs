@@ -2,7 +2,7 @@
 //! than one.
 //!
 //! The index lists each deployment under one necessary condition of its match: the value of a header, else its hosts, else its
-//! path prefix. A deployment without any of these is a candidate for every request. A look-up returns the candidates with a
+//! paths, else its path prefix. A deployment without any of these is a candidate for every request. A look-up returns the candidates with a
 //! condition that this request meets; only their matches are then evaluated in full, in configuration order.
 //!
 //! The tables are sorted vectors: ten comparisons find one entry in a thousand, and the standard hash table would draw a random
@@ -51,7 +51,7 @@ pub struct Index {
     hosts: Table,
     /// By the end of a host, which begins with a dot.
     suffixes: Table,
-    /// By path prefix.
+    /// By path prefix, and by whole path, which is a prefix too.
     prefixes: Table,
     /// All lengths of path prefixes.
     prefix_lengths: Vec<usize>,
@@ -94,13 +94,20 @@ impl Index {
                     HostPattern::Suffix(suffix) => self.suffixes.add(suffix.as_bytes(), n),
                 }
             }
+        } else if !conditions.paths.is_empty() {
+            // A path begins with itself.
+            conditions.paths.iter().for_each(|path| self.add_prefix(path, n));
         } else if let Some(prefix) = &conditions.path_prefix {
-            self.prefixes.add(prefix.as_bytes(), n);
-            if !self.prefix_lengths.contains(&prefix.len()) {
-                self.prefix_lengths.push(prefix.len());
-            }
+            self.add_prefix(prefix, n);
         } else {
             self.rest.push(n);
+        }
+    }
+
+    fn add_prefix(&mut self, prefix: &str, n: usize) {
+        self.prefixes.add(prefix.as_bytes(), n);
+        if !self.prefix_lengths.contains(&prefix.len()) {
+            self.prefix_lengths.push(prefix.len());
         }
     }
 
@@ -169,7 +176,12 @@ mod tests {
     /// Returns a document with every kind of condition and all their combinations: 0…2 of each of hosts, prefix and headers.
     fn document() -> String {
         let hosts = ["", r#""hosts": ["a.example.com"]"#, r#""hosts": ["*.example.com", "A.test:8443"]"#];
-        let paths = ["", r#""path_prefix": "/v1/""#, r#""path_prefix": "/v1/chat""#];
+        let paths = [
+            "",
+            r#""path_prefix": "/v1/""#,
+            r#""path_prefix": "/v1/chat""#,
+            r#""paths": ["/v1/x", "/v1"], "methods": ["GET"]"#,
+        ];
         let headers = [
             "",
             r#"{"name": "x-id", "exact": "one"}"#,
@@ -207,11 +219,15 @@ mod tests {
             for authority in
                 ["a.example.com", "A.EXAMPLE.com:80", "a.test:8443", "b.a.example.com:1", ".", ""]
             {
-                for path in ["/v1/chat/completions", "/v1/x", "/v1", "/", ""] {
+                for path in ["/v1/chat/completions", "/v1/x", "/v1/x?/v1", "/v1", "/", ""] {
                     for id in [None, Some("one"), Some("two"), Some("three")] {
                         for other in [None, Some("o"), Some("p")] {
-                            let pairs =
-                                [(":authority", Some(authority)), (":path", Some(path)), ("x-id", id)];
+                            let pairs = [
+                                (":authority", Some(authority)),
+                                (":path", Some(path)),
+                                (":method", Some("GET")),
+                                ("x-id", id),
+                            ];
                             let pairs = pairs.into_iter().chain([("x-other", other)]);
                             let pairs =
                                 pairs.filter_map(|(name, value)| Some((name.to_owned(), value?.into())));
@@ -227,6 +243,6 @@ mod tests {
             plan.deployments.remove(0);
             plan.index = super::Index::new(plan.deployments.iter().map(|d| &d.matches));
         }
-        assert_eq!(taken.len(), 54, "every deployment takes some request");
+        assert_eq!(taken.len(), 72, "every deployment takes some request");
     }
 }

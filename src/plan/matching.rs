@@ -8,6 +8,10 @@ use crate::llm::request::{Seen, Value};
 pub struct Match {
     /// Hosts, of which one must match; empty holds for all.
     pub hosts: Vec<HostPattern>,
+    /// Methods, of which one must be the request's; empty holds for all but CORS preflights.
+    pub methods: Vec<String>,
+    /// Paths, of which one must be the request's without its query; empty holds for all.
+    pub paths: Vec<String>,
     /// Prefix of the path, query included.
     pub path_prefix: Option<String>,
     /// Conditions on headers, which must all hold.
@@ -143,12 +147,35 @@ pub(crate) fn matches(conditions: &Match, headers: &Headers) -> bool {
             return false;
         }
     }
+    if !method_matches(&conditions.methods, headers) || !path_matches(&conditions.paths, headers) {
+        return false;
+    }
     if let Some(prefix) = &conditions.path_prefix
         && !headers.get(":path").is_some_and(|path| path.starts_with(prefix.as_bytes()))
     {
         return false;
     }
     all_hold(&conditions.headers, headers)
+}
+
+/// Returns whether the method is one of these. Without any, every method is, but a CORS preflight is not: a browser sends it
+/// without credentials, and its answer says nothing of a version or a key.
+fn method_matches(methods: &[String], headers: &Headers) -> bool {
+    let is = |method: &str| headers.get(":method").is_some_and(|given| *given == *method.as_bytes());
+    if methods.is_empty() {
+        return !(headers.has("access-control-request-method") && is("OPTIONS"));
+    }
+    methods.iter().any(|method| is(method))
+}
+
+/// Returns whether the path without its query is one of these; every path is if there are none.
+fn path_matches(paths: &[String], headers: &Headers) -> bool {
+    if paths.is_empty() {
+        return true;
+    }
+    let Some(path) = headers.get(":path") else { return false };
+    let bare = path.split(|byte| matches!(byte, b'?' | b'#')).next().unwrap_or_default();
+    paths.iter().any(|wanted| bare == wanted.as_bytes())
 }
 
 fn host_matches(pattern: &HostPattern, authority: &[u8]) -> bool {

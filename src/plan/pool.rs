@@ -24,6 +24,8 @@ pub struct KeyPool {
     pub failing: StreakLimit,
     /// Gives one identity the same key as long as the key is usable.
     pub sticky: bool,
+    /// Client headers that are removed besides the credentials; lower case.
+    pub remove_headers: Vec<String>,
 }
 
 /// A cooldown that doubles after each failed trial.
@@ -114,6 +116,17 @@ impl Secret {
             _ => value,
         };
         Secret(rest.to_owned())
+    }
+
+    /// Cleans a pasted key for this header. In a header that has no schemes of its own a leading `Bearer ` is never right, so it is
+    /// removed whatever the pool's prefix is.
+    pub fn for_header(raw: &str, header: &str, prefix: &str) -> Secret {
+        let secret = Secret::clean(raw, prefix);
+        if matches!(header, "authorization" | "proxy-authorization") {
+            secret
+        } else {
+            Secret::clean(&secret.0, "Bearer ")
+        }
     }
 
     /// Returns the value of the header: `prefix`, then the key.

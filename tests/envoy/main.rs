@@ -10,6 +10,7 @@ mod chaos;
 #[cfg(target_os = "linux")]
 mod clock;
 mod common;
+mod credentials;
 mod exhausted;
 mod failover;
 mod guide;
@@ -17,6 +18,7 @@ mod harness;
 mod hostile;
 mod keys;
 mod kubernetes;
+mod matches;
 mod models;
 mod outcomes;
 mod pools;

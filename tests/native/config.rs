@@ -21,7 +21,9 @@ const FULL: &str = r#"{
       "release": "2026-11-20a",
       "match": {
         "hosts": ["API.example.com", "*.example.com", "[::1]:8443"],
+        "methods": ["POST", "OPTIONS"],
         "path_prefix": "/v1/",
+        "paths": ["/v1/chat/completions", "/v1/embeddings"],
         "headers": [
           {"name": "X-Deployment-Id", "exact": "gpt4-upgrade"},
           {"name": "x-begin", "prefix": "p", "invert": true},
@@ -34,7 +36,8 @@ const FULL: &str = r#"{
       "stable": "v1",
       "versions": [
         {"id": "v1", "weight": 89.75, "cluster": "openai", "key_pool": "openai", "host": "api.openai.com",
-         "rewrite_prefix": {"from": "/v1/", "to": "/compat/v1/"}, "set_headers": {"X-Tier": "gold", "x-b": ""}},
+         "rewrite_prefix": {"from": "/v1/", "to": "/compat/v1/"}, "set_headers": {"X-Tier": "gold", "x-b": ""},
+         "query": {"api-version": "2024-10-21", "a b": "c&d"}, "remove_headers": ["OpenAI-Beta", "x-c"]},
         {"id": "v2", "weight": 10, "cluster": "relay", "key_pool": "relay"},
         {"id": "v3", "weight": 0.25, "cluster": "third", "set_headers": {"authorization": "Basic c2stU0VDUkVU"}}
       ],
@@ -87,7 +90,8 @@ const FULL: &str = r#"{
       "rate_limited": {"cooldown": "30s", "max_cooldown": "5m"},
       "rejected": {"after": 2, "disable_for": "20m"},
       "failing": {"after": 7, "cooldown": "45s"},
-      "sticky": true
+      "sticky": true,
+      "remove_headers": ["X-Tenant-Token"]
     },
     {"name": "relay", "header": "X-Api-Key", "prefix": "", "keys": [{"id": "only", "value": "Bearer sk-SECRET-relay"}]},
     {"name": "unused", "header": "x-goog-api-key", "keys": [{"id": "k", "value": "sk-SECRET-unused"}]}
@@ -104,6 +108,8 @@ fn env(name: &str) -> Option<String> {
     match name {
         "OPENAI_KEY_1" => Some("sk-SECRET-env".to_owned()),
         "BLANK" => Some(" \n".to_owned()),
+        "MARKED" => Some("\u{feff}sk-SECRET".to_owned()),
+        "QUOTED" => Some("\"sk-SECRET\"\n".to_owned()),
         "BROKEN" => Some("sk-SECRET\nbroken".to_owned()),
         "SAME" => Some("bearer sk-SECRET-inline".to_owned()),
         _ => None,
@@ -161,7 +167,9 @@ fn every_field_of_a_full_document_reaches_the_plan() {
             HostPattern::Exact("[::1]:8443".to_owned()),
         ]
     );
+    assert_eq!(d.matches.methods, ["POST", "OPTIONS"]);
     assert_eq!(d.matches.path_prefix.as_deref(), Some("/v1/"));
+    assert_eq!(d.matches.paths, ["/v1/chat/completions", "/v1/embeddings"]);
     let conditions: Vec<_> = d.matches.headers.iter().map(|c| (c.name.as_str(), &c.test, c.invert)).collect();
     assert_eq!(
         conditions,
@@ -183,6 +191,10 @@ fn every_field_of_a_full_document_reaches_the_plan() {
         Some(PrefixRewrite { from: "/v1/".to_owned(), to: "/compat/v1/".to_owned() })
     );
     assert_eq!(v1.set_headers, [("x-tier".to_owned(), "gold".to_owned()), ("x-b".to_owned(), String::new())]);
+    let pairs: Vec<_> = v1.query.iter().map(|own| (own.name.as_str(), own.pair.as_str())).collect();
+    assert_eq!(pairs, [("api-version", "api-version=2024-10-21"), ("a b", "a%20b=c%26d")]);
+    assert_eq!(v1.remove_headers, ["openai-beta", "x-c"]);
+    assert_eq!(plan.pools[0].remove_headers, ["x-tenant-token"]);
     assert_eq!((v2.weight, v2.pool, v3.weight, v3.pool), (Some(bps(1_000)), Some(1), Some(bps(25)), None));
     assert_eq!([0, 1, 2].map(|v| d.split.share_of(v).get()), [8_975, 1_000, 25]);
 
@@ -256,7 +268,7 @@ fn every_field_of_a_full_document_reaches_the_plan() {
     assert_eq!(secret(&pool.keys[2].value), "sk-SECRET-inline");
     let relay = &plan.pools[1];
     assert_eq!((relay.header.as_str(), relay.prefix.as_str()), ("x-api-key", ""));
-    assert_eq!(secret(&relay.keys[0].value), "Bearer sk-SECRET-relay", "not a doubled prefix here");
+    assert_eq!(secret(&relay.keys[0].value), "sk-SECRET-relay", "no scheme belongs into this header");
 }
 
 #[test]
@@ -416,7 +428,15 @@ const CASES: &[Case] = &[
     (r#""API.example.com""#, r#""api example.com""#, &[r#"deployments[0].match.hosts[0]: must be a host or *.host, with a port or without, got "api example.com""#]),
     (r#""*.example.com""#, r#""*.example.com:99999""#, &[r#"deployments[0].match.hosts[1]: must be a host or *.host, with a port or without, got "*.example.com:99999""#]),
     (r#""path_prefix": "/v1/""#, r#""path_prefix": "v1/""#, &[r#"deployments[0].match.path_prefix: must begin with / and have no white space, got "v1/""#]),
-    (r#""path_prefix": "/v1/""#, r#""path-prefix": "/v1/""#, &["deployments[0].match.path-prefix: unknown field, expected one of hosts, path_prefix, headers, models, body"]),
+    (r#""path_prefix": "/v1/""#, r#""path-prefix": "/v1/""#, &["deployments[0].match.path-prefix: unknown field, expected one of hosts, path_prefix, headers, methods, paths, models, body"]),
+    (r#""methods": ["POST", "OPTIONS"]"#, r#""methods": []"#, &["deployments[0].match.methods: must have 1 to 32 elements, got 0"]),
+    (r#""methods": ["POST", "OPTIONS"]"#, r#""methods": "POST""#, &[r#"deployments[0].match.methods: must be an array, got "POST""#]),
+    (r#""methods": ["POST", "OPTIONS"]"#, r#""methods": ["post"]"#, &[r#"deployments[0].match.methods[0]: must be an HTTP method in capitals, such as POST, got "post""#]),
+    (r#""methods": ["POST", "OPTIONS"]"#, r#""methods": ["POST", ""]"#, &[r#"deployments[0].match.methods[1]: must be an HTTP method in capitals, such as POST, got """#]),
+    (r#""/v1/embeddings"]"#, r#""v1/embeddings"]"#, &[r#"deployments[0].match.paths[1]: must begin with / and have no white space, got "v1/embeddings""#]),
+    (r#""/v1/embeddings"]"#, r#""/v1/embeddings?a"]"#, &[r#"deployments[0].match.paths[1]: must be a path without a query, got "/v1/embeddings?a""#]),
+    (r#""/v1/embeddings"]"#, r#""/v2/embeddings"]"#, &[r#"deployments[0].match.paths[1]: must begin with path_prefix, got "/v2/embeddings""#]),
+    (r#"["/v1/chat/completions", "/v1/embeddings"]"#, r#"[]"#, &["deployments[0].match.paths: must have 1 to 256 elements, got 0"]),
     (r#"{"name": "X-Deployment-Id", "exact": "gpt4-upgrade"}"#, r#"{"exact": "gpt4-upgrade"}"#, &["deployments[0].match.headers[0].name: is required"]),
     (r#"{"name": "X-Deployment-Id", "exact": "gpt4-upgrade"}"#, r#"{"name": "x-id"}"#, &["deployments[0].match.headers[0]: must have exactly one of exact, prefix, suffix, contains, one_of, present"]),
     (r#"{"name": "X-Deployment-Id", "exact": "gpt4-upgrade"}"#, r#"{"name": "x-id", "exact": "a", "present": true}"#, &["deployments[0].match.headers[0]: must have exactly one of exact, prefix, suffix, contains, one_of, present"]),
@@ -466,6 +486,27 @@ const CASES: &[Case] = &[
     (r#""X-Tier": "gold""#, r#""X-Tier": 1"#, &["deployments[0].versions[0].set_headers.X-Tier: must be a string, got a number"]),
     (r#""X-Tier": "gold""#, r#""X-B": "gold""#, &["deployments[0].versions[0].set_headers.x-b: duplicates deployments[0].versions[0].set_headers.X-B"]),
     (r#"{"X-Tier": "gold", "x-b": ""}"#, r#""Authorization: Bearer sk-SECRET""#, &["deployments[0].versions[0].set_headers: must be an object, got a string"]),
+    (r#""X-Tier": "gold""#, r#""x-tenant-token": "sk-SECRET""#, &["deployments[0].versions[0].set_headers.x-tenant-token: must not be set, Bellwether sets or removes it"]),
+    // query
+    (r#""query": {"api-version": "2024-10-21", "a b": "c&d"}"#, r#""query": ["api-version"]"#, &["deployments[0].versions[0].query: must be an object, got an array"]),
+    (r#""api-version": "2024-10-21""#, r#""api-version": 20241021"#, &["deployments[0].versions[0].query.api-version: must be a string, got a number"]),
+    (r#""api-version": "2024-10-21""#, r#""API-Key": "sk-SECRET""#, &["deployments[0].versions[0].query.API-Key: must not be set, Bellwether removes it"]),
+    (r#""api-version": "2024-10-21""#, r#""key": "sk-SECRET""#, &["deployments[0].versions[0].query.key: must not be set, Bellwether removes it"]),
+    (r#""api-version": "2024-10-21""#, r#""": "1""#, &[r#"deployments[0].versions[0].query[""]: must be the name of a query parameter: 1 to 255 bytes, no control characters"#]),
+    (r#""api-version": "2024-10-21""#, r#""A B": "1""#, &[r#"deployments[0].versions[0].query["a b"]: duplicates deployments[0].versions[0].query["A B"]"#]),
+    (r#""api-version": "2024-10-21""#, r#""api-version": "a\nb""#, &["deployments[0].versions[0].query.api-version: must have at most 255 bytes and no control characters"]),
+    // remove_headers
+    (r#"["OpenAI-Beta", "x-c"]"#, r#""OpenAI-Beta""#, &[r#"deployments[0].versions[0].remove_headers: must be an array, got "OpenAI-Beta""#]),
+    (r#"["OpenAI-Beta", "x-c"]"#, r#"["x c"]"#, &[r#"deployments[0].versions[0].remove_headers[0]: must be an HTTP header name, got "x c""#]),
+    (r#"["OpenAI-Beta", "x-c"]"#, r#"[":path"]"#, &[r#"deployments[0].versions[0].remove_headers[0]: must be an HTTP header name, got ":path""#]),
+    (r#"["OpenAI-Beta", "x-c"]"#, r#"["Host"]"#, &[r#"deployments[0].versions[0].remove_headers[0]: must not be removed, it is a header of the connection, got "Host""#]),
+    (r#"["OpenAI-Beta", "x-c"]"#, r#"["x-cluster"]"#, &[r#"deployments[0].versions[0].remove_headers[0]: must not be removed, Bellwether sets it, got "x-cluster""#]),
+    (r#"["OpenAI-Beta", "x-c"]"#, r#"["x-bellwether-a"]"#, &[r#"deployments[0].versions[0].remove_headers[0]: must not be removed, Bellwether sets it, got "x-bellwether-a""#]),
+    (r#"["OpenAI-Beta", "x-c"]"#, r#"["Authorization"]"#, &[r#"deployments[0].versions[0].remove_headers[0]: must not be removed, Bellwether sets it, got "Authorization""#]),
+    (r#"["OpenAI-Beta", "x-c"]"#, r#"["x-tier"]"#, &[r#"deployments[0].versions[0].remove_headers[0]: must not be removed, Bellwether sets it, got "x-tier""#]),
+    (r#"["OpenAI-Beta", "x-c"]"#, r#"["x-c", "X-C"]"#, &[r#"deployments[0].versions[0].remove_headers[1]: duplicates deployments[0].versions[0].remove_headers[0], got "X-C""#]),
+    (r#"["X-Tenant-Token"]"#, r#"["authorization"]"#, &[r#"key_pools[0].remove_headers[0]: must not be removed, Bellwether sets it, got "authorization""#]),
+    (r#"["X-Tenant-Token"]"#, r#"[7]"#, &["key_pools[0].remove_headers[0]: must be a string, got 7"]),
     // rules
     (r#"{"headers": [{"name": "x-test-version", "exact": "v2"}], "version": "v2", "after_rollback": "keep"}"#, r#"{"headers": [], "version": "v2"}"#, &["deployments[0].rules[0].headers: must not be empty"]),
     (r#"{"headers": [{"name": "x-test-version", "exact": "v2"}], "version": "v2", "after_rollback": "keep"}"#, r#"{}"#, &["deployments[0].rules[0].headers: is required", "deployments[0].rules[0].version: is required"]),
@@ -555,7 +596,7 @@ const CASES: &[Case] = &[
     (r#""X-Api-Key""#, r#"":key""#, &[r#"key_pools[1].header: must be an HTTP header name, got ":key""#]),
     (r#""prefix": """#, r#""prefix": "a\u0000b""#, &["key_pools[1].prefix: must not have CR, LF or NUL"]),
     (r#""keys": [{"id": "only", "value": "Bearer sk-SECRET-relay"}]"#, r#""keys": []"#, &["key_pools[1].keys: must have 1 to 256 elements, got 0"]),
-    (r#""keys": [{"id": "only", "value": "Bearer sk-SECRET-relay"}]"#, r#""key": "sk-SECRET""#, &["key_pools[1].keys: is required", "key_pools[1].key: unknown field, expected one of name, header, prefix, keys, inject, rate_limited, rejected, failing, sticky"]),
+    (r#""keys": [{"id": "only", "value": "Bearer sk-SECRET-relay"}]"#, r#""key": "sk-SECRET""#, &["key_pools[1].keys: is required", "key_pools[1].key: unknown field, expected one of name, header, prefix, keys, inject, rate_limited, rejected, failing, sticky, remove_headers"]),
     (r#""keys": [{"id": "only", "value": "Bearer sk-SECRET-relay"}]"#, r#""keys": "sk-SECRET""#, &["key_pools[1].keys: must be an array, got a string"]),
     (r#""keys": [{"id": "only", "value": "Bearer sk-SECRET-relay"}]"#, r#""keys": ["sk-SECRET"]"#, &["key_pools[1].keys[0]: must be an object, got a string"]),
     (r#"{"name": "unused", "header": "x-goog-api-key", "keys": [{"id": "k", "value": "sk-SECRET-unused"}]}"#, r#""sk-SECRET""#, &["key_pools[2]: must be an object, got a string"]),
@@ -573,6 +614,12 @@ const CASES: &[Case] = &[
     (r#"{"env": "OPENAI_KEY_1"}"#, r#"5"#, &[r#"key_pools[0].keys[0].value: must be a string, {"env": NAME} or {"secret": NAME}, got a number"#]),
     (r#"{"secret": "openai-2"}"#, r#"{"secret": "openai 2"}"#, &["key_pools[0].keys[1].value.secret: must be a name of 1 to 255 bytes without white space"]),
     (r#"{"secret": "openai-2"}"#, r#"{"secret": ""}"#, &["key_pools[0].keys[1].value.secret: must be a name of 1 to 255 bytes without white space"]),
+    (r#"{"env": "OPENAI_KEY_1"}"#, r#"{"env": "MARKED"}"#, &["key_pools[0].keys[0].value.env: environment variable MARKED must not have a byte order mark (U+FEFF): save the file without one"]),
+    (r#"{"env": "OPENAI_KEY_1"}"#, r#"{"env": "QUOTED"}"#, &["key_pools[0].keys[0].value.env: environment variable QUOTED must not have quotes around it"]),
+    (r#"" Bearer sk-SECRET-inline\n""#, r#""Bearer 'sk-SECRET'""#, &["key_pools[0].keys[2].value: must not have quotes around it"]),
+    (r#"" Bearer sk-SECRET-inline\n""#, r#""“sk-SECRET”""#, &["key_pools[0].keys[2].value: must not have quotes around it"]),
+    (r#"" Bearer sk-SECRET-inline\n""#, r#""sk-SECRET\u200b""#, &["key_pools[0].keys[2].value: must not have zero-width or other invisible characters (U+200B and the like)"]),
+    (r#"" Bearer sk-SECRET-inline\n""#, r#""sk-SE\u00adCRET""#, &["key_pools[0].keys[2].value: must not have zero-width or other invisible characters (U+200B and the like)"]),
     (r#"" Bearer sk-SECRET-inline\n""#, r#""sk-SECRET\ninline""#, &["key_pools[0].keys[2].value: must not have control characters inside"]),
     (r#"" Bearer sk-SECRET-inline\n""#, r#""""#, &["key_pools[0].keys[2].value: must not be blank"]),
     (r#"" Bearer sk-SECRET-inline\n""#, r#"" Bearer ""#, &["key_pools[0].keys[2].value: must not be blank"]),
@@ -681,6 +728,12 @@ fn more_elements_than_allowed_are_counted_and_references_are_then_not_checked() 
     assert_eq!(
         refused(&poked(FULL, r#""X-Tier": "gold", "x-b": """#, &headers.join(","))),
         ["deployments[0].versions[0].set_headers: must have at most 64 fields, got 65"]
+    );
+
+    let parameters: Vec<String> = (0..17).map(|i| format!(r#""x-{i}": "1""#)).collect();
+    assert_eq!(
+        refused(&poked(FULL, r#""api-version": "2024-10-21", "a b": "c&d""#, &parameters.join(","))),
+        ["deployments[0].versions[0].query: must have at most 16 fields, got 17"]
     );
 
     let stages = vec![r#"{"weight": 5, "for": "1h"}"#; 101].join(",");

@@ -113,7 +113,7 @@ impl<'a> NewAttempt<'a> {
         if to_stable != self.earlier.last_to_stable {
             if let Some(original) = &self.request.original {
                 original.restore();
-                rewrite(&self.request.service, version, original.path(), &|_| true);
+                rewrite(&self.request.service, version, original, None);
             }
             host::set_request_link(id, self.request.home(version));
             nothing
