@@ -56,13 +56,23 @@ fn all_to(cluster: &str) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_429_that_another_envoy_has_marked_goes_on_to_stable() {
+    let marked = || Behaviour::failing(Fault::status(429, &[("x-envoy-ratelimited", "true")]));
     for way in Route::here(&Route::WITH_FAILOVER) {
         let rig = Rig::start(way, config()).await;
-        for headers in [&[("x-envoy-ratelimited", "true")][..], &[]] {
-            rig.v2.set(Behaviour::failing(Fault::status(429, headers)));
-            assert_served(&rig.ask(false).await, "v1", false, &format!("{way:?} {headers:?}"));
-            assert_stables(&rig.take().0[0], &format!("{way:?} {headers:?}"));
+        for behaviour in [marked(), Behaviour::status(429)] {
+            rig.v2.set(behaviour);
+            assert_served(&rig.ask(false).await, "v1", false, &format!("{way:?}"));
+            assert_stables(&rig.take().0[0], &format!("{way:?}"));
         }
+        // Without the word that the sample has for it the client gets the 429.
+        let edit = |bootstrap: &mut Value| {
+            let words = &mut route(bootstrap)["retry_policy"]["retry_on"];
+            *words = json!(words.as_str().unwrap().replace(",envoy-ratelimited", ""));
+        };
+        let options = EnvoyOptions { route: way, edit: Some(Box::new(edit)), ..EnvoyOptions::default() };
+        let rig = Rig::with(options, config()).await;
+        rig.v2.set(marked());
+        assert_eq!(rig.ask(false).await.status, 429, "{way:?}");
     }
 }
 
@@ -280,11 +290,15 @@ async fn errors_of_envoy_have_the_shape_of_openais() {
         let client = envoy.client();
         let ask = async |path: &str| client.send(Request::post(path, "{}")).await.unwrap();
 
-        for (path, flags) in [("/relay/x", "UF"), ("/elsewhere/x", "NC"), ("/overfull/x", "UO")] {
+        for (path, flags, expected) in [
+            ("/relay/x", "UF", "provider_unavailable"),
+            ("/elsewhere/x", "NC", "provider_unavailable"),
+            ("/overfull/x", "UO", "provider_overloaded"),
+        ] {
             let answer = ask(path).await;
             assert_eq!(answer.status, 503, "{sample:?} {path}: {}", answer.text());
             let [kind, code, message] = error_of(&answer, path);
-            assert_eq!((kind.as_str(), code.as_str()), ("server_error", "provider_unavailable"), "{path}");
+            assert_eq!((kind.as_str(), code.as_str()), ("server_error", expected), "{path}");
             assert!(message.contains(flags), "{sample:?} {path}: {message}");
             assert!(!answer.text().contains("refused"), "{sample:?}: details are not for outsiders");
         }
