@@ -261,8 +261,9 @@ impl RouterStream {
         Some(Decision { assigned, seen, key: key.map_err(|stable| stable.sooner(exhausted)), transition })
     }
 
-    /// Whether Envoy's circuit breaker would probably refuse a request of a canary, where a failed request goes to stable. Envoy
-    /// does not retry what it refuses itself. Requests that a rule sends there, and probes, try it all the same.
+    /// Whether Envoy's circuit breaker would probably refuse a request of a canary, where a failed request goes to stable and
+    /// stable has a key. Envoy does not retry what it refuses itself. Requests that a rule sends there, and probes, try it all the
+    /// same.
     fn is_refused(&self, n: usize, deployment: &Deployment, assigned: &Assigned, now: Micros) -> bool {
         let choice = assigned.choice;
         choice.version != deployment.stable
@@ -270,6 +271,10 @@ impl RouterStream {
             && !choice.probe
             && deployment.failover.is_some()
             && self.service.lookout.was_refused(n, choice.version, now)
+            && deployment
+                .versions
+                .get(deployment.stable)
+                .is_some_and(|stable| stable.pool.is_none_or(|n| self.service.availability(n, now).is_ok()))
     }
 
     /// Chooses the key of a request to its version; `None` if the version needs no key.
@@ -422,8 +427,10 @@ impl RouterStream {
         let flags = host::response_flags();
         let errors = &request.guard(deployment).errors;
         let mut judged = Vec::new();
+        let mut answered = false;
         let outcome = request.attempts.with_mut(|attempts| {
-            let ending = outcome::ending(flags, attempts.upstream_answered());
+            answered = attempts.upstream_answered();
+            let ending = outcome::ending(flags, answered);
             let end = RequestEnd { ending, carried: request.router_key.get(), now: now.mono };
             attempts.finish(end, errors, &mut judged)
         });
@@ -432,7 +439,7 @@ impl RouterStream {
             let overflow = Overflow {
                 deployment: request.deployment,
                 version: request.served_by(),
-                is_first: outcome == Outcome::Local,
+                unanswered: !answered,
                 last: now.mono,
             };
             self.service.lookout.note_overflow(overflow);

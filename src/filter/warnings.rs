@@ -57,8 +57,8 @@ pub struct Overflow {
     pub deployment: usize,
     /// Index of the version in the deployment.
     pub version: usize,
-    /// Whether the first attempt was refused, not a retry.
-    pub is_first: bool,
+    /// Whether no attempt of the request had an answer before. Otherwise a retry was refused, and the client has that answer.
+    pub unanswered: bool,
     /// The time of the refusal.
     pub last: Micros,
 }
@@ -68,7 +68,7 @@ impl Overflow {
     fn is_alike(&self, other: &Overflow) -> bool {
         self.deployment == other.deployment
             && self.version == other.version
-            && self.is_first == other.is_first
+            && self.unanswered == other.unanswered
     }
 }
 
@@ -96,7 +96,7 @@ impl Lookout {
     /// Returns whether the circuit breaker of a version's cluster has refused a request a moment ago.
     pub fn was_refused(&self, deployment: usize, version: usize, now: Micros) -> bool {
         let here = |held: &Overflow| {
-            held.is_first
+            held.unanswered
                 && held.deployment == deployment
                 && held.version == version
                 && now.since(held.last) < REFUSED
