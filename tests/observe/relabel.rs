@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use bellwether_harness::client::Request;
-use bellwether_harness::envoy::{EnvoyOptions, EnvoyProcess};
+use bellwether_harness::envoy::{EnvoyOptions, EnvoyProcess, router_config};
 use bellwether_harness::prometheus::Prometheus;
 use bellwether_harness::provider::{Behaviour, Provider};
 use bellwether_harness::testing::load::eventually;
@@ -19,7 +19,12 @@ const FORCED: usize = 12;
 async fn labels_in_the_names_of_metrics_become_labels_again() {
     let (openai, relay) = (Provider::start("v1").await.unwrap(), Provider::start("v2").await.unwrap());
     relay.set(Behaviour::status(500));
+    // A dozen failures roll back, for as long as this test lasts.
+    let mut config = router_config().unwrap();
+    config["deployments"][0]["guard"]["max_consecutive_errors"] = json!(5);
+    config["deployments"][0]["recovery"] = json!({"mode": "hold"});
     let mut options = EnvoyOptions::default().cluster("openai", openai.port()).cluster("relay", relay.port());
+    options.router_config = Some(config);
     options.edit = Some(Box::new(|bootstrap| {
         bootstrap["stats_config"].as_object_mut().expect("the sample has it").remove("stats_tags");
     }));

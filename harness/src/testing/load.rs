@@ -95,13 +95,17 @@ pub fn outcomes_on(page: &str, counter: &str, deployment: &str) -> BTreeMap<Stri
     counts
 }
 
-/// The events that the filter has logged about a deployment, oldest first.
+/// The events that the filter has logged about a deployment, oldest first; without warnings, which depend on time.
 pub fn events(envoy: &EnvoyProcess, deployment: &str) -> Vec<Value> {
     let logs = envoy.logs();
     let lines = logs.lines().filter(|line| line.contains("wasm log"));
     lines
         .filter_map(|line| serde_json::from_str::<Value>(&line[line.find('{')?..]).ok())
-        .filter(|event| event.get("bellwether").is_some() && event["deployment"] == deployment)
+        .filter(|event| {
+            event["bellwether"] != "warning"
+                && event.get("bellwether").is_some()
+                && event["deployment"] == deployment
+        })
         .collect()
 }
 
