@@ -247,7 +247,7 @@ impl RouterStream {
             Some(_) => binding.assign(deployment, &facts, turn),
             None => binding.forced(deployment.stable),
         };
-        if self.is_refused(n, deployment, &assigned, seen) {
+        if self.service.is_refused(n, assigned.choice, seen) {
             assigned = binding.forced(deployment.stable);
         }
         let exhausted = match self.choose_key(deployment, &assigned, turn) {
@@ -259,22 +259,6 @@ impl RouterStream {
         let assigned = binding.forced(deployment.stable);
         let key = self.choose_key(deployment, &assigned, turn);
         Some(Decision { assigned, seen, key: key.map_err(|stable| stable.sooner(exhausted)), transition })
-    }
-
-    /// Whether Envoy's circuit breaker would probably refuse a request of a canary, where a failed request goes to stable and
-    /// stable has a key. Envoy does not retry what it refuses itself. Requests that a rule sends there, and probes, try it all the
-    /// same.
-    fn is_refused(&self, n: usize, deployment: &Deployment, assigned: &Assigned, now: Micros) -> bool {
-        let choice = assigned.choice;
-        choice.version != deployment.stable
-            && !choice.forced
-            && !choice.probe
-            && deployment.failover.is_some()
-            && self.service.lookout.was_refused(n, choice.version, now)
-            && deployment
-                .versions
-                .get(deployment.stable)
-                .is_some_and(|stable| stable.pool.is_none_or(|n| self.service.availability(n, now).is_ok()))
     }
 
     /// Chooses the key of a request to its version; `None` if the version needs no key.

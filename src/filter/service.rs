@@ -10,9 +10,10 @@ use crate::host::{self, SharedData, UpstreamOk};
 use crate::keys::pool::{KeyQuery, KeyReport, KeyTransition};
 use crate::outcome::blame::KeyOutcome;
 use crate::outcome::judgement::Carried;
-use crate::plan::Plan;
 use crate::plan::pool::KeyRef;
+use crate::plan::{Plan, Version};
 use crate::report::gauges::Gauges;
+use crate::route::Choice;
 use crate::shared::turn::Turn;
 use crate::time::{Micros, Now};
 
@@ -109,6 +110,21 @@ impl Service {
     /// Checks whether a request could have a key of a pool now.
     pub fn availability(&self, pool: usize, now: Micros) -> Result<(), Exhausted> {
         self.pools.get(pool).ok_or(Exhausted::default())?.availability(now)
+    }
+
+    /// Whether Envoy's circuit breaker would probably refuse a request of a canary, where a failed request goes to stable and
+    /// stable has a key. Envoy does not retry what it refuses itself. Requests that a rule sends there, and probes, try it all the
+    /// same. `n`: index of the deployment.
+    pub fn is_refused(&self, n: usize, choice: Choice, now: Micros) -> bool {
+        let Some(deployment) = self.plan.deployments.get(n) else { return false };
+        let has_key =
+            |version: &Version| version.pool.is_none_or(|pool| self.availability(pool, now).is_ok());
+        choice.version != deployment.stable
+            && !choice.forced
+            && !choice.probe
+            && deployment.failover.is_some()
+            && self.lookout.was_refused(n, choice.version, now)
+            && deployment.versions.get(deployment.stable).is_some_and(has_key)
     }
 
     /// Reports the outcome of an attempt that began at `began` to the pool of its key. Returns the keys' changes of status.
