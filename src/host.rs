@@ -20,8 +20,8 @@ pub use self::body::{change_request_body, request_body};
 pub use self::clock::Clock;
 pub use self::data::SharedData;
 pub use self::headers::{
-    has_request_header, remove_request_header, request_header, request_headers, response_headers,
-    response_status, set_request_header, set_response_header,
+    has_request_header, remove_request_header, remove_response_header, request_header, request_headers,
+    response_headers, response_status, set_request_header, set_response_header,
 };
 pub use self::http::{call_status, post, respond};
 pub use self::log::{error, info, warn};

@@ -1,7 +1,7 @@
 //! Outcomes: blame first, then count.
 //!
-//! Each answer or fault belongs to one of seven classes, and each class judges at most one party. `bad` and latency judge the
-//! version. `rate_limited` and `key_rejected` judge the key. A caller's error judges nobody; neither does a client that went away,
+//! Each answer or fault belongs to one of eight classes, and each class judges at most one party. `bad` and latency judge the
+//! version. `rate_limited`, `exhausted` and `key_rejected` judge the key. A caller's error judges nobody; neither does a client that went away,
 //! nor an answer that Envoy gave by itself. A gateway that counts every 4xx against the provider loses good keys to three bad
 //! prompts.
 
@@ -11,6 +11,7 @@ pub mod judgement; // an attempt as statistics, metrics and key pools see it
 pub mod member; // the provider that an attempt really goes to
 
 use crate::plan::guard::BadOutcomes;
+use crate::plan::pool::Refusal;
 
 /// A classified attempt or request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -21,7 +22,9 @@ pub enum Outcome {
     Bad,
     /// 429: the quota or the capacity of the key is used up.
     RateLimited,
-    /// 401 or 403 for a key of a pool.
+    /// The provider says that the money or the quota of a pool's key is used up: 402, or as the pool says.
+    Exhausted,
+    /// The provider refuses a key of a pool: 401 or 403, or as the pool says.
     KeyRejected,
     /// Another 4xx: the caller's request was wrong.
     CallerError,
@@ -33,10 +36,11 @@ pub enum Outcome {
 
 impl Outcome {
     /// All outcomes, in the order of their metric indices.
-    pub const ALL: [Outcome; 7] = [
+    pub const ALL: [Outcome; 8] = [
         Outcome::Good,
         Outcome::Bad,
         Outcome::RateLimited,
+        Outcome::Exhausted,
         Outcome::KeyRejected,
         Outcome::CallerError,
         Outcome::Cancelled,
@@ -49,6 +53,7 @@ impl Outcome {
             Outcome::Good => "good",
             Outcome::Bad => "bad",
             Outcome::RateLimited => "rate_limited",
+            Outcome::Exhausted => "exhausted",
             Outcome::KeyRejected => "key_rejected",
             Outcome::CallerError => "caller_error",
             Outcome::Cancelled => "cancelled",
@@ -152,22 +157,28 @@ pub const REQUEST_TIMEOUT: u16 = 408;
 
 /// Puts an attempt or a request into its class.
 ///
-/// `status`: the upstream's answer, `None` without one. `own_key`: the request carried a key of a pool.
+/// `status`: the upstream's answer, `None` without one. `refusal`: the refusal by which this status meets the pool's key that the
+/// request carried.
 ///
-/// A status that `errors` lists by number is always bad. The classes `4xx` and `5xx` leave 429 to the key, and 401 and 403 as well
-/// if the key is a pool's. A fault without an answer also counts as the status that the client gets: 503, or 504 for a time-out. A
+/// A status that `errors` lists by number is always bad. The classes `4xx` and `5xx` leave 429 and the refusals of a pool's key to
+/// the key. A fault without an answer also counts as the status that the client gets: 503, or 504 for a time-out. A
 /// bad status wins over a client that went away after it.
-pub fn classify(errors: &BadOutcomes, status: Option<u16>, ending: Ending, own_key: bool) -> Outcome {
+pub fn classify(
+    errors: &BadOutcomes,
+    status: Option<u16>,
+    ending: Ending,
+    refusal: Option<Refusal>,
+) -> Outcome {
     if matches!(ending, Ending::Local | Ending::Overflow) {
         return Outcome::Local;
     }
     if let Some(status) = status {
-        let by_status = classify_status(errors, status, own_key);
+        let by_status = classify_status(errors, status, refusal);
         if by_status != Outcome::Good {
             return by_status;
         }
     }
-    let listed = |code: u16| status.is_none() && classify_status(errors, code, own_key) == Outcome::Bad;
+    let listed = |code: u16| status.is_none() && classify_status(errors, code, None) == Outcome::Bad;
     let bad = match ending {
         Ending::Complete | Ending::Local | Ending::Overflow => false,
         Ending::Cancelled | Ending::ClientFault => return Outcome::Cancelled,
@@ -178,13 +189,17 @@ pub fn classify(errors: &BadOutcomes, status: Option<u16>, ending: Ending, own_k
     if bad { Outcome::Bad } else { Outcome::Good }
 }
 
-fn classify_status(errors: &BadOutcomes, status: u16, own_key: bool) -> Outcome {
+fn classify_status(errors: &BadOutcomes, status: u16, refusal: Option<Refusal>) -> Outcome {
     if errors.statuses.binary_search(&status).is_ok() {
         return Outcome::Bad;
     }
+    match refusal {
+        Some(Refusal::Rejected) => return Outcome::KeyRejected,
+        Some(Refusal::Exhausted) => return Outcome::Exhausted,
+        Some(Refusal::Limited) | None => {}
+    }
     match status {
         429 => Outcome::RateLimited,
-        401 | 403 if own_key => Outcome::KeyRejected,
         500..=599 if errors.server_errors => Outcome::Bad,
         // Envoy passes on any number that an upstream sends. A number outside HTTP is a broken answer, like a reset.
         0..=99 | 600.. if errors.reset || errors.server_errors => Outcome::Bad,
@@ -202,6 +217,15 @@ mod tests {
         BadOutcomes { server_errors: true, reset: true, timeout: true, ..BadOutcomes::default() }
     }
 
+    /// Returns the refusal of a pool's key by the default statuses.
+    fn refusal(status: Option<u16>, own_key: bool) -> Option<Refusal> {
+        match status? {
+            401 | 403 if own_key => Some(Refusal::Rejected),
+            402 if own_key => Some(Refusal::Exhausted),
+            _ => None,
+        }
+    }
+
     #[test]
     fn each_row_of_the_blame_table() {
         let e = defaults();
@@ -216,6 +240,8 @@ mod tests {
             (Some(429), Complete, false, Outcome::RateLimited),
             (Some(401), Complete, true, Outcome::KeyRejected),
             (Some(403), Complete, true, Outcome::KeyRejected),
+            (Some(402), Complete, true, Outcome::Exhausted),
+            (Some(402), Complete, false, Outcome::CallerError),
             (Some(401), Complete, false, Outcome::CallerError),
             (Some(400), Complete, true, Outcome::CallerError),
             (Some(404), Complete, true, Outcome::CallerError),
@@ -231,7 +257,7 @@ mod tests {
             (None, Local, false, Outcome::Local),
         ] {
             assert_eq!(
-                classify(&e, status, ending, own_key),
+                classify(&e, status, ending, refusal(status, own_key)),
                 expected,
                 "{status:?} {ending:?} own key {own_key}"
             );
@@ -241,41 +267,45 @@ mod tests {
     #[test]
     fn a_status_that_http_does_not_have_is_a_broken_answer() {
         for status in [0, 2, 99, 600, 999, u16::MAX] {
-            assert_eq!(classify(&defaults(), Some(status), Ending::Complete, true), Outcome::Bad, "{status}");
+            assert_eq!(
+                classify(&defaults(), Some(status), Ending::Complete, refusal(Some(status), true)),
+                Outcome::Bad,
+                "{status}"
+            );
         }
     }
 
     #[test]
     fn a_status_listed_by_number_is_bad_even_if_it_concerns_the_key() {
         let e = BadOutcomes { statuses: vec![401, 429], ..BadOutcomes::default() };
-        assert_eq!(classify(&e, Some(429), Ending::Complete, true), Outcome::Bad);
-        assert_eq!(classify(&e, Some(401), Ending::Complete, true), Outcome::Bad);
-        assert_eq!(classify(&e, Some(500), Ending::Complete, true), Outcome::Good);
+        assert_eq!(classify(&e, Some(429), Ending::Complete, refusal(Some(429), true)), Outcome::Bad);
+        assert_eq!(classify(&e, Some(401), Ending::Complete, refusal(Some(401), true)), Outcome::Bad);
+        assert_eq!(classify(&e, Some(500), Ending::Complete, refusal(Some(500), true)), Outcome::Good);
     }
 
     #[test]
     fn the_class_4xx_leaves_rate_limits_and_key_faults_to_the_key() {
         let e = BadOutcomes { client_errors: true, ..BadOutcomes::default() };
-        assert_eq!(classify(&e, Some(400), Ending::Complete, true), Outcome::Bad);
-        assert_eq!(classify(&e, Some(429), Ending::Complete, true), Outcome::RateLimited);
-        assert_eq!(classify(&e, Some(401), Ending::Complete, true), Outcome::KeyRejected);
-        assert_eq!(classify(&e, Some(401), Ending::Complete, false), Outcome::Bad);
+        assert_eq!(classify(&e, Some(400), Ending::Complete, refusal(Some(400), true)), Outcome::Bad);
+        assert_eq!(classify(&e, Some(429), Ending::Complete, refusal(Some(429), true)), Outcome::RateLimited);
+        assert_eq!(classify(&e, Some(401), Ending::Complete, refusal(Some(401), true)), Outcome::KeyRejected);
+        assert_eq!(classify(&e, Some(401), Ending::Complete, refusal(Some(401), false)), Outcome::Bad);
     }
 
     #[test]
     fn faults_without_an_answer_count_as_the_status_the_client_sees() {
         let e = BadOutcomes { server_errors: true, ..BadOutcomes::default() };
-        assert_eq!(classify(&e, None, Ending::Reset, true), Outcome::Bad);
+        assert_eq!(classify(&e, None, Ending::Reset, refusal(None, true)), Outcome::Bad);
         let e = BadOutcomes { statuses: vec![504], ..BadOutcomes::default() };
-        assert_eq!(classify(&e, None, Ending::Reset, true), Outcome::Good);
-        assert_eq!(classify(&e, None, Ending::Timeout, true), Outcome::Bad);
+        assert_eq!(classify(&e, None, Ending::Reset, refusal(None, true)), Outcome::Good);
+        assert_eq!(classify(&e, None, Ending::Timeout, refusal(None, true)), Outcome::Bad);
     }
 
     #[test]
     fn a_reset_that_is_not_listed_is_not_bad() {
         let e = BadOutcomes { timeout: true, ..BadOutcomes::default() };
-        assert_eq!(classify(&e, Some(200), Ending::Reset, true), Outcome::Good);
-        assert_eq!(classify(&e, Some(200), Ending::Timeout, true), Outcome::Bad);
+        assert_eq!(classify(&e, Some(200), Ending::Reset, refusal(Some(200), true)), Outcome::Good);
+        assert_eq!(classify(&e, Some(200), Ending::Timeout, refusal(Some(200), true)), Outcome::Bad);
     }
 
     #[test]
@@ -285,7 +315,10 @@ mod tests {
         // What Envoy does to the attempt after the client has broken the protocol is a consequence as well.
         let flags = flags::DOWNSTREAM_PROTOCOL | flags::LOCAL_RESET | flags::STREAM_IDLE;
         assert_eq!(ending(flags, false), Ending::ClientFault);
-        assert_eq!(classify(&defaults(), None, Ending::ClientFault, true), Outcome::Cancelled);
+        assert_eq!(
+            classify(&defaults(), None, Ending::ClientFault, Some(Refusal::Rejected)),
+            Outcome::Cancelled
+        );
     }
 
     #[test]
@@ -296,7 +329,7 @@ mod tests {
         }
         assert_eq!(ending(flags::OVERFLOW, false), Ending::Overflow);
         assert_eq!(ending(flags::OVERFLOW | flags::CONNECTION_FAILURE, false), Ending::Reset);
-        assert_eq!(classify(&defaults(), None, Ending::Overflow, true), Outcome::Local);
+        assert_eq!(classify(&defaults(), None, Ending::Overflow, refusal(None, true)), Outcome::Local);
     }
 
     #[test]

@@ -230,7 +230,8 @@ async fn handle(
     }
 
     let received = Received::new(arrival, &head, &body);
-    let chosen = lock(&shared.chooser).choose(received.key.as_deref());
+    let chosen =
+        lock(&shared.chooser).choose(received.key.as_deref(), received.header("x-flagged").is_some());
     lock(&shared.journal).push(received);
     if !chosen.latency.is_zero() {
         tokio::time::sleep(chosen.latency).await;

@@ -65,6 +65,10 @@ pub const STAGE_MIN_REQUESTS: RangeInclusive<u32> = 0..=1_000_000;
 pub const ERROR_COUNT: RangeInclusive<u32> = 1..=1_000_000;
 /// Faults in a row after which a key is taken out.
 pub const KEY_FAULTS: RangeInclusive<u32> = 1..=1000;
+/// Statuses in a list of those that refuse a key.
+pub const KEY_STATUSES: RangeInclusive<usize> = 1..=16;
+/// Statuses that may refuse a key.
+pub const KEY_STATUS: RangeInclusive<u16> = 400..=499;
 /// Probes in flight.
 pub const PROBES: RangeInclusive<u32> = 1..=1000;
 /// Successful probes in a row.

@@ -4,7 +4,7 @@ use crate::config::bounds;
 use crate::config::value::{self, at_least, duration_or};
 use crate::config::{Context, rewrite, unique};
 use crate::headers::OWN_PREFIX;
-use crate::json::{Cursor, Member, Read, each};
+use crate::json::{Cursor, Member, Object, Read, Reported, each};
 use crate::plan::pool::{Cooldown, Inject, Key, KeyPool, KeyValue, Secret, StreakLimit};
 use crate::time::Millis;
 
@@ -22,6 +22,7 @@ pub fn pool(at: &Cursor<'_>, context: &Context<'_>) -> Read<KeyPool> {
         "inject",
         "rate_limited",
         "rejected",
+        "exhausted",
         "failing",
         "sticky",
         "remove_headers",
@@ -41,9 +42,10 @@ pub fn pool(at: &Cursor<'_>, context: &Context<'_>) -> Read<KeyPool> {
         at.choice(&["attempt", "request"]).map(|i| if i == 0 { Inject::Attempt } else { Inject::Request })
     });
     let rate_limited = object.get("rate_limited").map_or(Ok(RATE_LIMITED), |at| rate_limited(&at));
-    let rejected =
-        object.get("rejected").map_or(Ok(REJECTED), |at| streak_limit(&at, "disable_for", REJECTED));
-    let failing = object.get("failing").map_or(Ok(FAILING), |at| streak_limit(&at, "cooldown", FAILING));
+    let mut rejected = rejected(object.get("rejected").as_ref());
+    let mut exhausted = exhausted(object.get("exhausted").as_ref());
+    make_distinct(&object, &mut rejected.statuses, &mut exhausted.statuses);
+    let failing = object.get("failing").map_or(Ok(FAILING), |at| failing(&at));
     let sticky = object.get("sticky").map_or(Ok(false), |at| at.boolean());
     let own = header.as_ref().map_or(DEFAULT_HEADER, String::as_str);
     let remove_headers = object
@@ -56,7 +58,10 @@ pub fn pool(at: &Cursor<'_>, context: &Context<'_>) -> Read<KeyPool> {
         keys: keys?,
         inject: inject?,
         rate_limited: rate_limited?,
-        rejected: rejected?,
+        rejected: rejected.limit?,
+        rejected_statuses: rejected.statuses?,
+        exhausted_for: exhausted.out_for?,
+        exhausted_statuses: exhausted.statuses?,
         failing: failing?,
         sticky: sticky?,
         remove_headers: remove_headers?,
@@ -67,6 +72,12 @@ pub fn pool(at: &Cursor<'_>, context: &Context<'_>) -> Read<KeyPool> {
 const RATE_LIMITED: Cooldown = Cooldown { first: Millis(60_000), max: Millis(600_000) };
 /// Default of `rejected`: a key that is refused rarely works again by itself.
 const REJECTED: StreakLimit = StreakLimit { failures: 1, out_for: Millis(600_000) };
+/// Default of `rejected.statuses`.
+const REJECTED_STATUSES: [u16; 2] = [401, 403];
+/// Default of `exhausted.disable_for`: somebody has to pay first.
+const EXHAUSTED_FOR: Millis = Millis(3_600_000);
+/// Default of `exhausted.statuses`.
+const EXHAUSTED_STATUSES: [u16; 1] = [402];
 /// Default of `failing`: five failures in a row are hardly chance.
 const FAILING: StreakLimit = StreakLimit { failures: 5, out_for: Millis(30_000) };
 
@@ -92,11 +103,102 @@ fn rate_limited(at: &Cursor<'_>) -> Read<Cooldown> {
     Ok(Cooldown { first: cooldown?, max: max_cooldown? })
 }
 
-/// Reads `rejected` or `failing`; `out_for` names the field with the time out of use.
-fn streak_limit(at: &Cursor<'_>, out_for: &'static str, default: StreakLimit) -> Read<StreakLimit> {
-    let object = at.object(&["after", out_for])?;
+/// `rejected` as it was read.
+struct RejectedFields {
+    limit: Read<StreakLimit>,
+    statuses: Read<Vec<u16>>,
+}
+
+/// Reads `rejected`.
+fn rejected(at: Option<&Cursor<'_>>) -> RejectedFields {
+    let Some(at) = at else {
+        return RejectedFields { limit: Ok(REJECTED), statuses: Ok(REJECTED_STATUSES.to_vec()) };
+    };
+    match at.object(&["after", "disable_for", "statuses"]) {
+        Ok(object) => RejectedFields {
+            limit: streak_limit(&object, "disable_for", REJECTED),
+            statuses: statuses(&object, &REJECTED_STATUSES),
+        },
+        Err(reported) => RejectedFields { limit: Err(reported), statuses: Err(reported) },
+    }
+}
+
+/// `exhausted` as it was read.
+struct ExhaustedFields {
+    out_for: Read<Millis>,
+    statuses: Read<Vec<u16>>,
+}
+
+/// Reads `exhausted`.
+fn exhausted(at: Option<&Cursor<'_>>) -> ExhaustedFields {
+    let Some(at) = at else {
+        return ExhaustedFields { out_for: Ok(EXHAUSTED_FOR), statuses: Ok(EXHAUSTED_STATUSES.to_vec()) };
+    };
+    match at.object(&["disable_for", "statuses"]) {
+        Ok(object) => ExhaustedFields {
+            out_for: duration_or(&object, "disable_for", &bounds::COOLDOWN, EXHAUSTED_FOR),
+            statuses: statuses(&object, &EXHAUSTED_STATUSES),
+        },
+        Err(reported) => ExhaustedFields { out_for: Err(reported), statuses: Err(reported) },
+    }
+}
+
+/// Gives each status one meaning: a status that is listed in one list is none of the other's defaults. To list it in both is a
+/// mistake.
+fn make_distinct(pool: &Object<'_>, rejected: &mut Read<Vec<u16>>, exhausted: &mut Read<Vec<u16>>) {
+    let (Ok(first), Ok(second)) = (rejected.as_mut(), exhausted.as_mut()) else { return };
+    let Some(both) = second.iter().find(|status| first.contains(status)).copied() else { return };
+    let (in_rejected, in_exhausted) = (pool.get("rejected"), pool.get("exhausted"));
+    let listed = |at: &Option<Cursor<'_>>| at.as_ref().is_some_and(|at| at.peek("statuses").is_some());
+    match (listed(&in_rejected), listed(&in_exhausted), in_exhausted) {
+        (true, true, Some(at)) => {
+            let rule = format!("must not list {both} in statuses, which rejected.statuses lists");
+            *exhausted = Err(at.refuse(&rule));
+        }
+        (false, true, _) => first.retain(|status| !second.contains(status)),
+        _ => second.retain(|status| !first.contains(status)),
+    }
+}
+
+/// Reads `statuses`: a list without duplicates, in ascending order.
+fn statuses(object: &Object<'_>, default: &[u16]) -> Read<Vec<u16>> {
+    let Some(at) = object.get("statuses") else { return Ok(default.to_vec()) };
+    let items = at.items(&bounds::KEY_STATUSES)?;
+    let mut listed: Vec<u16> = Vec::new();
+    let mut failed: Option<Reported> = None;
+    for item in &items.cursors {
+        match as_key_status(item) {
+            None => failed = Some(item.wrong(KEY_STATUS)),
+            Some(status) if listed.contains(&status) => failed = Some(item.wrong("must be listed once")),
+            Some(status) => listed.push(status),
+        }
+    }
+    listed.sort_unstable();
+    failed.map_or(Ok(listed), Err)
+}
+
+/// The rule of a status that refuses a key: 408 is the client's, 429 is a rate limit.
+const KEY_STATUS: &str = "must be a status in 400..=499 other than 408 and 429";
+
+fn as_key_status(at: &Cursor<'_>) -> Option<u16> {
+    let status: u32 = match at.as_str() {
+        Some(digits) if digits.len() == 3 && !digits.starts_with('+') => digits.parse().ok()?,
+        Some(_) => return None,
+        None => at.as_integer()?,
+    };
+    let status = u16::try_from(status).ok()?;
+    (bounds::KEY_STATUS.contains(&status) && !matches!(status, 408 | 429)).then_some(status)
+}
+
+/// Reads `failing`.
+fn failing(at: &Cursor<'_>) -> Read<StreakLimit> {
+    streak_limit(&at.object(&["after", "cooldown"])?, "cooldown", FAILING)
+}
+
+/// Reads a limit on failures in a row; `out_for` names the field with the time out of use.
+fn streak_limit(object: &Object<'_>, out_for: &'static str, default: StreakLimit) -> Read<StreakLimit> {
     let failures = object.get("after").map_or(Ok(default.failures), |at| at.integer(&bounds::KEY_FAULTS));
-    let out_for = duration_or(&object, out_for, &bounds::COOLDOWN, default.out_for);
+    let out_for = duration_or(object, out_for, &bounds::COOLDOWN, default.out_for);
     Ok(StreakLimit { failures: failures?, out_for: out_for? })
 }
 

@@ -17,6 +17,8 @@ use super::{body, reply};
 use crate::host;
 use crate::llm::LITE;
 use crate::llm::edit::Edits;
+use crate::outcome::attempts::AnswerHeaders;
+use crate::outcome::blame::KeyAnswer;
 use crate::outcome::{self, Ending};
 use crate::plan::{Deployment, Version};
 use crate::shared::dropped::Dropped;
@@ -123,14 +125,16 @@ impl AttemptStream {
         };
         self.answered = true;
         let now = self.worker.clock.now();
-        let wait = reply::rate_limit_wait(status, now.wall);
+        let key = request.attempts.with(|attempts| attempts.key_of(*number)).flatten();
+        let pool = key.and_then(|key| request.service.plan.pools.get(key.pool));
+        let headers = AnswerHeaders { status, on_key: reply::key_answer(pool, status, now.wall) };
         let errors = &request.guard(deployment).errors;
         let judged =
-            request.attempts.with_mut(|attempts| attempts.record_headers(*number, status, now.mono, errors));
+            request.attempts.with_mut(|attempts| attempts.record_headers(*number, headers, now.mono, errors));
         if let Some(judged) = judged.flatten() {
-            self.worker.record(request, &[judged], wait, now);
+            self.worker.record(request, &[judged], now);
             if judged.outcome.is_some() {
-                prepare_retry(request, deployment, now.mono);
+                prepare_retry(request, deployment, judged.on_key, now.mono);
             }
         }
     }
@@ -154,8 +158,8 @@ impl AttemptStream {
             None => attempts.settle_failed(*number, now.mono, errors),
         });
         if let Some(judged) = judged.flatten() {
-            self.worker.record(request, &[judged], None, now);
-            prepare_retry(request, deployment, now.mono);
+            self.worker.record(request, &[judged], now);
+            prepare_retry(request, deployment, KeyAnswer::Silent, now.mono);
         }
     }
 }
@@ -187,19 +191,33 @@ impl HttpContext for AttemptStream {
     }
 }
 
-/// Prepares the attempt that Envoy may make after a failed one. If the canary has no key left for it, perhaps because the failed
-/// attempt had the last one, stable serves without waiting for `failover.after`.
-fn prepare_retry(request: &Request, deployment: &Deployment, now: Micros) {
+/// Prepares the attempt that Envoy may make after a failed one. After a refusal or a limit of its key the request stays with the
+/// canary while that has another key for it, and else goes to stable, without waiting for `failover.after`.
+fn prepare_retry(request: &Request, deployment: &Deployment, on_key: KeyAnswer, now: Micros) {
     let (Some(version), Some(stable)) =
         (deployment.versions.get(request.version()), deployment.versions.get(deployment.stable))
     else {
         return;
     };
-    let has_keys =
-        |version: &Version| version.pool.is_none_or(|n| request.service.availability(n, now).is_ok());
+    let service = &request.service;
+    let has_keys = |version: &Version| version.pool.is_none_or(|n| service.availability(n, now).is_ok());
     let may_fail_over = deployment.failover.is_some() && request.original.is_some();
-    if may_fail_over && !has_keys(version) && has_keys(stable) {
-        request.out_of_keys.set(true);
-        host::set_next_cluster(&stable.cluster);
+    if !may_fail_over || !has_keys(stable) {
+        return;
     }
+    let stays = on_key != KeyAnswer::Silent && version.pool.is_some_and(|n| has_fresh_key(request, n, now));
+    if stays {
+        if request.next_named.get() {
+            host::set_next_cluster(&version.cluster);
+        }
+    } else if on_key != KeyAnswer::Silent || !has_keys(version) {
+        request.out_of_keys.set(true);
+        request.name_next_cluster(&stable.cluster);
+    }
+}
+
+/// Returns whether the pool has a key for another attempt of a request; see [`crate::filter::service::Service::has_fresh_key`].
+fn has_fresh_key(request: &Request, pool: usize, now: Micros) -> bool {
+    let tried = request.attempts.with(|attempts| attempts.tried_keys(pool)).unwrap_or_default();
+    request.service.has_fresh_key(pool, &tried, now)
 }

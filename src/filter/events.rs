@@ -17,6 +17,9 @@ use crate::time::{Millis, Now, UnixMillis};
 /// far less.
 const SAME_EVENT: Millis = Millis(5000);
 
+/// Time within which a repeated refusal is no further event (one minute).
+const REPEATED_EVENT: Millis = Millis(60_000);
+
 /// The result of keeping an event.
 #[derive(Clone, Copy)]
 enum Kept {
@@ -46,8 +49,23 @@ impl Worker {
     /// Publishes that a pool has lost its last usable key with its secret. All workers learn that at about the same time, each
     /// by itself; the first one publishes it.
     pub fn publish_exhausted(&self, service: &Service, pool: &str, now: Now) {
-        let line = Event::pool_exhausted(pool, now.wall).line();
-        let since = UnixMillis(now.wall.0.saturating_sub(SAME_EVENT.0));
+        self.publish_once(service, &Event::pool_exhausted(pool, now.wall), SAME_EVENT, now);
+    }
+
+    /// Publishes that a key is suspect. A key that is refused now and then is one event a minute.
+    pub fn publish_suspect(&self, service: &Service, pool: &str, key: &str, now: Now) {
+        self.publish_once(service, &Event::key_suspect(pool, key, now.wall), REPEATED_EVENT, now);
+    }
+
+    /// Publishes that the provider has refused a key and the client got 503 in its place: once a minute for a pool and a status.
+    pub fn publish_refused(&self, service: &Service, pool: &str, status: u16, now: Now) {
+        self.publish_once(service, &Event::key_refused(pool, status, now.wall), REPEATED_EVENT, now);
+    }
+
+    /// Publishes an event of a pool, unless an equal one was published within this time.
+    fn publish_once(&self, service: &Service, event: &Event, within: Millis, now: Now) {
+        let line = event.line();
+        let since = UnixMillis(now.wall.0.saturating_sub(within.0));
         if self.keep(POOL_EVENTS, &line, Some(since)) {
             host::warn(&line);
             self.alert(service, line);

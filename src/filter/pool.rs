@@ -1,5 +1,6 @@
 //! A key pool in service on one worker: the values of its keys, their states, their use and their metrics.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -14,6 +15,9 @@ use crate::shared::cell::SharedCell;
 use crate::shared::dropped::Dropped;
 use crate::shared::turn::Turn;
 use crate::time::{Micros, Millis};
+
+/// The fraction of the golden ratio, in 64 bits.
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// No key of a pool is available.
 #[derive(Clone, Copy, Default)]
@@ -39,6 +43,8 @@ pub struct LivePool {
     keys: SharedCell<KeySet>,
     state: Rc<SharedCell<PoolState>>,
     usage: Rc<SharedCell<WorkerUsage>>,
+    /// The point at which the last key was drawn.
+    drawn: Cell<u64>,
 }
 
 impl LivePool {
@@ -50,7 +56,14 @@ impl LivePool {
         usage: Rc<SharedCell<WorkerUsage>>,
     ) -> LivePool {
         let keys = SharedCell::new(KeySet::new(pool, secrets));
-        LivePool { metrics: KeyMetrics::of(pool), gauge: PoolMetrics::new(pool), keys, state, usage }
+        LivePool {
+            metrics: KeyMetrics::of(pool),
+            gauge: PoolMetrics::new(pool),
+            keys,
+            state,
+            usage,
+            drawn: Cell::new(host::seed()),
+        }
     }
 
     /// Resolves the pool anew.
@@ -60,6 +73,10 @@ impl LivePool {
 
     /// Chooses a key for an attempt. Returns its index in the pool.
     pub fn pick(&self, pool: &KeyPool, query: KeyQuery<'_>, turn: &mut Turn<'_>) -> Result<usize, Exhausted> {
+        // Multiples of the golden ratio spread more evenly than random numbers, so that few requests in a row draw the same key.
+        let random = self.drawn.get().wrapping_add(GOLDEN);
+        self.drawn.set(random);
+        let query = KeyQuery { random, ..query };
         let pick = self
             .keys
             .with(|keys| self.state.with_mut(|state| state.pick(Pool { config: pool, keys }, query, turn)));
@@ -84,12 +101,29 @@ impl LivePool {
         available.flatten().unwrap_or(Err(Exhausted::default()))
     }
 
+    /// Returns whether a request could have a key now that is active, that it has not `tried`, and whose last outcome was no refusal.
+    pub fn has_fresh_key(&self, tried: &[usize], now: Micros) -> bool {
+        let fresh = self.keys.with(|keys| self.state.with(|state| state.has_fresh_key(keys, tried, now)));
+        fresh.flatten() == Some(true)
+    }
+
+    /// Notes that an attempt with a key was refused.
+    pub fn note_refusal(&self, key: usize, now: Micros) {
+        self.keys.with(|keys| self.state.with_mut(|state| state.note_refusal(keys, key, now)));
+    }
+
+    /// Returns whether the good answer of a key proves that another key, refused in an attempt that began at `began`, is at fault.
+    pub fn proves(&self, good: usize, began: Micros) -> bool {
+        let proves = self.keys.with(|keys| self.state.with(|state| state.proves(keys, good, began)));
+        proves.flatten() == Some(true)
+    }
+
     /// Reports the outcome of an attempt to the state of its key. `fingerprint`: that of the value which the attempt carried. If
     /// the secret was rotated meanwhile, the outcome is not the new one's fault. Returns the keys' changes of status.
     pub fn report(
         &self,
         pool: &KeyPool,
-        report: KeyReport,
+        report: KeyReport<'_>,
         fingerprint: Option<u64>,
         turn: &mut Turn<'_>,
     ) -> Vec<KeyTransition> {

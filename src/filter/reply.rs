@@ -3,19 +3,23 @@
 use crate::headers::Headers;
 use crate::host;
 use crate::json::quoted;
-use crate::keys::reset;
+use crate::keys::reset::{self, Limit};
 use crate::llm::api::Api;
+use crate::outcome::blame::KeyAnswer;
+use crate::plan::pool::{KeyPool, Refusal};
 use crate::time::{Millis, UnixMillis};
+
+/// Longest return of a key for which a client should wait and try again (60 s): the official clients wait no longer.
+const WORTH_A_RETRY: Millis = Millis(60_000);
 
 /// Answers a request for which no key is available. `returns_in`: time until a key comes back by itself. The response passes
 /// through our own response callback.
 pub fn refuse(returns_in: Option<Millis>) {
     let (status, body) = unavailable(returns_in);
-    // Whole seconds, rounded up: a client that comes back too early is refused again.
-    let seconds = returns_in.map(|wait| wait.0.div_ceil(1000).max(1).to_string());
+    let seconds = returns_in.map(whole_seconds);
     let mut headers = vec![("content-type", "application/json")];
-    if let Some(seconds) = &seconds {
-        headers.push(("retry-after", seconds));
+    if let (Some(wait), Some(seconds)) = (returns_in, &seconds) {
+        headers.extend([("retry-after", seconds.as_str()), ("x-should-retry", should_retry(wait))]);
     }
     host::respond(status, headers, body.as_bytes());
 }
@@ -78,6 +82,30 @@ fn error_body(api: Option<Api>, status: u32, code: &str, message: &str) -> Strin
     }
 }
 
+/// Answers in place of a provider that has refused our key: the client must not take that for a refusal of its own. Only in the
+/// response-headers callback. `version`: name and value of the header that names the version.
+pub fn hide_refusal(version: Option<(&str, &str)>) {
+    let headers = [("content-type", "application/json")].into_iter().chain(version).collect();
+    host::respond(503, headers, UNAVAILABLE.as_bytes());
+}
+
+/// States in a provider's answer when a key returns. Only in the response-headers callback.
+pub fn state_return(returns_in: Millis) {
+    host::set_response_header("retry-after", &whole_seconds(returns_in));
+    host::set_response_header("x-should-retry", should_retry(returns_in));
+    // The official clients read it before `retry-after`.
+    host::remove_response_header("retry-after-ms");
+}
+
+/// Returns whole seconds, rounded up: a client that comes back too early is refused again.
+fn whole_seconds(wait: Millis) -> String {
+    wait.0.div_ceil(1000).max(1).to_string()
+}
+
+fn should_retry(wait: Millis) -> &'static str {
+    if wait <= WORTH_A_RETRY { "true" } else { "false" }
+}
+
 /// Answers a request of the admin listener.
 pub fn answer(status: u32, kind: &str, policy: &str, allow: Option<&str>, body: &str) {
     let mut headers = vec![
@@ -104,12 +132,17 @@ const RATE_LIMITED: &str = r#"{"error":{"message":"every API key for this reques
 
 const UNAVAILABLE: &str = r#"{"error":{"message":"no API key is available for this request","type":"server_error","param":null,"code":"keys_unavailable"}}"#;
 
-/// Returns the time that a response with status 429 states until the next request. Only in the response-headers callback.
-pub fn rate_limit_wait(status: u16, now: UnixMillis) -> Option<Millis> {
+/// Returns what a response says about the pool's key that its request carried. Only in the response-headers callback.
+pub fn key_answer(pool: Option<&KeyPool>, status: u16, now: UnixMillis) -> KeyAnswer {
+    let Some(pool) = pool.filter(|_| (400..500).contains(&status)) else { return KeyAnswer::Silent };
     if status != 429 {
-        return None;
+        return pool.refusal(status).map_or(KeyAnswer::Silent, KeyAnswer::Refused);
     }
-    let headers = host::response_headers()?;
+    let headers = host::response_headers().unwrap_or_default();
     let named = headers.iter().map(|(name, value)| (std::str::from_utf8(name).unwrap_or_default(), value));
-    reset::requested_wait(named, now)
+    match reset::limit(named, now) {
+        Limit::Unknown => KeyAnswer::Refused(Refusal::Limited),
+        Limit::QuotaLeft => KeyAnswer::QuotaLeft,
+        Limit::Exhausted(wait) => KeyAnswer::Limited(wait),
+    }
 }

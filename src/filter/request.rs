@@ -8,9 +8,12 @@ use super::requests::InFlight;
 use super::rewrite::OriginalHeaders;
 use super::service::Service;
 use crate::engine::Assigned;
+use crate::hash::hash;
+use crate::host;
 use crate::outcome::attempts::Attempts;
 use crate::outcome::judgement::Carried;
 use crate::plan::guard::Guard;
+use crate::plan::matching::address_without_port;
 use crate::plan::{Deployment, Version};
 use crate::shared::cell::SharedCell;
 use crate::time::Millis;
@@ -39,6 +42,12 @@ pub struct Request {
     pub body: Option<RequestBody>,
     /// The length of the body was announced anew, for an attempt. The map of headers keeps it.
     pub announced: Cell<bool>,
+    /// The route was told to go to stable with the next attempt.
+    pub stable_named: Cell<bool>,
+    /// The route was told so by the property that it reads before the cluster header.
+    pub next_named: Cell<bool>,
+    /// Hash of the client's identity, once it was needed.
+    pub client: Cell<Option<u64>>,
     /// Its attempts.
     pub attempts: SharedCell<Attempts>,
     /// Keeps it in the number of requests in flight.
@@ -65,6 +74,24 @@ impl Request {
     /// Returns the index of the version it was assigned to.
     pub fn version(&self) -> usize {
         self.assigned.choice.version
+    }
+
+    /// Returns the hash of the client's identity: the sticky one, or else that of its address.
+    pub fn client(&self) -> u64 {
+        if let Some(known) = self.assigned.choice.identity.or(self.client.get()) {
+            return known;
+        }
+        let address = host::source_address().unwrap_or_default();
+        let hashed = hash(&[b"bellwether/client", address_without_port(&address)]);
+        self.client.set(Some(hashed));
+        hashed
+    }
+
+    /// Has the route choose this cluster, stable's, for the next attempt.
+    pub fn name_next_cluster(&self, stable: &str) {
+        self.stable_named.set(true);
+        self.next_named.set(true);
+        host::set_next_cluster(stable);
     }
 
     /// Returns the index of the version that the last attempt went to.

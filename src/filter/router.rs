@@ -1,5 +1,7 @@
 //! The `router` role: one context a request, in the connection manager's chain.
 
+mod answer; // the answer to a request, and its end
+
 use std::cell::Cell;
 use std::rc::Rc;
 
@@ -12,16 +14,13 @@ use super::reply::{self, Invalid};
 use super::request::{Request, smallest_latency_limit};
 use super::rewrite::{OriginalHeaders, remove_spoofed, rewrite};
 use super::service::{Service, turn};
-use super::warnings::Overflow;
 use super::worker::Worker;
 use crate::engine::{Assigned, Transition};
 use crate::headers::Headers;
 use crate::host;
 use crate::keys::pool::KeyQuery;
 use crate::llm::LITE;
-use crate::outcome::attempts::{Attempts, RequestEnd, RouterAnswer};
-use crate::outcome::judgement::Judgement;
-use crate::outcome::{self, Outcome};
+use crate::outcome::attempts::Attempts;
 use crate::plan::matching::{self, Asked};
 use crate::plan::model::Unreadable;
 use crate::plan::pool::KeyRef;
@@ -29,7 +28,7 @@ use crate::plan::{Deployment, Version};
 use crate::route::{self, RequestFacts};
 use crate::shared::cell::SharedCell;
 use crate::shared::turn::Turn;
-use crate::time::{Micros, Millis, Now};
+use crate::time::Micros;
 
 /// Longest id of a request in an event, in bytes; Envoy's own ids have 36.
 const REQUEST_ID_BYTES: usize = 128;
@@ -41,8 +40,6 @@ pub struct RouterStream {
     serving: Option<Serving>,
     /// A request whose body is read before it is decided.
     held: Option<Box<HeldRequest>>,
-    /// Time that the response headers state until the end of a rate limit, for a judgement at the end of the request.
-    wait: Cell<Option<Millis>>,
 }
 
 /// A request that a deployment has taken.
@@ -84,7 +81,7 @@ struct Choosing<'a> {
 impl RouterStream {
     /// Makes a stream under this plan.
     pub fn new(worker: Rc<Worker>, service: Rc<Service>) -> RouterStream {
-        RouterStream { worker, service, serving: None, held: None, wait: Cell::new(None) }
+        RouterStream { worker, service, serving: None, held: None }
     }
 
     /// Takes a request: decides it by its headers, or holds it until its body has told enough.
@@ -250,28 +247,36 @@ impl RouterStream {
         if self.service.is_refused(n, assigned.choice, seen) {
             assigned = binding.forced(deployment.stable);
         }
-        let exhausted = match self.choose_key(deployment, &assigned, turn) {
+        let is_canary = assigned.choice.version != deployment.stable;
+        let exhausted = match self.choose_key(deployment, &assigned, !is_canary, turn) {
             Ok(key) => return Some(Decision { assigned, seen, key: Ok(key), transition: None }),
             Err(exhausted) => exhausted,
         };
+        let stable = binding.forced(deployment.stable);
+        let key = self.choose_key(deployment, &stable, true, turn);
+        // A suspect key of the canary is better than none.
+        if let (true, Err(_), Ok(key)) = (is_canary, key, self.choose_key(deployment, &assigned, true, turn))
+        {
+            return Some(Decision { assigned, seen, key: Ok(key), transition: None });
+        }
         // The request may be a probe, which then says nothing about the version.
         let transition = binding.finish(deployment, &assigned, None, turn);
-        let assigned = binding.forced(deployment.stable);
-        let key = self.choose_key(deployment, &assigned, turn);
-        Some(Decision { assigned, seen, key: key.map_err(|stable| stable.sooner(exhausted)), transition })
+        let key = key.map_err(|stable| stable.sooner(exhausted));
+        Some(Decision { assigned: stable, seen, key, transition })
     }
 
-    /// Chooses the key of a request to its version; `None` if the version needs no key.
+    /// Chooses the key of a request to its version; `None` if the version needs no key. `suspects`: whether a suspect key will do.
     fn choose_key(
         &self,
         deployment: &Deployment,
         assigned: &Assigned,
+        suspects: bool,
         turn: &mut Turn<'_>,
     ) -> Result<Option<KeyRef>, Exhausted> {
         let version = deployment.versions.get(assigned.choice.version).ok_or(Exhausted::default())?;
         let Some(pool) = version.pool else { return Ok(None) };
         let identity = assigned.choice.identity;
-        let query = KeyQuery { tried: &[], identity, random: self.worker.random() };
+        let query = KeyQuery { tried: &[], identity, random: self.worker.random(), suspects };
         self.service.pick(pool, query, turn).map(Some)
     }
 
@@ -325,6 +330,9 @@ impl RouterStream {
             out_of_keys: Cell::new(false),
             body,
             announced: Cell::new(false),
+            stable_named: Cell::new(false),
+            next_named: Cell::new(false),
+            client: Cell::new(None),
             attempts: SharedCell::new(Attempts::new(seen, impatient_after)),
             _in_flight: self.worker.requests.count_one(),
         });
@@ -346,93 +354,6 @@ impl RouterStream {
             let now = self.worker.clock.mono();
             serving.request.attempts.with_mut(|attempts| attempts.record_request_end(now));
         }
-    }
-
-    fn answer(&self, serving: &Serving) {
-        let request = &serving.request;
-        let Some(deployment) = request.deployment() else { return };
-        if let (Some(name), Some(version)) =
-            (&self.service.plan.version_header, deployment.versions.get(request.served_by()))
-        {
-            host::set_response_header(name, &version.id);
-        }
-        let judged = request.attempts.with_mut(|attempts| {
-            let judged = self.judge(attempts, request, deployment);
-            if attempts.upstream_answered() {
-                self.observe_latency(attempts, request, deployment);
-            }
-            judged
-        });
-        if let Some((judgement, now)) = judged.flatten() {
-            self.worker.record(request, &[judgement], None, now);
-        }
-    }
-
-    /// Judges the answer, if the `keys` role has not seen it. Returns the judgement and its time.
-    fn judge(
-        &self,
-        attempts: &mut Attempts,
-        request: &Request,
-        deployment: &Deployment,
-    ) -> Option<(Judgement, Now)> {
-        if attempts.has_last_headers() {
-            return None;
-        }
-        let answer = self.router_answer()?;
-        let now = self.worker.clock.now();
-        self.wait.set(reply::rate_limit_wait(answer.status, now.wall));
-        let errors = &request.guard(deployment).errors;
-        let judged = attempts.record_router_answer(answer, request.router_key.get(), now.mono, errors);
-        judged.map(|judgement| (judgement, now))
-    }
-
-    fn observe_latency(&self, attempts: &Attempts, request: &Request, deployment: &Deployment) {
-        let heard = attempts.good_headers_at().unwrap_or_else(|| self.worker.clock.mono());
-        let millis = heard.since(attempts.waiting_since()).whole_millis();
-        let served_by = if attempts.served_by_stable() { deployment.stable } else { request.version() };
-        let metrics = self.service.metrics.get(request.deployment);
-        if let Some(version) = metrics.and_then(|m| m.versions.get(served_by)) {
-            version.latency(millis);
-        }
-    }
-
-    /// Returns the answer as the router sees it.
-    fn router_answer(&self) -> Option<RouterAnswer> {
-        if self.service.upstream_ok.holds() {
-            return Some(RouterAnswer { status: 200, from_upstream: true });
-        }
-        Some(RouterAnswer { status: host::response_status()?, from_upstream: host::via_upstream() })
-    }
-
-    fn finish(&self, serving: &Serving) {
-        let request = &serving.request;
-        let Some(deployment) = request.deployment() else { return };
-        let now = self.worker.clock.now();
-        let flags = host::response_flags();
-        let errors = &request.guard(deployment).errors;
-        let mut judged = Vec::new();
-        let mut answered = false;
-        let outcome = request.attempts.with_mut(|attempts| {
-            answered = attempts.upstream_answered();
-            let ending = outcome::ending(flags, answered);
-            let end = RequestEnd { ending, carried: request.router_key.get(), now: now.mono };
-            attempts.finish(end, errors, &mut judged)
-        });
-        let Some(outcome) = outcome else { return };
-        if flags & outcome::flags::OVERFLOW != 0 {
-            let overflow = Overflow {
-                deployment: request.deployment,
-                version: request.served_by(),
-                unanswered: !answered,
-                last: now.mono,
-            };
-            self.service.lookout.note_overflow(overflow);
-        }
-        self.worker.record(request, &judged, self.wait.get(), now);
-        if outcome == Outcome::Local {
-            self.worker.record_unused_key(request, now);
-        }
-        self.worker.finish(request, outcome, now);
     }
 }
 
@@ -463,10 +384,7 @@ impl HttpContext for RouterStream {
     }
 
     fn on_http_response_headers(&mut self, _: usize, _: bool) -> Action {
-        if let Some(serving) = &self.serving {
-            self.answer(serving);
-        }
-        Action::Continue
+        self.serving.as_ref().map_or(Action::Continue, |serving| self.answer(serving))
     }
 }
 

@@ -8,7 +8,6 @@ use super::warnings::Lookout;
 use crate::engine::Binding;
 use crate::host::{self, SharedData, UpstreamOk};
 use crate::keys::pool::{KeyQuery, KeyReport, KeyTransition};
-use crate::outcome::blame::KeyOutcome;
 use crate::outcome::judgement::Carried;
 use crate::plan::pool::KeyRef;
 use crate::plan::{Plan, Version};
@@ -127,19 +126,25 @@ impl Service {
             && deployment.versions.get(deployment.stable).is_some_and(has_key)
     }
 
-    /// Reports the outcome of an attempt that began at `began` to the pool of its key. Returns the keys' changes of status.
+    /// Returns whether the pool has a key for another attempt of a request: an active one that the request has not `tried`, and whose
+    /// last outcome was no refusal.
+    pub fn has_fresh_key(&self, pool: usize, tried: &[usize], now: Micros) -> bool {
+        self.pools.get(pool).is_some_and(|live| live.has_fresh_key(tried, now))
+    }
+
+    /// Reports the outcome of an attempt to a pool. `fingerprint`: that of the value which the attempt carried. Returns the keys'
+    /// changes of status.
     pub fn report(
         &self,
-        carried: Carried,
-        outcome: KeyOutcome,
-        began: Micros,
+        pool: usize,
+        report: KeyReport<'_>,
+        fingerprint: Option<u64>,
         turn: &mut Turn<'_>,
     ) -> Vec<KeyTransition> {
-        let Some(KeyRef { pool, key }) = carried.key else { return Vec::new() };
         let Some((live, config)) = self.pools.get(pool).zip(self.plan.pools.get(pool)) else {
             return Vec::new();
         };
-        live.report(config, KeyReport { key, outcome, began }, carried.fingerprint, turn)
+        live.report(config, report, fingerprint, turn)
     }
 
     /// Puts a key's value into the header of its pool, in place of any value there. Returns the credential of the request.

@@ -36,6 +36,11 @@ pub fn set_response_header(name: &str, value: &str) {
     let _ = hostcalls::set_map_value(MapType::HttpResponseHeaders, name, Some(value));
 }
 
+/// Removes a response header. Only in the response-headers callback.
+pub fn remove_response_header(name: &str) {
+    let _ = hostcalls::remove_map_value(MapType::HttpResponseHeaders, name);
+}
+
 /// Reads the status of the response; 0 if it is not a number. Only in the response-headers callback.
 pub fn response_status() -> Option<u16> {
     let bytes = hostcalls::get_map_value_bytes(MapType::HttpResponseHeaders, ":status").ok()??;

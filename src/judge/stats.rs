@@ -317,6 +317,7 @@ mod tests {
     fn outcomes_that_judge_no_version_leave_no_trace() {
         for outcome in [
             Outcome::RateLimited,
+            Outcome::Exhausted,
             Outcome::KeyRejected,
             Outcome::CallerError,
             Outcome::Cancelled,

@@ -4,11 +4,15 @@
 //!
 //! | outcome of an attempt | the key is out of use |
 //! |---|---|
-//! | 429 ([`KeyOutcome::Limited`]) | at once |
-//! | 401 or 403 ([`KeyOutcome::Rejected`]) | after `rejected.after` in a row |
+//! | 429 with evidence ([`KeyOutcome::Limited`]) | at once |
+//! | 401 or 403, and another key did well on the same request ([`KeyOutcome::Rejected`]) | after `rejected.after` in a row |
+//! | 402, likewise ([`KeyOutcome::Exhausted`]) | at once |
+//! | a refusal, or a 429 without evidence, that nothing proves ([`KeyOutcome::Unproven`]) | after five in a row; see [`Doubt`] |
 //! | bad answer ([`KeyOutcome::Failed`]), broken stream ([`KeyOutcome::Broke`]) | after `failing.after` in a row, if other keys of the pool work |
 //!
-//! If all keys of a pool fail, the provider is at fault. To take its keys out of use would make an outage worse.
+//! If all keys of a pool fail, the provider is at fault. To take its keys out of use would make an outage worse. So the last active
+//! key of a pool stays in use whatever it is refused: it becomes *suspect*. A suspect key is used where no active key is left, and
+//! once a second it is tried before the others. A good answer makes it active again.
 //!
 //! # The way back
 //!
@@ -23,22 +27,24 @@
 //!
 //! * Bad answers. A good answer ends the streak with its headers.
 //! * Broken streams. A whole answer ends the streak. Every broken stream began with good headers, so headers end nothing here.
-//! * Refusals. Any outcome but another refusal ends the streak.
+//! * Proven refusals. Any outcome but another refusal ends the streak.
 //!
-//! A refusal or a 429 also ends the streaks of bad answers and of broken streams; these two do not end each other. They are
+//! A proven refusal or a 429 with evidence also ends the streaks of bad answers and of broken streams; these two do not end each other. They are
 //! separate for the sake of long streams. A single streak, ended by whole answers only, would count each bad answer at once, but
 //! a good one not before its end: a healthy key with streams of several minutes would look broken in the first of them.
 //!
 //! Caller errors neither extend nor end a streak, and a trial that ends with one proves nothing: some providers read the prompt
 //! before they look at the key.
 
+mod doubt;
 mod record;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::doubt::Doubt;
 pub use self::record::{Entry, PoolHealth};
-use crate::outcome::blame::KeyOutcome;
-use crate::plan::pool::{Cooldown, KeyPool, StreakLimit};
+use crate::outcome::blame::{KeyOutcome, Unproven};
+use crate::plan::pool::{Cooldown, KeyPool, Refusal};
 use crate::time::{Micros, Millis, Span};
 
 /// Time after which a trial without a report is given up: its worker may have died.
@@ -51,6 +57,8 @@ const STALE_COPY: Span = Span::from_millis(20);
 const TRIAL_RETRY_AFTER: Span = Span::from_secs(2);
 /// Shortest rate limit, also where the provider asks for less: with "0" each request would be a trial.
 const SHORTEST_LIMIT: Millis = Millis(1000);
+/// Time between two trials of a suspect key, and before the first repetition of a trial that was refused without a proof.
+const SUSPECT_TRIAL_AFTER: Millis = Millis(1000);
 
 /// Status of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -65,6 +73,10 @@ pub enum Status {
     CoolingDown,
     /// Refused by the provider, or without its secret.
     Disabled,
+    /// Refused, but in use: no other key of the pool is active.
+    Suspect,
+    /// Out of money or quota.
+    Exhausted,
 }
 
 impl Status {
@@ -75,6 +87,8 @@ impl Status {
             Status::RateLimited => "rate_limited",
             Status::CoolingDown => "cooling_down",
             Status::Disabled => "disabled",
+            Status::Suspect => "suspect",
+            Status::Exhausted => "exhausted",
         }
     }
 
@@ -85,12 +99,19 @@ impl Status {
             Status::RateLimited => 1,
             Status::CoolingDown => 2,
             Status::Disabled => 3,
+            Status::Suspect => 4,
+            Status::Exhausted => 5,
         }
     }
 
     /// Returns the status after a key that has this one goes out of use again with `next`: a refusal outlasts every other reason.
-    const fn or_disabled(self, next: Status) -> Status {
-        if matches!(self, Status::Disabled) { Status::Disabled } else { next }
+    const fn or_refused(self, next: Status) -> Status {
+        if self.is_refused() { self } else { next }
+    }
+
+    /// Returns whether the provider refuses the key.
+    pub const fn is_refused(self) -> bool {
+        matches!(self, Status::Disabled | Status::Exhausted)
     }
 }
 
@@ -122,6 +143,20 @@ pub struct Observation {
     pub began: Micros,
     /// Time at which the outcome is known.
     pub now: Micros,
+    /// Hash of the client's identity; used for refusals without a proof.
+    pub client: u64,
+}
+
+/// The other keys of the pool, as a fault of one key needs them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Others {
+    /// One is active.
+    pub active: bool,
+    /// One is active, and its last outcome was no refusal that nothing proves.
+    pub trusted: bool,
+    /// An active one has succeeded where this one failed, in an attempt that began after this one's streak (see
+    /// [`Health::streak_at_limit`]).
+    pub work: bool,
 }
 
 /// Health of one key.
@@ -141,6 +176,8 @@ pub struct Health {
     failed: Streak,
     /// Broken streams in a row.
     broken: Streak,
+    /// Refusals in a row that nothing proves.
+    pub doubt: Doubt,
     /// Time at which the trial under way is given up.
     trial_until: Micros,
 }
@@ -155,6 +192,7 @@ impl Health {
         rejected: 0,
         failed: Streak::NONE,
         broken: Streak::NONE,
+        doubt: Doubt::NONE,
         trial_until: Micros(0),
     };
 
@@ -163,9 +201,24 @@ impl Health {
         self.status == Status::Active
     }
 
+    /// Returns whether the key is suspect: in use only where no active key is left.
+    pub fn is_suspect(&self) -> bool {
+        self.status == Status::Suspect
+    }
+
+    /// Returns whether requests may use the key without a trial.
+    pub fn is_in_use(&self) -> bool {
+        self.is_active() || self.is_suspect()
+    }
+
     /// Returns whether a trial is due and none is under way.
     pub fn is_trial_due(&self, now: Micros) -> bool {
         !self.is_active() && now >= self.until && now >= self.trial_until
+    }
+
+    /// Returns whether another request may carry the key to clear a doubt: one at a time.
+    pub fn is_doubt_trial_due(&self, now: Micros) -> bool {
+        self.is_active() && self.doubt.is_trial_wanted() && now >= self.trial_until
     }
 
     /// Returns the earliest time at which another request for the key makes sense.
@@ -177,9 +230,11 @@ impl Health {
     pub fn is_changed_by(&self, outcome: KeyOutcome) -> bool {
         match outcome {
             KeyOutcome::Completed => *self != Health::default(),
-            KeyOutcome::Accepted => !self.is_active() || self.rejected > 0 || self.failed.count > 0,
-            KeyOutcome::Inconclusive => !self.is_active(),
-            KeyOutcome::Limited(_) | KeyOutcome::Rejected | KeyOutcome::Failed | KeyOutcome::Broke => true,
+            KeyOutcome::Accepted => {
+                !self.is_active() || self.rejected > 0 || self.failed.count > 0 || self.doubt.is_open()
+            }
+            KeyOutcome::Inconclusive => !self.is_active() || self.trial_until > Micros(0),
+            _ => true,
         }
     }
 
@@ -204,7 +259,8 @@ impl Health {
 
     /// Takes the streaks of `other`. A rate limit of its quota group is no outcome of the key itself.
     pub fn with_streaks_of(self, other: Health) -> Health {
-        Health { rejected: other.rejected, failed: other.failed, broken: other.broken, ..self }
+        let Health { rejected, failed, broken, doubt, .. } = other;
+        Health { rejected, failed, broken, doubt, ..self }
     }
 
     /// Extends the time out of use to `until` at least.
@@ -217,30 +273,33 @@ impl Health {
         Health { trial_until: now.plus(TRIAL_EXPIRY), ..self }
     }
 
-    /// Applies the outcome of an attempt. `others_work`: another key of the pool, itself active, has succeeded where this one
-    /// failed, in an attempt that began after this one's streak (see [`Health::streak_at_limit`]).
-    pub fn apply(self, seen: Observation, others_work: bool, pool: &KeyPool) -> Health {
-        let Observation { outcome, began, now } = seen;
+    /// Applies the outcome of an attempt. `others`: the other keys of the pool.
+    pub fn apply(self, seen: Observation, others: Others, pool: &KeyPool) -> Health {
+        let Observation { outcome, began, now, .. } = seen;
         // An attempt that began before its worker could know that the key was out of use is no trial. It says nothing new about
         // the state, except that a limit may be longer. If the key is active again, it says nothing about the time since then.
-        let old = began < self.since.plus(STALE_COPY).min(self.until);
+        let old = !self.is_suspect() && began < self.since.plus(STALE_COPY).min(self.until);
         let stale = !self.is_active() && old;
         match outcome {
             KeyOutcome::Completed | KeyOutcome::Accepted | KeyOutcome::Inconclusive if old => self,
-            KeyOutcome::Failed | KeyOutcome::Broke if old && self.is_active() => self,
+            KeyOutcome::Failed | KeyOutcome::Broke | KeyOutcome::Unproven(_) if old && self.is_active() => {
+                self
+            }
             KeyOutcome::Inconclusive => Health { trial_until: Micros(0), ..self },
             KeyOutcome::Completed => Health::default(),
             KeyOutcome::Accepted => self.accepted(now),
             KeyOutcome::Limited(wait) => self.limited(wait, pool.rate_limited, stale, now),
-            KeyOutcome::Rejected => self.rejected(pool.rejected, stale, now),
+            KeyOutcome::Rejected => self.rejected(others, pool, stale, now),
+            KeyOutcome::Exhausted => self.refused(Refusal::Exhausted, others, pool, stale, now),
+            KeyOutcome::Unproven(unproven) => self.unproven(seen, unproven, others, pool),
             KeyOutcome::Failed | KeyOutcome::Broke => {
-                let at_limit = others_work && self.streak_at_limit(outcome, now, pool).is_some();
+                let at_limit = others.work && self.streak_at_limit(outcome, now, pool).is_some();
                 let extended = match outcome {
                     KeyOutcome::Broke => Health { rejected: 0, broken: self.broken.extended(now), ..self },
                     _ => Health { rejected: 0, failed: self.failed.extended(now), ..self },
                 };
-                let is_out = at_limit || (!self.is_active() && !stale);
-                let status = self.status.or_disabled(Status::CoolingDown);
+                let is_out = at_limit || (!self.is_in_use() && !stale);
+                let status = self.status.or_refused(Status::CoolingDown);
                 if is_out { extended.take_out(status, pool.failing.out_for, stale, now) } else { extended }
             }
         }
@@ -265,17 +324,70 @@ impl Health {
         let factor = 1u64.checked_shl(doublings.min(40)).unwrap_or(u64::MAX);
         let own = Millis(first.0.saturating_mul(factor).min(max.0));
         let wait = wait.map_or(own, |wait| Millis(wait.0.clamp(SHORTEST_LIMIT.0.min(max.0), max.0)));
-        let ended = Health { rejected: 0, failed: Streak::NONE, broken: Streak::NONE, ..self };
+        let ended =
+            Health { rejected: 0, failed: Streak::NONE, broken: Streak::NONE, doubt: Doubt::NONE, ..self };
         Health { doublings, ..ended.take_out(Status::RateLimited, wait, stale, now) }
     }
 
-    /// Applies a refusal.
-    fn rejected(self, limit: StreakLimit, stale: bool, now: Micros) -> Health {
+    /// Applies a proven refusal.
+    fn rejected(self, others: Others, pool: &KeyPool, stale: bool, now: Micros) -> Health {
         let rejected = self.rejected.saturating_add(1);
         let extended = Health { rejected, failed: Streak::NONE, broken: Streak::NONE, ..self };
         // One refused trial extends the state, however long the streak had to be the first time.
-        let is_out = rejected >= limit.failures || !self.is_active();
-        if is_out { extended.take_out(Status::Disabled, limit.out_for, stale, now) } else { extended }
+        let is_out = rejected >= pool.rejected.failures || !self.is_active();
+        if is_out { extended.refused(Refusal::Rejected, others, pool, stale, now) } else { extended }
+    }
+
+    /// Takes a key out that is at fault for a refusal, unless it is the last one in use.
+    fn refused(self, refusal: Refusal, others: Others, pool: &KeyPool, stale: bool, now: Micros) -> Health {
+        if self.is_in_use() && !others.active {
+            return self.suspected(now);
+        }
+        let ended = Health { failed: Streak::NONE, broken: Streak::NONE, doubt: Doubt::NONE, ..self };
+        match refusal {
+            Refusal::Rejected => ended.take_out(Status::Disabled, pool.rejected.out_for, stale, now),
+            Refusal::Exhausted => ended.take_out(Status::Exhausted, pool.exhausted_for, stale, now),
+            Refusal::Limited => ended.limited(None, pool.rate_limited, stale, now),
+        }
+    }
+
+    /// Makes the key suspect. The next trial is a second away.
+    pub fn suspected(self, now: Micros) -> Health {
+        let until = now.plus(SUSPECT_TRIAL_AFTER).max(self.until);
+        let since = if self.is_suspect() { self.since } else { now };
+        Health { status: Status::Suspect, since, until, trial_until: Micros(0), ..self }
+    }
+
+    /// Applies a refusal that nothing proves.
+    fn unproven(self, seen: Observation, unproven: Unproven, others: Others, pool: &KeyPool) -> Health {
+        let Observation { began, now, client, .. } = seen;
+        if !self.is_in_use() {
+            let stale = began < self.since.plus(STALE_COPY).min(self.until);
+            return if stale { self } else { self.refused_trial(unproven.refusal, pool, now) };
+        }
+        let doubt = self.doubt.extended(unproven.alone, client, now);
+        let doubted = Health { doubt, trial_until: Micros(0), ..self };
+        if others.trusted && unproven.alone && doubt.is_fault(began) {
+            doubted.refused(unproven.refusal, others, pool, false, now)
+        } else if self.is_suspect() {
+            doubted.suspected(now)
+        } else {
+            doubted
+        }
+    }
+
+    /// Extends the state of a key that is out of use after a trial that was refused without a proof. One request may be the reason,
+    /// so the next trial is only a second away; the wait doubles each time.
+    fn refused_trial(self, refusal: Refusal, pool: &KeyPool, now: Micros) -> Health {
+        if refusal == Refusal::Limited && self.status == Status::RateLimited {
+            return self.limited(None, pool.rate_limited, false, now);
+        }
+        let factor = 1u64.checked_shl(self.doublings.min(40)).unwrap_or(u64::MAX);
+        let longest = if refusal == Refusal::Exhausted { pool.exhausted_for } else { pool.rejected.out_for };
+        let wait = Millis(SUSPECT_TRIAL_AFTER.0.saturating_mul(factor).min(longest.0));
+        let doublings = self.doublings.saturating_add(1);
+        let until = now.plus(wait).max(self.until);
+        Health { doublings, since: now, until, trial_until: Micros(0), ..self }
     }
 
     /// Takes the key out of use for `span`; a later deadline stays. Ends a trial under way, unless the failed attempt is older
@@ -283,7 +395,7 @@ impl Health {
     fn take_out(self, status: Status, span: Millis, stale: bool, now: Micros) -> Health {
         let (since, trial_until) = if stale { (self.since, self.trial_until) } else { (now, Micros(0)) };
         let until = now.plus(span).max(self.until);
-        let status = if stale { self.status.or_disabled(status) } else { status };
+        let status = if stale { self.status.or_refused(status) } else { status };
         Health { status, since, until, trial_until, ..self }
     }
 }

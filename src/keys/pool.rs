@@ -1,5 +1,6 @@
 //! Pools as one worker uses them: it chooses a key for an attempt from a copy of the shared record that is at most 10 ms old.
 
+mod refusals;
 mod report;
 
 use std::collections::BTreeMap;
@@ -7,6 +8,7 @@ use std::rc::Rc;
 
 use crate::keys::health::{Health, PoolHealth, Status};
 use crate::keys::key_set::KeySet;
+use crate::keys::pool::refusals::Refusals;
 use crate::outcome::blame::KeyOutcome;
 use crate::plan::pool::KeyPool;
 use crate::shared::REFRESH_AFTER;
@@ -48,17 +50,21 @@ pub struct KeyQuery<'a> {
     pub identity: Option<u64>,
     /// 64 uniform random bits.
     pub random: u64,
+    /// Whether a suspect key will do if no other is left. One that is due for a trial always does.
+    pub suspects: bool,
 }
 
 /// Outcome of an attempt for its key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KeyReport {
+#[derive(Clone, Copy)]
+pub struct KeyReport<'a> {
     /// Index of the key in the pool.
     pub key: usize,
     /// Outcome.
     pub outcome: KeyOutcome,
     /// Time at which the attempt began.
     pub began: Micros,
+    /// Returns the hash of the client's identity. Called only while a refusal of some key is in question.
+    pub client: &'a dyn Fn() -> u64,
 }
 
 /// A key's change of status, reported by the worker that made it.
@@ -97,6 +103,8 @@ pub struct PoolState {
     read_at: Option<Micros>,
     /// Fingerprints of the keys that the pool had at the last read.
     had: Vec<u64>,
+    /// The refusals that this worker has seen in the last second.
+    refusals: Refusals,
 }
 
 impl PoolState {
@@ -106,6 +114,7 @@ impl PoolState {
             health: PoolHealth::default(),
             read_at: None,
             had: Vec::new(),
+            refusals: Refusals::default(),
         }
     }
 
@@ -117,6 +126,7 @@ impl PoolState {
             return;
         }
         self.read_at = Some(now);
+        self.refusals.expire(now);
         let found = turn.store.get(&self.name);
         match found.map(|found| PoolHealth::decode(found.as_ref().map(|v| v.bytes.as_slice()))) {
             Ok(Found::Nothing) => self.health = PoolHealth::default(),
@@ -148,18 +158,46 @@ impl PoolState {
     pub fn has_usable_key(&self, keys: &KeySet, now: Micros) -> bool {
         keys.candidates().any(|key| {
             let health = self.health(keys, key);
-            health.is_active() || health.is_trial_due(now)
+            health.is_in_use() || health.is_trial_due(now)
         })
     }
 
-    /// Chooses a key. A due trial comes first, then an active key that this request has not tried, then any active key. Among
-    /// several the weight decides, or the identity if the pool is sticky.
+    /// Returns whether an attempt could have a key now that is active and neither `tried` nor in doubt.
+    pub fn has_fresh_key(&self, keys: &KeySet, tried: &[usize], now: Micros) -> bool {
+        keys.candidates().any(|key| !tried.contains(&key) && self.is_trusted(keys, key, now))
+    }
+
+    /// Returns whether a key is active and its last outcome was no refusal.
+    fn is_trusted(&self, keys: &KeySet, key: usize, now: Micros) -> bool {
+        let health = self.health(keys, key);
+        let doubted = || keys.fingerprint(key).is_some_and(|key| self.refusals.is_doubted(key, now));
+        health.is_active() && !health.doubt.is_open() && !doubted()
+    }
+
+    /// Notes that an attempt with this key was refused. While its request is not decided, other requests of this worker prefer other
+    /// keys.
+    pub fn note_refusal(&mut self, keys: &KeySet, key: usize, now: Micros) {
+        if let Some(fingerprint) = keys.fingerprint(key) {
+            self.refusals.note(fingerprint, now);
+        }
+    }
+
+    /// Returns whether the good answer of a key proves the refusal of another key on the same request, whose attempt began at `began`.
+    /// If the good one was refused at about that time too, the provider has refused all keys, and has just come back.
+    pub fn proves(&self, keys: &KeySet, good: usize, began: Micros) -> bool {
+        let Some(fingerprint) = keys.fingerprint(good) else { return false };
+        let since = refusals::outage_since(began);
+        !self.refusals.has_since(fingerprint, since) && !self.health.get(fingerprint).doubt.is_since(since)
+    }
+
+    /// Chooses a key. A due trial comes first, then an active key that this request has not tried, then any active key, then a suspect
+    /// one. Keys in doubt come after other active keys. Among several the weight decides, or the identity if the pool is sticky.
     pub fn pick(&mut self, pool: Pool<'_>, query: KeyQuery<'_>, turn: &mut Turn<'_>) -> Pick {
-        let keys = pool.keys;
+        let (keys, now) = (pool.keys, turn.now.mono);
         self.refresh(keys, turn);
         let identity = query.identity.filter(|_| pool.config.sticky);
         // The record of a healthy pool is empty: usually there is nothing to look through.
-        if self.health.0.is_empty() {
+        if self.health.0.is_empty() && self.refusals.is_empty() {
             if query.tried.is_empty() && identity.is_none() {
                 return keys.choose_any(query.random).map_or(Pick::Exhausted { returns_in: None }, Pick::Key);
             }
@@ -168,11 +206,14 @@ impl PoolState {
                 return Pick::Key(key);
             }
         }
+        let untried = |key: usize| !query.tried.contains(&key);
         let active = |key: usize| self.health(keys, key).is_active();
-        let fresh = |key: usize| active(key) && !query.tried.contains(&key);
-        let picked = keys
-            .choose(query.random, identity, &fresh)
-            .or_else(|| keys.choose(query.random, identity, &active));
+        let trusted = |key: usize| untried(key) && self.is_trusted(keys, key, now);
+        let fresh = |key: usize| untried(key) && active(key);
+        let suspect = |key: usize| query.suspects && self.health(keys, key).is_suspect();
+        let fresh_suspect = |key: usize| untried(key) && suspect(key);
+        let preferences: [&dyn Fn(usize) -> bool; 5] = [&trusted, &fresh, &active, &fresh_suspect, &suspect];
+        let picked = preferences.into_iter().find_map(|allowed| keys.choose(query.random, identity, allowed));
         // If no key is active, the trial of a key that this request has tried is better than no key.
         match picked.or_else(|| self.pick_trial(keys, &[], turn)) {
             Some(key) => Pick::Key(key),
@@ -180,9 +221,16 @@ impl PoolState {
         }
     }
 
-    /// Starts the first trial that is due and that no other worker takes first; not of the keys that were `tried`.
+    /// Starts the first trial that is due and that no other worker takes first; not of the keys that were `tried`. A key in doubt
+    /// whose refusals no other key has proven also has trials while there is a trusted one: single requests clear the doubt.
     fn pick_trial(&mut self, keys: &KeySet, tried: &[usize], turn: &mut Turn<'_>) -> Option<usize> {
-        let due = |key: &usize| self.health(keys, *key).is_trial_due(turn.now.mono) && !tried.contains(key);
+        let now = turn.now.mono;
+        let has_trusted = keys.candidates().any(|key| self.is_trusted(keys, key, now));
+        let due = |key: &usize| {
+            let health = self.health(keys, *key);
+            let is_due = health.is_trial_due(now) || (has_trusted && health.is_doubt_trial_due(now));
+            is_due && !tried.contains(key)
+        };
         let due: Vec<usize> = keys.candidates().filter(due).collect();
         due.into_iter().find(|key| self.start_trial(keys, *key, turn))
     }
@@ -193,7 +241,7 @@ impl PoolState {
         let now = turn.now.mono;
         let started = self.update_shared(turn, &mut |pool| {
             let health = pool.get(fingerprint);
-            let due = health.is_trial_due(now);
+            let due = health.is_trial_due(now) || health.is_doubt_trial_due(now);
             if due {
                 pool.put(fingerprint, health.start_trial(now), now);
             }

@@ -120,7 +120,10 @@ impl WorkerUsage {
     pub fn count(&mut self, fingerprint: u64, judgement: &Judgement, now: UnixMillis) {
         let mut used = KeyUsage::default();
         if let Some(outcome) = judgement.outcome {
-            let failed = matches!(outcome, Outcome::Bad | Outcome::RateLimited | Outcome::KeyRejected);
+            let failed = matches!(
+                outcome,
+                Outcome::Bad | Outcome::RateLimited | Outcome::Exhausted | Outcome::KeyRejected
+            );
             used = KeyUsage { requests: 1, errors: u64::from(failed), last: now, ..used };
         }
         match judgement.event {
@@ -179,6 +182,7 @@ impl WorkerUsage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outcome::blame::KeyAnswer;
     use crate::outcome::judgement::Carried;
     use crate::shared::dropped::Drops;
     use crate::testing::MemoryStore;
@@ -187,7 +191,14 @@ mod tests {
     /// Returns the judgement of an attempt that is over.
     fn over(outcome: Outcome) -> Judgement {
         let carried = Carried::default();
-        Judgement { event: None, outcome: Some(outcome), carried, began: Micros(0), status: None }
+        Judgement {
+            event: None,
+            outcome: Some(outcome),
+            carried,
+            began: Micros(0),
+            status: None,
+            on_key: KeyAnswer::Silent,
+        }
     }
 
     fn turn(store: &MemoryStore, millis: u64) -> Turn<'_> {

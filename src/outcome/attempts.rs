@@ -4,10 +4,11 @@
 //! broken). Without a `keys` role in the chain, the router's view of the final answer stands in for the one attempt that it can
 //! see. A failed attempt counts even if Envoy retried it.
 
-use crate::outcome::blame::Event;
+use crate::outcome::blame::{Event, KeyAnswer};
 use crate::outcome::judgement::{Carried, Judgement};
 use crate::outcome::{Ending, Outcome, REQUEST_TIMEOUT, classify};
 use crate::plan::guard::BadOutcomes;
+use crate::plan::pool::{KeyRef, Refusal};
 use crate::time::{Micros, Millis, Span};
 
 /// One try at an upstream.
@@ -18,11 +19,20 @@ struct Attempt {
     /// Time of the headers, if the `keys` role saw them.
     headers_at: Option<Micros>,
     state: State,
+    /// The headers of its answer.
+    headers: Option<AnswerHeaders>,
+    /// Its refusal was taken, see [`Attempts::take_refusals`].
+    taken: bool,
 }
 
 impl Attempt {
     fn new(began: Micros, carried: Carried) -> Attempt {
-        Attempt { began, carried, headers_at: None, state: State::Open }
+        Attempt { began, carried, headers_at: None, state: State::Open, headers: None, taken: false }
+    }
+
+    /// Returns what its answer says about its key.
+    fn on_key(&self) -> KeyAnswer {
+        self.headers.map(|headers| headers.on_key).unwrap_or_default()
     }
 }
 
@@ -36,11 +46,42 @@ enum State {
     Settled(Outcome),
 }
 
+/// The headers of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AnswerHeaders {
+    /// Status.
+    pub status: u16,
+    /// What they say about the key of the attempt.
+    pub on_key: KeyAnswer,
+}
+
+/// The headers of an answer to a request that carried a key of a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyedAnswer {
+    /// The key.
+    pub key: KeyRef,
+    /// The headers.
+    pub headers: AnswerHeaders,
+}
+
+/// A refusal of a key that a request has met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refused {
+    /// The key.
+    pub carried: Carried,
+    /// Time at which its attempt began.
+    pub began: Micros,
+    /// The refusal.
+    pub refusal: Refusal,
+    /// The request has tried no other key of the pool.
+    pub alone: bool,
+}
+
 /// An answer as the router sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RouterAnswer {
-    /// Status.
-    pub status: u16,
+    /// The headers.
+    pub headers: AnswerHeaders,
     /// The answer came from an upstream, not from Envoy itself.
     pub from_upstream: bool,
 }
@@ -126,9 +167,56 @@ impl Attempts {
         keys.filter(|key| key.pool == pool).map(|key| key.key).collect()
     }
 
-    /// Returns the number of attempts that went to the assigned version.
+    /// Returns the key that an attempt carried.
+    pub fn key_of(&self, attempt: usize) -> Option<KeyRef> {
+        self.attempts.get(attempt).and_then(|attempt| attempt.carried.key)
+    }
+
+    /// Returns the headers of the last answer that an upstream gave to a pool's key, as either role knows it.
+    pub fn last_answer(&self, router_key: Carried) -> Option<KeyedAnswer> {
+        let seen = self.attempts.last().and_then(|last| Some((last.carried.key?, last.headers?)));
+        let by_router = || {
+            let answer = self.answer.filter(|answer| answer.from_upstream && !self.seen_by_keys_role)?;
+            Some((router_key.key?, answer.headers))
+        };
+        seen.or_else(by_router).map(|(key, headers)| KeyedAnswer { key, headers })
+    }
+
+    fn refused(&self, attempt: &Attempt) -> Option<Refused> {
+        let (key, refusal) = (attempt.carried.key?, attempt.on_key().refusal()?);
+        let others = || self.attempts.iter().filter_map(|other| other.carried.key);
+        let alone = !others().any(|other| other.pool == key.pool && other.key != key.key);
+        Some(Refused { carried: attempt.carried, began: attempt.began, refusal, alone })
+    }
+
+    /// Returns whether an attempt had a refusal that was not taken yet.
+    pub fn has_refusals(&self) -> bool {
+        self.attempts.iter().any(|attempt| !attempt.taken && self.refused(attempt).is_some())
+    }
+
+    /// Takes the refusals that the request has met so far, each key's once. Called when the request is decided: an attempt has got
+    /// good headers, or all have failed.
+    pub fn take_refusals(&mut self) -> Vec<Refused> {
+        let mut taken: Vec<Refused> = Vec::new();
+        for refused in self.attempts.iter().filter(|attempt| !attempt.taken).filter_map(|a| self.refused(a)) {
+            if !taken.iter().any(|held| held.carried.key == refused.carried.key) {
+                taken.push(refused);
+            }
+        }
+        for attempt in &mut self.attempts {
+            attempt.taken = true;
+        }
+        taken
+    }
+
+    /// Returns the number of attempts that count for `failover.after`: those that went to the assigned version, except those that
+    /// ended with a refusal or a limit of their key.
     pub fn count_on_assigned(&self) -> u32 {
-        let on_assigned = self.attempts.iter().filter(|attempt| !attempt.carried.to_stable);
+        let counts = |attempt: &&Attempt| {
+            !attempt.carried.to_stable
+                && (attempt.on_key() == KeyAnswer::Silent || attempt.carried.key.is_none())
+        };
+        let on_assigned = self.attempts.iter().filter(counts);
         u32::try_from(on_assigned.count()).unwrap_or(u32::MAX)
     }
 
@@ -166,15 +254,17 @@ impl Attempts {
     pub fn record_headers(
         &mut self,
         attempt: usize,
-        status: u16,
+        headers: AnswerHeaders,
         now: Micros,
         errors: &BadOutcomes,
     ) -> Option<Judgement> {
+        let AnswerHeaders { status, on_key } = headers;
         let (began, waited) = (self.began(attempt), self.waited(attempt, now));
         let held = self.attempts.get_mut(attempt).filter(|held| held.state == State::Open)?;
-        let outcome = classify(errors, Some(status), Ending::Complete, held.carried.has_pool_key());
+        let outcome = classify(errors, Some(status), Ending::Complete, on_key.refusal());
         let good = outcome == Outcome::Good;
         held.headers_at = Some(now);
+        held.headers = Some(headers);
         held.state = if good { State::Good } else { State::Settled(outcome) };
         Some(Judgement {
             event: Some(Event::Answered { outcome, latency: good.then_some(waited) }),
@@ -182,6 +272,7 @@ impl Attempts {
             carried: held.carried,
             began,
             status: Some(status),
+            on_key,
         })
     }
 
@@ -220,29 +311,31 @@ impl Attempts {
             return None;
         }
         self.attempts.push(Attempt::new(self.seen_at, carried));
-        let outcome = classify(errors, Some(answer.status), Ending::Complete, carried.has_pool_key());
-        if outcome == Outcome::Good { self.record_headers(0, answer.status, now, errors) } else { None }
+        let AnswerHeaders { status, on_key } = answer.headers;
+        let outcome = classify(errors, Some(status), Ending::Complete, on_key.refusal());
+        if outcome == Outcome::Good { self.record_headers(0, answer.headers, now, errors) } else { None }
     }
 
     /// Ends the request: settles its open attempts and returns its outcome.
     pub fn finish(&mut self, end: RequestEnd, errors: &BadOutcomes, judged: &mut Vec<Judgement>) -> Outcome {
-        let is_late = |answer: RouterAnswer| !answer.from_upstream && answer.status == REQUEST_TIMEOUT;
+        let is_late =
+            |answer: RouterAnswer| !answer.from_upstream && answer.headers.status == REQUEST_TIMEOUT;
         let ending = if self.answer.is_some_and(is_late) { Ending::ClientFault } else { end.ending };
         let end = RequestEnd { ending, ..end };
         let now = end.now;
-        let status = self.answer.filter(|answer| answer.from_upstream).map(|answer| answer.status);
+        let headers = self.answer.filter(|answer| answer.from_upstream).map(|answer| answer.headers);
         if ending == Ending::Overflow {
             self.attempts.pop_if(|last| last.state == State::Open);
         }
         let Some(last) = self.attempts.len().checked_sub(1) else {
-            return self.finish_unseen(status, end, errors, judged);
+            return self.finish_unseen(headers, end, errors, judged);
         };
         for n in 0..last {
             judged.extend(self.settle_open(n, now, Ending::Unanswered, errors));
         }
-        match (self.attempts.get(last).map(|attempt| attempt.state), status) {
-            (Some(State::Open), Some(status)) => {
-                judged.extend(self.record_headers(last, status, now, errors));
+        match (self.attempts.get(last).map(|attempt| attempt.state), headers) {
+            (Some(State::Open), Some(headers)) => {
+                judged.extend(self.record_headers(last, headers, now, errors));
                 judged.extend(self.settle_good(last, ending, errors));
             }
             (Some(State::Open), None) => {
@@ -261,17 +354,24 @@ impl Attempts {
 
     /// Ends a request without a known attempt: none was made, or there is no `keys` role and no upstream answered.
     fn finish_unseen(
-        &self,
-        status: Option<u16>,
+        &mut self,
+        headers: Option<AnswerHeaders>,
         RequestEnd { ending, carried, now }: RequestEnd,
         errors: &BadOutcomes,
         judged: &mut Vec<Judgement>,
     ) -> Outcome {
-        let outcome = classify(errors, status, ending, carried.has_pool_key());
+        let (status, on_key) = (headers.map(|h| h.status), headers.map(|h| h.on_key).unwrap_or_default());
+        let outcome = classify(errors, status, ending, on_key.refusal());
         if outcome != Outcome::Local {
+            let began = self.seen_at;
             let latency = self.latency(now.since(self.waiting_since()), outcome, ending);
             let event = Some(Event::Answered { outcome, latency });
-            judged.push(Judgement { event, outcome: Some(outcome), carried, began: self.seen_at, status });
+            judged.push(Judgement { event, outcome: Some(outcome), carried, began, status, on_key });
+            self.attempts.push(Attempt {
+                headers,
+                state: State::Settled(outcome),
+                ..Attempt::new(began, carried)
+            });
         }
         outcome
     }
@@ -299,11 +399,12 @@ impl Attempts {
     ) -> Option<Judgement> {
         let (began, waited) = (self.began(n), self.waited(n, now));
         let held = self.attempts.get_mut(n).filter(|held| held.state == State::Open)?;
-        let outcome = classify(errors, None, ending, held.carried.has_pool_key());
+        let outcome = classify(errors, None, ending, None);
         held.state = State::Settled(outcome);
         let carried = held.carried;
         let event = Some(Event::Answered { outcome, latency: self.latency(waited, outcome, ending) });
-        Some(Judgement { event, outcome: Some(outcome), carried, began, status: None })
+        let on_key = KeyAnswer::Silent;
+        Some(Judgement { event, outcome: Some(outcome), carried, began, status: None, on_key })
     }
 
     /// Settles an attempt with good headers.
@@ -311,14 +412,15 @@ impl Attempts {
         let began = self.began(n);
         let held = self.attempts.get_mut(n).filter(|held| held.state == State::Good)?;
         // The status was good, so only the ending matters.
-        let outcome = classify(errors, Some(200), ending, held.carried.has_pool_key());
+        let outcome = classify(errors, Some(200), ending, None);
         let event = match outcome {
             Outcome::Bad => Some(Event::Broke),
             Outcome::Good => Some(Event::Completed),
             _ => None,
         };
         held.state = State::Settled(outcome);
-        Some(Judgement { event, outcome: Some(outcome), carried: held.carried, began, status: None })
+        let (carried, on_key) = (held.carried, KeyAnswer::Silent);
+        Some(Judgement { event, outcome: Some(outcome), carried, began, status: None, on_key })
     }
 
     /// Returns the latency of an attempt without headers, if it says something about the version's speed. A time-out took at least

@@ -1,6 +1,7 @@
 //! The two parties that an attempt may judge: its version and its key.
 
 use crate::outcome::Outcome;
+use crate::plan::pool::Refusal;
 use crate::time::{Millis, Span};
 
 /// An event of an attempt that counts for its version.
@@ -19,6 +20,36 @@ pub enum Event {
     Completed,
 }
 
+/// What the headers of an answer say about the key of its attempt, beyond the outcome.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum KeyAnswer {
+    /// Nothing.
+    #[default]
+    Silent,
+    /// The key is refused, or limited without evidence. The request may be the reason.
+    Refused(Refusal),
+    /// The key is limited, for the time that the provider states.
+    Limited(Option<Millis>),
+    /// 429 although quota is left: the reason is the request.
+    QuotaLeft,
+}
+
+impl KeyAnswer {
+    /// Returns the refusal, if it is one.
+    pub fn refusal(self) -> Option<Refusal> {
+        if let KeyAnswer::Refused(refusal) = self { Some(refusal) } else { None }
+    }
+}
+
+/// A refusal that no other key has proven.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unproven {
+    /// The refusal.
+    pub refusal: Refusal,
+    /// The request has tried no other key of the pool.
+    pub alone: bool,
+}
+
 /// Outcome of an attempt for its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyOutcome {
@@ -26,14 +57,18 @@ pub enum KeyOutcome {
     Completed,
     /// A good answer began: the key is neither limited nor refused.
     Accepted,
-    /// 429, with the wait that the provider asked for.
+    /// 429 with evidence, and the wait that the provider asked for.
     Limited(Option<Millis>),
-    /// 401 or 403.
+    /// Refused, where another key did well on the same request.
     Rejected,
+    /// Refused because its money or quota is used up, where another key did well on the same request.
+    Exhausted,
+    /// Refused on a request that no key has served.
+    Unproven(Unproven),
     /// A bad answer, or none.
     Failed,
     /// A stream broke after good headers.
     Broke,
-    /// The client left, or its request was wrong: nothing is known about the key. After such a trial another one may follow.
+    /// The client left, or its request was wrong, or a 429 says itself that quota is left: nothing is known about the key. After such a trial another one may follow.
     Inconclusive,
 }

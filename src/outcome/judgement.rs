@@ -1,9 +1,9 @@
 //! Judgements: an attempt as the statistics, the metrics and the key pools see it.
 
 use crate::outcome::Outcome;
-use crate::outcome::blame::{Event, KeyOutcome};
+use crate::outcome::blame::{Event, KeyAnswer, KeyOutcome};
 use crate::plan::pool::KeyRef;
-use crate::time::{Micros, Millis};
+use crate::time::Micros;
 
 /// The key of an attempt, and its direction.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -14,13 +14,6 @@ pub struct Carried {
     pub fingerprint: Option<u64>,
     /// The attempt went to stable although the request was assigned to a canary (failover).
     pub to_stable: bool,
-}
-
-impl Carried {
-    /// Returns whether the attempt carried a key of a pool. Only then is a refusal the key's fault and not the caller's.
-    pub(super) fn has_pool_key(&self) -> bool {
-        self.key.is_some()
-    }
 }
 
 /// A judgement of an attempt: an event for the version's statistics, and at its end the outcome for the metrics.
@@ -36,16 +29,19 @@ pub struct Judgement {
     pub began: Micros,
     /// Status of the answer, if there was one.
     pub status: Option<u16>,
+    /// What the answer says about the key.
+    pub on_key: KeyAnswer,
 }
 
 impl Judgement {
-    /// Returns the outcome for the attempt's key; `None` if there is nothing to report. `wait`: the wait that the answer of a
-    /// rate limit asks for.
-    pub fn key_outcome(&self, wait: Option<Millis>) -> Option<KeyOutcome> {
-        // By the status first: a guard may count 429 against the version as well.
-        match (self.status, self.event?) {
-            (Some(429), _) => Some(KeyOutcome::Limited(wait)),
-            (Some(401 | 403), _) => Some(KeyOutcome::Rejected),
+    /// Returns the outcome for the attempt's key; `None` if there is nothing to report yet. A refusal is reported when its request
+    /// is decided: the ledger keeps it until then (see [`crate::outcome::attempts::Attempts::take_refusals`]).
+    pub fn key_outcome(&self) -> Option<KeyOutcome> {
+        // By the answer first: a guard may count 429 against the version as well.
+        match (self.on_key, self.event?) {
+            (KeyAnswer::Limited(wait), _) => Some(KeyOutcome::Limited(wait)),
+            (KeyAnswer::Refused(_), _) => None,
+            (KeyAnswer::QuotaLeft, _) => Some(KeyOutcome::Inconclusive),
             (_, Event::Completed) => Some(KeyOutcome::Completed),
             (_, Event::Broke) => Some(KeyOutcome::Broke),
             (_, Event::Answered { outcome, .. }) => match outcome {

@@ -14,6 +14,8 @@ pub struct Clusters<'a> {
     pub stable: &'a str,
     /// The canary has had its attempts: the route was told to go to stable with this one.
     pub stable_due: bool,
+    /// The route was told at some time to go to stable: it may do so now.
+    pub stable_named: bool,
     /// An earlier attempt of this request went to an endpoint with a label.
     pub labelled: bool,
 }
@@ -47,7 +49,7 @@ impl Clusters<'_> {
             }
             Some(label) if label == self.assigned.as_bytes() => Side::Assigned,
             Some(_) => Side::Unknown,
-            None if self.stable_due || self.labelled => match cluster() {
+            None if self.stable_due || self.stable_named || self.labelled => match cluster() {
                 Some(cluster) if cluster == self.stable.as_bytes() => {
                     if one_cluster {
                         by_turn
@@ -68,8 +70,13 @@ impl Clusters<'_> {
 mod tests {
     use super::*;
 
-    const NEW: Clusters<'static> =
-        Clusters { assigned: "relay", stable: "openai", stable_due: false, labelled: false };
+    const NEW: Clusters<'static> = Clusters {
+        assigned: "relay",
+        stable: "openai",
+        stable_due: false,
+        stable_named: false,
+        labelled: false,
+    };
 
     fn side(clusters: Clusters<'_>, label: Option<&str>, cluster: &str) -> Side {
         clusters.side(label.map(str::as_bytes), &|| Some(cluster.as_bytes().to_vec()))

@@ -18,14 +18,45 @@ pub struct KeyPool {
     pub inject: Inject,
     /// Cooldown after a 429.
     pub rate_limited: Cooldown,
-    /// Limit of refusals in a row (401 and 403).
+    /// Limit of refusals in a row.
     pub rejected: StreakLimit,
+    /// Statuses by which the provider refuses a key, in ascending order.
+    pub rejected_statuses: Vec<u16>,
+    /// Time for which a key without money or quota is out of use.
+    pub exhausted_for: Millis,
+    /// Statuses by which the provider says that the money or the quota of a key is used up, in ascending order.
+    pub exhausted_statuses: Vec<u16>,
     /// Limit of bad outcomes in a row.
     pub failing: StreakLimit,
     /// Gives one identity the same key as long as the key is usable.
     pub sticky: bool,
     /// Client headers that are removed besides the credentials; lower case.
     pub remove_headers: Vec<String>,
+}
+
+/// A provider's refusal of a key, by the status of its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The key is not accepted.
+    Rejected,
+    /// The money or the quota of the key is used up.
+    Exhausted,
+    /// 429 without evidence that the key is limited.
+    Limited,
+}
+
+impl KeyPool {
+    /// Returns the refusal of a key by which the provider answers with this status.
+    pub fn refusal(&self, status: u16) -> Option<Refusal> {
+        let lists = |statuses: &[u16]| statuses.binary_search(&status).is_ok();
+        if lists(&self.rejected_statuses) {
+            Some(Refusal::Rejected)
+        } else if lists(&self.exhausted_statuses) {
+            Some(Refusal::Exhausted)
+        } else {
+            None
+        }
+    }
 }
 
 /// A cooldown that doubles after each failed trial.

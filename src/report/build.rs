@@ -210,7 +210,7 @@ fn wall(now: Now, at: Micros) -> UnixMillis {
 mod tests {
     use super::*;
     use crate::engine::{Counts, VersionView};
-    use crate::keys::health::Observation;
+    use crate::keys::health::{Observation, Others};
     use crate::outcome::blame::KeyOutcome;
     use crate::plan::Plan;
     use crate::plan::guard::Probe;
@@ -369,8 +369,9 @@ mod tests {
                 outcome: KeyOutcome::Limited(Some(Millis(60_000))),
                 began: NOW.mono,
                 now: NOW.mono,
+                client: 1,
             },
-            true,
+            Others { active: true, trusted: true, work: true },
             &plan,
         );
         let used =

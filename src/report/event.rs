@@ -31,6 +31,10 @@ pub enum Event {
     Key(KeyEvent),
     /// A pool has no usable key left.
     PoolExhausted(PoolEvent),
+    /// The provider refuses the last keys of a pool, which stay in use.
+    KeySuspect(PoolEvent),
+    /// The provider has refused a key, and the client got 503 in its place.
+    KeyRefused(PoolEvent),
     /// A configuration was rejected.
     ConfigurationRejected(RejectedEvent),
     /// A warning began to stand.
@@ -205,6 +209,19 @@ impl Event {
     pub fn pool_exhausted(pool: &str, now: UnixMillis) -> Event {
         let text = ["pool ", pool, " has no usable key left"].concat();
         Event::PoolExhausted(PoolEvent { time: now, pool: pool.to_owned(), text })
+    }
+
+    /// Reports that a key is suspect: the provider refuses it, and no other key of its pool is active.
+    pub fn key_suspect(pool: &str, key: &str, now: UnixMillis) -> Event {
+        let text = ["key ", key, " of pool ", pool, " is refused, and stays in use: no other key is active"];
+        Event::KeySuspect(PoolEvent { time: now, pool: pool.to_owned(), text: text.concat() })
+    }
+
+    /// Reports that the provider has refused a key of a pool with this status, and that the client got 503 instead.
+    pub fn key_refused(pool: &str, status: u16, now: UnixMillis) -> Event {
+        let status = status.to_string();
+        let text = ["the provider refused a key of pool ", pool, " with ", &status, "; the client got 503"];
+        Event::KeyRefused(PoolEvent { time: now, pool: pool.to_owned(), text: text.concat() })
     }
 
     /// Reports that a configuration for the filter of this name was rejected.

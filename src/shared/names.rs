@@ -10,8 +10,9 @@ pub const STATS: &str = "bellwether/1/stats/";
 pub const COMPARE: &str = "bellwether/1/compare/";
 /// Standings of a release, by deployment and release.
 pub const STANDINGS: &str = "bellwether/1/standings/";
-/// Health of the keys of a pool, by pool. Number 1 belonged to builds that did not count broken streams.
-pub const KEYS: &str = "bellwether/2/keys/";
+/// Health of the keys of a pool, by pool. Number 1 belonged to builds that did not count broken streams, number
+/// 2 to builds without refusals that nothing proves.
+pub const KEYS: &str = "bellwether/3/keys/";
 /// Use of the keys of a pool, by pool. Number 1 belonged to builds without the times of good answers.
 pub const USAGE: &str = "bellwether/2/usage/";
 /// The last transitions.

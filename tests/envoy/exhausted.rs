@@ -43,9 +43,12 @@ async fn a_canary_keeps_its_attempts_until_failover_after_unless_it_runs_out_of_
     // Three attempts in all. Each case: the canary's answer, and the number of its attempts before stable serves.
     for (status, after, values, tries) in [
         (503, 2, &["sk-one"][..], 2),
+        (503, 1, &["sk-one", "sk-two"], 1),
         (429, 2, &["sk-one"], 1),
         (401, 2, &["sk-one"], 1),
-        (429, 2, &["sk-one", "sk-two", "sk-three"], 2),
+        // A refusal of a key does not count while the pool has another key for the request.
+        (429, 1, &["sk-one", "sk-two"], 2),
+        (401, 1, &["sk-one", "sk-two"], 2),
         (429, 9, &["sk-one", "sk-two"], 2),
         (401, 9, &["sk-one", "sk-two"], 2),
     ] {

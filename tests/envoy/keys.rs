@@ -354,7 +354,9 @@ async fn each_attempt_of_a_request_carries_another_key() {
             "{context}: no key twice"
         );
         let last = keys.iter().position(|key| *key == tried[2]).unwrap();
-        assert_eq!(answer.status, statuses[last], "{context}: the client gets the last answer");
+        // Except for a refusal of our key, which the client would take for one of its own.
+        let shown = if statuses[last] == 401 { 503 } else { statuses[last] };
+        assert_eq!(answer.status, shown, "{context}: the client gets the last answer");
 
         // On an Envoy that knows nothing of that, with a third key that serves: every request finds it.
         behaviour.keys.remove("sk-three");

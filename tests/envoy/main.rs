@@ -16,6 +16,7 @@ mod failover;
 mod guide;
 mod harness;
 mod hostile;
+mod isolation;
 mod keys;
 mod kubernetes;
 mod matches;

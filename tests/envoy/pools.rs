@@ -73,9 +73,9 @@ async fn a_limited_pool_sends_retry_after_and_resumes_with_one_trial() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_during_a_trial_get_a_short_retry_after() {
-    let pool = json!({"keys": keys(&["sk-a"]), "rate_limited": {"cooldown": "1s"}});
+    let pool = json!({"keys": keys(&["sk-a"])});
     let rig = Rig::start(Route::default(), pooled(pool)).await;
-    rig.v1.set(Behaviour::status(429));
+    rig.v1.set(Behaviour::failing(Fault::status(429, &[("retry-after", "1")])));
     rig.lanes.client(0).send(Request::chat(false)).await.unwrap();
     tokio::time::sleep(Duration::from_millis(1500)).await;
     rig.v1.set(Behaviour::slow(Latency::Fixed { ms: 3000.0 }));

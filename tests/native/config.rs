@@ -259,6 +259,8 @@ fn every_field_of_a_full_document_reaches_the_plan() {
     assert_eq!((pool.name.as_str(), pool.inject, pool.sticky), ("openai", Inject::Request, true));
     assert_eq!(pool.rate_limited, Cooldown { first: Millis(30_000), max: Millis(300_000) });
     assert_eq!(pool.rejected, StreakLimit { failures: 2, out_for: Millis(1_200_000) });
+    assert_eq!((&pool.rejected_statuses[..], &pool.exhausted_statuses[..]), (&[401, 403][..], &[402][..]));
+    assert_eq!(pool.exhausted_for, Millis(3_600_000));
     assert_eq!(pool.failing, StreakLimit { failures: 7, out_for: Millis(45_000) });
     let keys: Vec<_> =
         pool.keys.iter().map(|k| (k.id.as_str(), k.weight, k.quota_group.as_deref())).collect();
@@ -596,7 +598,7 @@ const CASES: &[Case] = &[
     (r#""X-Api-Key""#, r#"":key""#, &[r#"key_pools[1].header: must be an HTTP header name, got ":key""#]),
     (r#""prefix": """#, r#""prefix": "a\u0000b""#, &["key_pools[1].prefix: must not have CR, LF or NUL"]),
     (r#""keys": [{"id": "only", "value": "Bearer sk-SECRET-relay"}]"#, r#""keys": []"#, &["key_pools[1].keys: must have 1 to 256 elements, got 0"]),
-    (r#""keys": [{"id": "only", "value": "Bearer sk-SECRET-relay"}]"#, r#""key": "sk-SECRET""#, &["key_pools[1].keys: is required", "key_pools[1].key: unknown field, expected one of name, header, prefix, keys, inject, rate_limited, rejected, failing, sticky, remove_headers"]),
+    (r#""keys": [{"id": "only", "value": "Bearer sk-SECRET-relay"}]"#, r#""key": "sk-SECRET""#, &["key_pools[1].keys: is required", "key_pools[1].key: unknown field, expected one of name, header, prefix, keys, inject, rate_limited, rejected, exhausted, failing, sticky, remove_headers"]),
     (r#""keys": [{"id": "only", "value": "Bearer sk-SECRET-relay"}]"#, r#""keys": "sk-SECRET""#, &["key_pools[1].keys: must be an array, got a string"]),
     (r#""keys": [{"id": "only", "value": "Bearer sk-SECRET-relay"}]"#, r#""keys": ["sk-SECRET"]"#, &["key_pools[1].keys[0]: must be an object, got a string"]),
     (r#"{"name": "unused", "header": "x-goog-api-key", "keys": [{"id": "k", "value": "sk-SECRET-unused"}]}"#, r#""sk-SECRET""#, &["key_pools[2]: must be an object, got a string"]),
@@ -634,9 +636,13 @@ const CASES: &[Case] = &[
     (r#""max_cooldown": "5m""#, r#""max_cooldown": "29s""#, &[r#"key_pools[0].rate_limited.max_cooldown: must not be below cooldown (30s), got "29s""#]),
     (r#"{"cooldown": "30s", "max_cooldown": "5m"}"#, r#"{"cooldown": "11m"}"#, &[r#"key_pools[0].rate_limited.cooldown: must not be above max_cooldown (default 10m), got "11m""#]),
     (r#"{"cooldown": "30s", "max_cooldown": "5m"}"#, r#"{"cooldown": "50ms", "max_cooldown": "49ms"}"#, &[r#"key_pools[0].rate_limited.cooldown: must be in 100ms..=24h, got "50ms""#, r#"key_pools[0].rate_limited.max_cooldown: must be in 100ms..=24h, got "49ms""#]),
-    (r#"{"after": 2, "disable_for": "20m"}"#, r#"{"after": 0, "cooldown": "20m"}"#, &["key_pools[0].rejected.after: must be an integer in 1..=1000, got 0", "key_pools[0].rejected.cooldown: unknown field, expected one of after, disable_for"]),
+    (r#"{"after": 2, "disable_for": "20m"}"#, r#"{"after": 0, "cooldown": "20m"}"#, &["key_pools[0].rejected.after: must be an integer in 1..=1000, got 0", "key_pools[0].rejected.cooldown: unknown field, expected one of after, disable_for, statuses"]),
     (r#""disable_for": "20m""#, r#""disable_for": "25h""#, &[r#"key_pools[0].rejected.disable_for: must be in 100ms..=24h, got "25h""#]),
     (r#"{"after": 7, "cooldown": "45s"}"#, r#"{"after": 1001, "cooldown": 45}"#, &["key_pools[0].failing.after: must be an integer in 1..=1000, got 1001", "key_pools[0].failing.cooldown: must be a duration such as 250ms, 30s, 5m or 1h, got 45"]),
+    (r#""disable_for": "20m"}"#, r#""disable_for": "20m", "statuses": ["401", 401]}"#, &["key_pools[0].rejected.statuses[1]: must be listed once, got 401"]),
+    (r#""disable_for": "20m"}"#, r#""disable_for": "20m", "statuses": ["429"]}"#, &[r#"key_pools[0].rejected.statuses[0]: must be a status in 400..=499 other than 408 and 429, got "429""#]),
+    (r#""sticky": true"#, r#""sticky": true, "exhausted": {"statuses": ["500"]}"#, &[r#"key_pools[0].exhausted.statuses[0]: must be a status in 400..=499 other than 408 and 429, got "500""#]),
+    (r#""disable_for": "20m"}"#, r#""disable_for": "20m", "statuses": ["401"]}, "exhausted": {"statuses": ["401"]}"#, &["key_pools[0].exhausted: must not list 401 in statuses, which rejected.statuses lists"]),
     (r#""sticky": true"#, r#""sticky": {}"#, &["key_pools[0].sticky: must be true or false, got an object"]),
 ];
 
@@ -1062,4 +1068,14 @@ proptest! {
         }
         prop_assert!(all_sound(document.to_string().as_bytes()));
     }
+}
+
+#[test]
+fn a_status_listed_for_one_reason_is_no_default_of_the_other() {
+    let statuses = |fields: &str| {
+        let plan = compiled(&poked(FULL, r#""rejected": {"after": 2, "disable_for": "20m"}"#, fields));
+        (plan.pools[0].rejected_statuses.clone(), plan.pools[0].exhausted_statuses.clone())
+    };
+    assert_eq!(statuses(r#""rejected": {"statuses": ["402", 401]}"#), (vec![401, 402], vec![]));
+    assert_eq!(statuses(r#""exhausted": {"statuses": ["403"]}"#), (vec![401], vec![403]));
 }

@@ -10,12 +10,11 @@ use bellwether::judge::histogram::Histogram;
 use bellwether::judge::scores::{Arm, Odds, Scores, ScoresDelta};
 use bellwether::judge::stats::{Delta, Stats};
 use bellwether::judge::window::{Tally, Window};
-use bellwether::keys::health::{Health, Observation, PoolHealth};
+use bellwether::keys::health::{Health, Observation, Others, PoolHealth};
 use bellwether::keys::key_set::KeySet;
 use bellwether::keys::usage::PoolUsage;
-use bellwether::outcome::attempts::{Attempts, RequestEnd};
-use bellwether::outcome::blame::Event;
-use bellwether::outcome::blame::KeyOutcome;
+use bellwether::outcome::attempts::{AnswerHeaders, Attempts, RequestEnd};
+use bellwether::outcome::blame::{Event, KeyAnswer, KeyOutcome, Unproven};
 use bellwether::outcome::judgement::{Carried, Judgement};
 use bellwether::outcome::{Ending, Outcome, classify, ending};
 use bellwether::plan::Plan;
@@ -23,7 +22,7 @@ use bellwether::plan::guard::BadOutcomes;
 use bellwether::plan::guard::Recovery;
 use bellwether::plan::matching::Asked;
 use bellwether::plan::matching::address_without_port;
-use bellwether::plan::pool::{KeyRef, Secret};
+use bellwether::plan::pool::{KeyRef, Refusal, Secret};
 use bellwether::plan::split::Split;
 use bellwether::report::gauges::Shown;
 use bellwether::report::log::EventLog;
@@ -38,6 +37,9 @@ use bellwether::time::{Micros, Millis, Now, Span, UnixMillis};
 use bellwether::units::{Bps, Point};
 use proptest::collection::vec;
 use proptest::prelude::*;
+
+/// The other keys of a pool, which work.
+const OTHERS: Others = Others { active: true, trusted: true, work: true };
 
 fn plan(document: &str) -> Plan {
     compile(document.as_bytes(), &|_| None).unwrap_or_else(|problems| panic!("{problems}"))
@@ -425,7 +427,8 @@ proptest! {
     #[test]
     fn every_answer_has_exactly_one_class(errors in bad_outcomes(), status in proptest::option::of(any::<u16>()), bits in any::<u64>(), reached in any::<bool>(), own in any::<bool>()) {
         let how = ending(bits, reached);
-        let outcome = classify(&errors, status, how, own);
+        let refusal = own.then_some(Refusal::Rejected);
+        let outcome = classify(&errors, status, how, refusal);
         prop_assert!(Outcome::ALL.contains(&outcome));
         prop_assert!(own || outcome != Outcome::KeyRejected);
         prop_assert!((outcome == Outcome::Local) == matches!(how, Ending::Local | Ending::Overflow));
@@ -444,7 +447,7 @@ proptest! {
                     attempts.begin(Micros(now), Carried { key: Some(KeyRef { pool: 0, key: n }), to_stable: n == 3, ..Carried::default() }, &errors, &mut judged);
                     begun += 1;
                 }
-                2 | 3 => judged.extend(attempts.record_headers(n, status, Micros(now), &errors)),
+                2 | 3 => judged.extend(attempts.record_headers(n, AnswerHeaders { status, on_key: KeyAnswer::Silent }, Micros(now), &errors)),
                 4 => judged.extend(attempts.settle_failed(n, Micros(now), &errors)),
                 _ => judged.extend(attempts.settle_abandoned(n, Ending::ClientFault, Micros(now), &errors)),
             }
@@ -484,7 +487,7 @@ proptest! {
 
     #[test]
     fn a_deadline_never_moves_earlier_except_by_success_and_every_state_ends(
-        faults in vec((0u8..7, proptest::option::of(0u64..100_000_000_000), 0u64..200, 0u64..100, any::<bool>()), 1..60),
+        faults in vec((0u8..9, proptest::option::of(0u64..100_000_000_000), 0u64..200, 0u64..100, any::<[bool; 4]>()), 1..60),
     ) {
         let document = r#"{"deployments": [{"name": "d", "stable": "v", "versions": [{"id": "v", "weight": 100, "cluster": "c"}]}],
             "key_pools": [{"name": "p", "keys": [{"id": "a", "value": "sk-1"}]}]}"#;
@@ -499,18 +502,21 @@ proptest! {
                 3 => KeyOutcome::Inconclusive,
                 4 => KeyOutcome::Accepted,
                 5 => KeyOutcome::Broke,
+                6 => KeyOutcome::Exhausted,
+                7 => KeyOutcome::Unproven(Unproven { refusal: Refusal::Rejected, alone: others[3] }),
                 _ => KeyOutcome::Failed,
             };
+            let others = Others { active: others[0], trusted: others[0] && others[1], work: others[0] && others[2] };
             let began = Micros(now - age * 1_000_000);
-            let after = health.apply(Observation { outcome: fault, began, now: Micros(now) }, others, &plan.pools[0]);
+            let after = health.apply(Observation { outcome: fault, began, now: Micros(now), client: which.into() }, others, &plan.pools[0]);
             prop_assert!(matches!(fault, KeyOutcome::Completed | KeyOutcome::Accepted) || after.until >= health.until, "{:?}: {:?} then {:?}", fault, health, after);
             // Nothing lasts longer than the longest of the pool's times from the last fault.
-            prop_assert!(after.until.0 <= now + 600_000_000 || after.until == health.until);
+            prop_assert!(after.until.0 <= now + 3_600_000_000 || after.until == health.until);
             prop_assert!(after.is_active() || after.start_trial(after.until).is_trial_due(Micros(after.until.0 + 60_000_000)));
             health = after;
         }
         let later = Micros(now + 1_000_000);
-        prop_assert_eq!(health.apply(Observation { outcome: KeyOutcome::Completed, began: later, now: later }, true, &plan.pools[0]), Health::default());
+        prop_assert_eq!(health.apply(Observation { outcome: KeyOutcome::Completed, began: later, now: later, client: 1 }, OTHERS, &plan.pools[0]), Health::default());
     }
 
     #[test]
@@ -518,7 +524,7 @@ proptest! {
         Just("retry-after"), Just("retry-after-ms"), Just("x-ratelimit-reset-requests"), Just("anthropic-ratelimit-tokens-reset"),
         Just("x-ratelimit-remaining-requests"), Just("ratelimit-reset"),
     ], value in prop_oneof![vec(any::<u8>(), 0..40), "[0-9hms.]{0,30}".prop_map(String::into_bytes), "[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9:]{8} GMT".prop_map(String::into_bytes)]) {
-        let wait = bellwether::keys::reset::requested_wait([(name, value.as_slice())].into_iter(), UnixMillis(1_795_168_800_000));
+        let wait = bellwether::keys::reset::limit([(name, value.as_slice())].into_iter(), UnixMillis(1_795_168_800_000)).wait();
         prop_assert!(wait.is_none_or(|wait| wait <= Millis(86_400_000)));
     }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 use bellwether::config::compile;
 use bellwether::engine::{Change, Counts, Evidence, Score, Transition, VersionView, View};
 use bellwether::judge::window::Tally;
-use bellwether::keys::health::{self, Health, Observation};
+use bellwether::keys::health::{self, Health, Observation, Others};
 use bellwether::keys::pool::KeyTransition;
 use bellwether::keys::usage::KeyUsage;
 use bellwether::outcome::blame::KeyOutcome;
@@ -96,8 +96,8 @@ fn views() -> Vec<View> {
 fn keys(plan: &Plan) -> Vec<Vec<KeyView>> {
     let limited = KeyOutcome::Limited(Some(Millis(60_500)));
     let limited = Health::default().apply(
-        Observation { outcome: limited, began: NOW.mono, now: NOW.mono },
-        true,
+        Observation { outcome: limited, began: NOW.mono, now: NOW.mono, client: 1 },
+        Others { active: true, trusted: true, work: true },
         &plan.pools[0],
     );
     let used =

@@ -199,7 +199,8 @@ fn key(worker: &mut Worker, u: &mut Unstructured<'_>, turn: &mut Turn<'_>) -> Re
     let n = u.choose_index(worker.plan.pools.len())?;
     let (config, (state, keys)) = (&worker.plan.pools[n], &worker.key_sets[n]);
     let pool = Pool { config, keys };
-    let query = KeyQuery { tried: &[0], identity: u.arbitrary()?, random: u.arbitrary()? };
+    let query =
+        KeyQuery { tried: &[0], identity: u.arbitrary()?, random: u.arbitrary()?, suspects: u.arbitrary()? };
     let pick = state.with_mut(|state| state.pick(pool, query, turn)).unwrap();
     let Pick::Key(key) = pick else {
         return Ok(());
@@ -210,7 +211,8 @@ fn key(worker: &mut Worker, u: &mut Unstructured<'_>, turn: &mut Turn<'_>) -> Re
     let badly = [KeyOutcome::Limited(wait), KeyOutcome::Rejected, KeyOutcome::Failed, KeyOutcome::Broke];
     let outcomes: Vec<KeyOutcome> = well.into_iter().chain(badly).collect();
     let began = Micros(turn.now.mono.0.saturating_sub(u.arbitrary::<u32>()?.into()));
-    let report = KeyReport { key, outcome: *u.choose(&outcomes)?, began };
+    let client: u64 = u.arbitrary()?;
+    let report = KeyReport { key, outcome: *u.choose(&outcomes)?, began, client: &|| client };
     let usage = WorkerUsage::new(&config.name);
     let moved = state.with_mut(|state| state.report(pool, report, &usage, turn)).unwrap();
     for moved in &moved {

@@ -58,7 +58,7 @@ pub fn routes_anything(plan: &Plan, u: &mut Unstructured<'_>) -> Result<()> {
         if let Some(pool) = version.pool {
             let (held, keys) = (pools.attach(&plan.pools[pool].name), &key_sets[pool]);
             let identity = assigned.choice.identity;
-            let query = KeyQuery { tried: &[], identity, random };
+            let query = KeyQuery { tried: &[], identity, random, suspects: true };
             let pool = Pool { config: &plan.pools[pool], keys };
             let pick = held.with_mut(|state| state.pick(pool, query, &mut turn)).unwrap();
             if let Pick::Key(key) = pick {
@@ -67,7 +67,8 @@ pub fn routes_anything(plan: &Plan, u: &mut Unstructured<'_>) -> Result<()> {
         }
         let errors = &deployment.guard_at(assigned.stage).errors;
         let status: u16 = u.arbitrary()?;
-        let outcome = classify(errors, Some(status), ending(u.arbitrary()?, true), version.pool.is_some());
+        let refusal = version.pool.and_then(|pool| plan.pools[pool].refusal(status));
+        let outcome = classify(errors, Some(status), ending(u.arbitrary()?, true), refusal);
         let event = Event::Answered { outcome, latency: Some(Span(u.arbitrary::<u32>()?.into())) };
         binding.record(deployment, &assigned, event, &mut turn);
         binding.finish(deployment, &assigned, Some(outcome == Outcome::Good), &mut turn);

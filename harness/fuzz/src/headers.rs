@@ -101,7 +101,7 @@ fn request(address: &[u8], pairs: &[(String, Vec<u8>)]) {
 fn response(pairs: &[(String, Vec<u8>)]) {
     let all = || pairs.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
     for now in [0, WALL, u64::MAX] {
-        assert!(reset::requested_wait(all(), UnixMillis(now)).is_none_or(|wait| wait <= DAY));
+        assert!(reset::limit(all(), UnixMillis(now)).wait().is_none_or(|wait| wait <= DAY));
     }
     for (_, value) in pairs {
         // An HTTP date, read an hour before: what we read of it is what a library for such dates reads.
@@ -112,7 +112,7 @@ fn response(pairs: &[(String, Vec<u8>)]) {
         let Ok(since) = then.duration_since(SystemTime::UNIX_EPOCH) else { continue };
         let Some(before) = since.checked_sub(Duration::from_secs(3600)) else { continue };
         let now = UnixMillis(u64::try_from(before.as_millis()).expect("a year of four digits"));
-        let wait = reset::requested_wait([("retry-after", value.as_slice())].into_iter(), now);
+        let wait = reset::limit([("retry-after", value.as_slice())].into_iter(), now).wait();
         assert!(wait.is_none_or(|wait| wait == Millis(3_600_000)), "{wait:?}");
     }
 }

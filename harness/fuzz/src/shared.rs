@@ -8,7 +8,7 @@ use bellwether::judge::scores::{Arm, Odds};
 use bellwether::judge::stats::{Delta, Stats};
 use bellwether::judge::{limits, proportion, verdict};
 use bellwether::keys::documents::Documents;
-use bellwether::keys::health::{Observation, PoolHealth};
+use bellwether::keys::health::{Observation, Others, PoolHealth};
 use bellwether::outcome::Outcome;
 use bellwether::outcome::blame::Event;
 use bellwether::outcome::blame::KeyOutcome;
@@ -227,8 +227,10 @@ fn pool_health(bytes: &[u8], steps: &[Step]) {
             _ => KeyOutcome::Inconclusive,
         };
         let (began, at) = (Micros(number >> 3), Micros(number));
+        let holds = step.what & 0x40 == 0;
+        let others = Others { active: holds, trusted: holds, work: holds };
         let after =
-            health.apply(Observation { outcome, began, now: at }, step.what & 0x40 == 0, &plan.pools[0]);
+            health.apply(Observation { outcome, began, now: at, client: number }, others, &plan.pools[0]);
         let succeeded = matches!(outcome, KeyOutcome::Completed | KeyOutcome::Accepted);
         assert!(succeeded || after.until >= health.until, "{health:?} {outcome:?} {after:?}");
         pool.put(fingerprint, if step.what & 0x20 == 0 { after } else { after.start_trial(at) }, at);

@@ -32,6 +32,8 @@ pub struct Behaviour {
     /// Answers by key, which win over `fault`; a key is the value of `authorization` (with or without `Bearer `),
     /// `x-api-key` or `api-key`.
     pub keys: BTreeMap<String, KeyAnswer>,
+    /// The answer to requests with the header `x-flagged`, with whichever key; it wins over all others.
+    pub flagged: Option<KeyAnswer>,
 }
 
 impl Default for Behaviour {
@@ -44,6 +46,7 @@ impl Default for Behaviour {
             fault: None,
             fault_ratio: 1.0,
             keys: BTreeMap::new(),
+            flagged: None,
         }
     }
 }
@@ -81,6 +84,14 @@ impl Behaviour {
     #[must_use]
     pub fn key(mut self, key: &str, status: u16, headers: &[(&str, &str)]) -> Behaviour {
         self.keys.insert(key.to_owned(), KeyAnswer { status, headers: owned(headers) });
+        self
+    }
+}
+
+impl Behaviour {
+    /// Requests with the header `x-flagged` get this answer.
+    pub fn flagged(mut self, status: u16, headers: &[(&str, &str)]) -> Behaviour {
+        self.flagged = Some(KeyAnswer { status, headers: owned(headers) });
         self
     }
 }
@@ -221,11 +232,12 @@ impl Chooser {
         &self.behaviour
     }
 
-    pub fn choose(&mut self, key: Option<&str>) -> Chosen {
+    pub fn choose(&mut self, key: Option<&str>, flagged: bool) -> Chosen {
         let behaviour = Arc::clone(&self.behaviour);
         let mut latency = behaviour.latency;
         let by_key = key.and_then(|key| key_answer(&behaviour.keys, key));
-        let fate = if let Some(answer) = by_key {
+        let by_flag = behaviour.flagged.as_ref().filter(|_| flagged);
+        let fate = if let Some(answer) = by_flag.or(by_key) {
             Fate::Status { status: answer.status, headers: answer.headers.clone() }
         } else {
             match &behaviour.fault {
@@ -279,7 +291,7 @@ mod tests {
     fn a_ratio_is_counted_and_not_drawn() {
         let mut chooser = Chooser::new(Behaviour::status(500).ratio(0.1));
         let fates: Vec<bool> =
-            (0..100).map(|_| matches!(chooser.choose(None).fate, Fate::Status { .. })).collect();
+            (0..100).map(|_| matches!(chooser.choose(None, false).fate, Fate::Status { .. })).collect();
         assert_eq!(fates.iter().filter(|failed| **failed).count(), 10);
         assert!(fates.iter().skip(9).step_by(10).all(|failed| *failed), "every tenth fails");
     }
@@ -288,7 +300,10 @@ mod tests {
     fn a_ratio_of_zero_never_fails_and_nonsense_is_no_ratio() {
         for ratio in [0.0, -1.0, f64::NAN] {
             let mut chooser = Chooser::new(Behaviour::status(500).ratio(ratio));
-            assert!((0..1000).all(|_| matches!(chooser.choose(None).fate, Fate::Serve)), "ratio {ratio}");
+            assert!(
+                (0..1000).all(|_| matches!(chooser.choose(None, false).fate, Fate::Serve)),
+                "ratio {ratio}"
+            );
         }
     }
 
@@ -316,10 +331,10 @@ mod tests {
         for named in ["sk-1", "Bearer sk-1"] {
             let mut chooser = Chooser::new(Behaviour::default().key(named, 429, &[("retry-after", "7")]));
             assert!(
-                matches!(chooser.choose(Some("sk-1")).fate, Fate::Status { status: 429, .. }),
+                matches!(chooser.choose(Some("sk-1"), false).fate, Fate::Status { status: 429, .. }),
                 "named {named}"
             );
-            assert!(matches!(chooser.choose(Some("sk-2")).fate, Fate::Serve));
+            assert!(matches!(chooser.choose(Some("sk-2"), false).fate, Fate::Serve));
         }
     }
 

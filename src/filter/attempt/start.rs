@@ -2,6 +2,7 @@
 
 use std::cell::OnceCell;
 
+use super::has_fresh_key;
 use crate::filter::pool::Exhausted;
 use crate::filter::request::Request;
 use crate::filter::rewrite::rewrite;
@@ -61,6 +62,7 @@ fn choose_target<'a>(request: &Request, deployment: &'a Deployment, earlier: Ear
         assigned: &assigned.cluster,
         stable: &stable.cluster,
         stable_due: request.out_of_keys.get() || failover_is_due(deployment, earlier.on_assigned),
+        stable_named: request.stable_named.get(),
         labelled: request.labelled.get(),
     };
     let side = clusters.side(label.as_deref(), &host::attempt_cluster);
@@ -149,7 +151,7 @@ impl<'a> NewAttempt<'a> {
         }
         let tried = self.request.attempts.with(|attempts| attempts.tried_keys(n)).unwrap_or_default();
         let identity = self.request.assigned.choice.identity;
-        let query = KeyQuery { tried: &tried, identity, random: self.worker.random() };
+        let query = KeyQuery { tried: &tried, identity, random: self.worker.random(), suspects: true };
         let mut turn = turn(self.now());
         let picked = service.pick(n, query, &mut turn);
         self.worker.count_dropped(turn.drops);
@@ -192,18 +194,31 @@ impl<'a> NewAttempt<'a> {
             self.route_retry_to_stable();
         }
         if !judged.is_empty() {
-            self.worker.record(request, &judged, None, self.now());
+            self.worker.record(request, &judged, self.now());
         }
         Some(number)
     }
 
-    /// Sets the cluster header to stable's cluster. The route reads it only if this attempt fails and is retried.
+    /// Has the route choose stable's cluster if this attempt fails and is retried. With another key at hand a refusal of this one must
+    /// be able to change that, so the property says it that can be set after the attempt has begun; else the cluster header does, which
+    /// every route that changes the cluster reads.
     fn route_retry_to_stable(&self) {
-        let service = &self.request.service;
-        if self.request.original.is_some()
-            && service.route_keeps_header()
-            && let Some(stable) = self.deployment.versions.get(self.deployment.stable)
-        {
+        let (request, service) = (self.request, &self.request.service);
+        let (true, true, Some(stable)) = (
+            request.original.is_some(),
+            service.route_keeps_header(),
+            self.deployment.versions.get(self.deployment.stable),
+        ) else {
+            return;
+        };
+        let has_other_key = || {
+            let pool = self.target.version.pool;
+            pool.is_some_and(|n| has_fresh_key(request, n, self.now().mono))
+        };
+        if request.next_named.get() || has_other_key() {
+            request.name_next_cluster(&stable.cluster);
+        } else {
+            request.stable_named.set(true);
             host::set_request_header(&service.plan.cluster_header, stable.cluster.as_bytes());
         }
     }

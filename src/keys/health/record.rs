@@ -8,7 +8,7 @@
 //! all of them, and drops entries that were not confirmed for three seconds. A key that is missing for a moment, while its secret
 //! is being replaced, finds its health unchanged.
 
-use crate::keys::health::{Health, Status, Streak};
+use crate::keys::health::{Doubt, Health, Status, Streak};
 use crate::shared::codec::{Found, Reader, Writer};
 use crate::time::{Micros, Span};
 
@@ -56,6 +56,24 @@ impl PoolHealth {
         self.0.push(Entry { fingerprint, health, confirmed: now });
     }
 
+    /// Returns whether a good answer of a key to an attempt that began at `began` may count for the doubt of another key.
+    pub fn has_room_for_service(&self, fingerprint: u64, began: Micros) -> bool {
+        self.0.iter().any(|entry| entry.fingerprint != fingerprint && entry.health.doubt.has_room(began))
+    }
+
+    /// Returns whether a good answer of a key to this client adds something to the doubt of another key.
+    pub fn is_changed_by_service(&self, fingerprint: u64, client: u64, began: Micros) -> bool {
+        let is_changed = |entry: &Entry| entry.health.doubt.is_changed_by_service(client, began);
+        self.0.iter().any(|entry| entry.fingerprint != fingerprint && is_changed(entry))
+    }
+
+    /// Notes in the doubts of all other keys that a key has served this client.
+    pub fn add_service(&mut self, fingerprint: u64, client: u64, began: Micros, now: Micros) {
+        for entry in self.0.iter_mut().filter(|entry| entry.fingerprint != fingerprint) {
+            entry.health.doubt = entry.health.doubt.with_service(client, began, now);
+        }
+    }
+
     /// Confirms the entries of the keys that a worker `has`, where that is due, and drops entries that expired. If the
     /// worker also `had` the key at its last look, the entry never expires here: the whole process may have stood still.
     pub fn confirm(&mut self, had: &[u64], has: &[u64], now: Micros) {
@@ -76,11 +94,22 @@ impl PoolHealth {
         let mut w = Writer::new();
         w.number(u64::try_from(self.0.len()).unwrap_or(0));
         for Entry { fingerprint, health: h, confirmed } in &self.0 {
+            let d = &h.doubt;
             let streaks = [h.failed, h.broken].map(|streak| [u64::from(streak.count), streak.since.0]);
             for number in [*fingerprint, h.status.gauge(), h.since.0, h.until.0, h.trial_until.0]
                 .into_iter()
                 .chain([u64::from(h.doublings), u64::from(h.rejected)])
                 .chain(streaks.into_iter().flatten())
+                .chain([
+                    d.since.0,
+                    d.last.0,
+                    u64::from(d.alone),
+                    u64::from(d.shared),
+                    d.served_at.0,
+                    d.served_last.0,
+                ])
+                .chain(d.refused)
+                .chain(d.served)
                 .chain([confirmed.0])
             {
                 w.number(number);
@@ -106,13 +135,25 @@ fn read(bytes: &[u8]) -> Option<PoolHealth> {
             1 => Status::RateLimited,
             2 => Status::CoolingDown,
             3 => Status::Disabled,
+            4 => Status::Suspect,
+            5 => Status::Exhausted,
             _ => return None,
         };
         let (since, until, trial_until) = (Micros(r.number()?), Micros(r.number()?), Micros(r.number()?));
         let (doublings, rejected) = (r.small()?, r.small()?);
         let mut streak = || Some(Streak { count: r.small()?, since: Micros(r.number()?) });
         let (failed, broken) = (streak()?, streak()?);
-        let health = Health { status, since, until, doublings, rejected, failed, broken, trial_until };
+        let doubt = Doubt {
+            since: Micros(r.number()?),
+            last: Micros(r.number()?),
+            alone: r.small()?,
+            shared: r.small()?,
+            served_at: Micros(r.number()?),
+            served_last: Micros(r.number()?),
+            refused: [r.number()?, r.number()?, r.number()?],
+            served: [r.number()?, r.number()?, r.number()?],
+        };
+        let health = Health { status, since, until, doublings, rejected, failed, broken, doubt, trial_until };
         keys.push(Entry { fingerprint, health, confirmed: Micros(r.number()?) });
     }
     r.end()?;

@@ -3,17 +3,22 @@ use crate::testing::pool;
 
 const SECOND: u64 = 1_000_000;
 
+/// The other keys work.
+const WORKING: Others = Others { active: true, trusted: true, work: true };
+/// The other keys are active and fail too.
+const OUTAGE: Others = Others { active: true, trusted: true, work: false };
+
 fn s(seconds: u64) -> Micros {
     Micros(seconds * SECOND)
 }
 
 /// Applies the outcome of an attempt that took no time, while other keys work.
 fn apply(health: Health, outcome: KeyOutcome, at: u64) -> Health {
-    health.apply(seen(outcome, s(at), s(at)), true, &pool(&[("a", 1)]))
+    health.apply(seen(outcome, s(at), s(at)), WORKING, &pool(&[("a", 1)]))
 }
 
 fn seen(outcome: KeyOutcome, began: Micros, now: Micros) -> Observation {
-    Observation { outcome, began, now }
+    Observation { outcome, began, now, client: 1 }
 }
 
 #[test]
@@ -41,9 +46,9 @@ fn a_header_is_followed_and_clamped() {
 fn a_burst_of_limits_in_flight_counts_once_and_a_later_deadline_wins() {
     let m = apply(Health::default(), KeyOutcome::Limited(Some(Millis(30_000))), 100);
     let p = pool(&[("a", 1)]);
-    let burst = m.apply(seen(KeyOutcome::Limited(None), s(99), s(101)), true, &p);
+    let burst = m.apply(seen(KeyOutcome::Limited(None), s(99), s(101)), WORKING, &p);
     assert_eq!((burst.until, burst.since), (s(161), s(100)), "the header-less default is longer");
-    let shorter = m.apply(seen(KeyOutcome::Limited(Some(Millis(2000))), s(99), s(101)), true, &p);
+    let shorter = m.apply(seen(KeyOutcome::Limited(Some(Millis(2000))), s(99), s(101)), WORKING, &p);
     assert_eq!(shorter.until, s(130), "a shorter wait shortens nothing");
     let later = apply(apply(burst, KeyOutcome::Limited(None), 161), KeyOutcome::Completed, 400);
     assert_eq!(later, Health::default());
@@ -53,9 +58,9 @@ fn a_burst_of_limits_in_flight_counts_once_and_a_later_deadline_wins() {
 fn attempts_with_a_stale_copy_fail_no_trial_and_end_no_limit() {
     let (m, p) = (apply(Health::default(), KeyOutcome::Limited(None), 100), pool(&[("a", 1)]));
     let (began, now) = (Micros(s(100).0 + 9_000), Micros(s(100).0 + 300_000));
-    let burst = (0..20).fold(m, |m, _| m.apply(seen(KeyOutcome::Limited(None), began, now), true, &p));
+    let burst = (0..20).fold(m, |m, _| m.apply(seen(KeyOutcome::Limited(None), began, now), WORKING, &p));
     assert_eq!(burst.until, now.plus(Millis(60_000)), "the cooldown is not doubled");
-    assert_eq!(m.apply(seen(KeyOutcome::Completed, began, now), true, &p), m);
+    assert_eq!(m.apply(seen(KeyOutcome::Completed, began, now), WORKING, &p), m);
     let trial = apply(burst.start_trial(burst.until), KeyOutcome::Limited(None), 161);
     assert_eq!(trial.until, s(161 + 120), "the first trial that fails doubles it, once");
 }
@@ -63,7 +68,7 @@ fn attempts_with_a_stale_copy_fail_no_trial_and_end_no_limit() {
 #[test]
 fn an_answer_that_was_under_way_when_the_limit_struck_does_not_lift_it() {
     let m = apply(Health::default(), KeyOutcome::Limited(None), 100);
-    assert_eq!(m.apply(seen(KeyOutcome::Completed, s(99), s(105)), true, &pool(&[("a", 1)])), m);
+    assert_eq!(m.apply(seen(KeyOutcome::Completed, s(99), s(105)), WORKING, &pool(&[("a", 1)])), m);
 }
 
 #[test]
@@ -74,7 +79,7 @@ fn a_refused_key_is_disabled_and_tried_again_later() {
     let trying = m.start_trial(s(700));
     assert!(!trying.is_trial_due(s(701)), "one at a time");
     assert!(trying.is_trial_due(s(760)), "a trial that never reports is given up");
-    let again = trying.apply(seen(KeyOutcome::Rejected, s(700), s(702)), true, &pool(&[("a", 1)]));
+    let again = trying.apply(seen(KeyOutcome::Rejected, s(700), s(702)), WORKING, &pool(&[("a", 1)]));
     assert_eq!((again.status, again.until), (Status::Disabled, s(1302)));
 }
 
@@ -83,8 +88,8 @@ fn a_key_cools_after_a_streak_of_failures_only_while_others_work() {
     let p = pool(&[("a", 1), ("b", 1)]);
     let (mut alone, mut outage) = (Health::default(), Health::default());
     for n in 1..=7 {
-        alone = alone.apply(seen(KeyOutcome::Failed, s(n), s(n)), true, &p);
-        outage = outage.apply(seen(KeyOutcome::Failed, s(n), s(n)), false, &p);
+        alone = alone.apply(seen(KeyOutcome::Failed, s(n), s(n)), WORKING, &p);
+        outage = outage.apply(seen(KeyOutcome::Failed, s(n), s(n)), OUTAGE, &p);
         assert_eq!(alone.is_active(), n < 5, "after {n}");
     }
     assert!(outage.is_active(), "if all keys fail, the provider is at fault");
@@ -113,26 +118,26 @@ fn a_trial_brings_the_key_back_with_its_headers_and_takes_it_out_again_if_it_bre
     let p = pool(&[("a", 1)]);
     let out = (1..=5).fold(Health::default(), |m, at| apply(m, KeyOutcome::Broke, at));
     assert_eq!((out.status, out.until), (Status::CoolingDown, s(35)));
-    let back = out.start_trial(s(35)).apply(seen(KeyOutcome::Accepted, s(35), s(36)), true, &p);
+    let back = out.start_trial(s(35)).apply(seen(KeyOutcome::Accepted, s(35), s(36)), WORKING, &p);
     assert!(back.is_active());
     assert_eq!(
         back.streak_at_limit(KeyOutcome::Broke, s(40), &p),
         Some(s(36)),
         "others must work from then on"
     );
-    assert_eq!(back.apply(seen(KeyOutcome::Completed, s(35), s(300)), true, &p), Health::default());
-    let again = back.apply(seen(KeyOutcome::Broke, s(35), s(40)), true, &p);
+    assert_eq!(back.apply(seen(KeyOutcome::Completed, s(35), s(300)), WORKING, &p), Health::default());
+    let again = back.apply(seen(KeyOutcome::Broke, s(35), s(40)), WORKING, &p);
     assert_eq!((again.status, again.until), (Status::CoolingDown, s(70)));
     assert!(
-        back.apply(seen(KeyOutcome::Broke, s(35), s(40)), false, &p).is_active(),
+        back.apply(seen(KeyOutcome::Broke, s(35), s(40)), OUTAGE, &p).is_active(),
         "unless no other key works"
     );
     // An attempt that began before the key went out of use changes nothing.
     for late in [KeyOutcome::Broke, KeyOutcome::Failed, KeyOutcome::Completed, KeyOutcome::Accepted] {
-        assert_eq!(back.apply(seen(late, s(4), s(40)), true, &p), back, "{late:?}");
+        assert_eq!(back.apply(seen(late, s(4), s(40)), WORKING, &p), back, "{late:?}");
     }
     let limited = apply(Health::default(), KeyOutcome::Limited(None), 100).start_trial(s(160));
-    assert_eq!(limited.apply(seen(KeyOutcome::Accepted, s(160), s(161)), true, &p), Health::default());
+    assert_eq!(limited.apply(seen(KeyOutcome::Accepted, s(160), s(161)), WORKING, &p), Health::default());
 }
 
 #[test]
@@ -143,7 +148,7 @@ fn another_outcome_ends_a_streak_and_a_caller_error_does_not() {
     let after = |faults: &[KeyOutcome]| {
         let faults = faults.iter().zip(1..);
         faults
-            .fold(Health::default(), |m, (outcome, at)| m.apply(seen(*outcome, s(at), s(at)), true, &p))
+            .fold(Health::default(), |m, (outcome, at)| m.apply(seen(*outcome, s(at), s(at)), WORKING, &p))
             .status
     };
     assert_eq!(after(&[Rejected, Rejected]), Status::Disabled);
@@ -157,7 +162,7 @@ fn another_outcome_ends_a_streak_and_a_caller_error_does_not() {
         assert_eq!(after(&[run, run, Rejected, run]), Status::Active, "{run:?}");
     }
     let limited = [Failed, Failed, Limited(None)].iter().zip(1..);
-    let limited = limited.fold(Health::default(), |m, (f, at)| m.apply(seen(*f, s(at), s(at)), true, &p));
+    let limited = limited.fold(Health::default(), |m, (f, at)| m.apply(seen(*f, s(at), s(at)), WORKING, &p));
     assert_eq!((limited.status, limited.failed), (Status::RateLimited, Streak::NONE));
 }
 
@@ -177,5 +182,5 @@ fn a_trial_whose_client_leaves_makes_room_for_another() {
     let p = pool(&[("a", 1)]);
     let trying = apply(Health::default(), KeyOutcome::Limited(None), 100).start_trial(s(160));
     assert!(!trying.is_trial_due(s(161)));
-    assert!(trying.apply(seen(KeyOutcome::Inconclusive, s(160), s(161)), true, &p).is_trial_due(s(161)));
+    assert!(trying.apply(seen(KeyOutcome::Inconclusive, s(160), s(161)), WORKING, &p).is_trial_due(s(161)));
 }

@@ -2,7 +2,7 @@
 
 use std::cell::OnceCell;
 
-use crate::keys::health::{Health, Observation, PoolHealth, Status};
+use crate::keys::health::{Health, Observation, Others, PoolHealth};
 use crate::keys::pool::{KeyReport, KeyTransition, Pool, PoolState};
 use crate::keys::usage::{KeyUsage, PoolUsage, WorkerUsage};
 use crate::outcome::blame::KeyOutcome;
@@ -16,27 +16,41 @@ impl PoolState {
     pub fn report(
         &mut self,
         pool: Pool<'_>,
-        report: KeyReport,
+        report: KeyReport<'_>,
         usage: &WorkerUsage,
         turn: &mut Turn<'_>,
     ) -> Vec<KeyTransition> {
         let Some(fingerprint) = pool.keys.fingerprint(report.key) else { return Vec::new() };
+        let serves = report.outcome == KeyOutcome::Accepted;
+        if serves {
+            self.refusals.note_service(fingerprint);
+        }
         // The worker's own copy is enough here, so that the usual outcome reads and writes nothing.
-        if !self.health.get(fingerprint).is_changed_by(report.outcome) {
+        let helps = serves && self.health.has_room_for_service(fingerprint, report.began);
+        let concerns_client = helps || matches!(report.outcome, KeyOutcome::Unproven(_));
+        let client = if concerns_client { (report.client)() } else { 0 };
+        let helps = helps && self.health.is_changed_by_service(fingerprint, client, report.began);
+        if !helps && !self.health.get(fingerprint).is_changed_by(report.outcome) {
             return Vec::new();
         }
         let keys = affected_keys(pool, report);
         let (store, now) = (turn.store, turn.now.mono);
-        let application = Application { pool, report, now, usage, store, merged: OnceCell::new() };
+        let application = Application { pool, report, client, now, usage, store, merged: OnceCell::new() };
         let transitions = self.update_shared(turn, &mut |health| {
-            keys.iter().filter_map(|key| application.apply(*key, health)).collect()
+            let mut moved: Vec<KeyTransition> =
+                keys.iter().filter_map(|key| application.apply(*key, health)).collect();
+            if helps {
+                health.add_service(fingerprint, client, report.began, now);
+            }
+            moved.extend(application.suspect_all(health));
+            moved
         });
         transitions.unwrap_or_default()
     }
 }
 
 /// Returns the keys that a report concerns: its own, and after a rate limit the other keys of its quota group.
-fn affected_keys(pool: Pool<'_>, report: KeyReport) -> Vec<usize> {
+fn affected_keys(pool: Pool<'_>, report: KeyReport<'_>) -> Vec<usize> {
     let mut affected = vec![report.key];
     let group_of = |key: usize| pool.config.keys.get(key).and_then(|key| key.quota_group.as_deref());
     if let (KeyOutcome::Limited(_), Some(group)) = (report.outcome, group_of(report.key)) {
@@ -52,7 +66,9 @@ fn affected_keys(pool: Pool<'_>, report: KeyReport) -> Vec<usize> {
 /// A report while it is applied to the shared record. A try that another worker interfered with is repeated.
 struct Application<'a> {
     pool: Pool<'a>,
-    report: KeyReport,
+    report: KeyReport<'a>,
+    /// Hash of the client's identity, where it matters.
+    client: u64,
     now: Micros,
     usage: &'a WorkerUsage,
     store: &'a dyn Store,
@@ -68,7 +84,7 @@ impl Application<'_> {
         let applied = self.applied(fingerprint, before, pool);
         let after = if key == self.report.key {
             applied
-        } else if before.status == Status::Disabled {
+        } else if before.status.is_refused() {
             // A rate limit of its group does not end a refusal.
             before.out_until_at_least(applied.until)
         } else {
@@ -86,10 +102,44 @@ impl Application<'_> {
         // The worker that saw a success did not know of the streak yet, and so did not end it.
         let has_ended = streak_since.is_some_and(|since| self.has_worked(fingerprint, since));
         let counted = if has_ended { before.without_streak(outcome) } else { before };
-        let others_work =
-            !has_ended && streak_since.is_some_and(|since| self.others_work(fingerprint, since, pool));
-        let seen = Observation { outcome, began, now: self.now };
-        counted.apply(seen, others_work, self.pool.config)
+        let work = !has_ended && streak_since.is_some_and(|since| self.others_work(fingerprint, since, pool));
+        let others = Others {
+            active: self.any_other(fingerprint, pool, &Health::is_active),
+            trusted: self
+                .any_other(fingerprint, pool, &|health| health.is_active() && !health.doubt.is_open()),
+            work,
+        };
+        let seen = Observation { outcome, began, now: self.now, client: self.client };
+        counted.apply(seen, others, self.pool.config)
+    }
+
+    /// Returns whether there is another key that `holds`.
+    fn any_other(&self, fingerprint: u64, pool: &PoolHealth, holds: &dyn Fn(&Health) -> bool) -> bool {
+        self.fingerprints().any(|other| other != fingerprint && holds(&pool.get(other)))
+    }
+
+    /// Returns the fingerprints of the keys that requests may get.
+    fn fingerprints(&self) -> impl Iterator<Item = u64> {
+        self.pool.keys.candidates().filter_map(|key| self.pool.keys.fingerprint(key))
+    }
+
+    /// Makes all active keys suspect after a refusal that nothing proves, if each of them was refused often enough.
+    fn suspect_all(&self, pool: &mut PoolHealth) -> Vec<KeyTransition> {
+        let active = || {
+            let keys =
+                self.pool.keys.candidates().filter_map(|key| Some((key, self.pool.keys.fingerprint(key)?)));
+            keys.filter(|(_, fingerprint)| pool.get(*fingerprint).is_active())
+        };
+        let refused = matches!(self.report.outcome, KeyOutcome::Unproven(_))
+            && active().all(|(_, fingerprint)| pool.get(fingerprint).doubt.is_suspicion());
+        let keys: Vec<(usize, u64)> = if refused { active().collect() } else { Vec::new() };
+        let suspect = |(key, fingerprint): (usize, u64)| {
+            let before = pool.get(fingerprint);
+            let after = before.suspected(self.now);
+            pool.put(fingerprint, after, self.now);
+            KeyTransition { key, from: before.status, to: after.status, until: after.until }
+        };
+        keys.into_iter().map(suspect).collect()
     }
 
     /// Returns whether another key, itself active, has worked since then. If none has, the provider is at fault, or this key is

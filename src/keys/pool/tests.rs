@@ -6,8 +6,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::keys::usage::WorkerUsage;
 use crate::outcome::Outcome;
-use crate::outcome::blame::Event;
+use crate::outcome::blame::{Event, KeyAnswer, Unproven};
 use crate::outcome::judgement::{Carried, Judgement};
+use crate::plan::pool::Refusal;
 use crate::testing::{MemoryStore, pool};
 use crate::time::{Now, UnixMillis};
 
@@ -18,6 +19,8 @@ struct Worker {
     config: KeyPool,
     keys: KeySet,
     usage: WorkerUsage,
+    /// Client of the next reports.
+    client: u64,
 }
 
 impl Worker {
@@ -27,7 +30,7 @@ impl Worker {
 
     fn on(config: KeyPool) -> Worker {
         let keys = KeySet::new(&config, &BTreeMap::new());
-        Worker { state: PoolState::new("p"), config, keys, usage: WorkerUsage::new("p") }
+        Worker { state: PoolState::new("p"), config, keys, usage: WorkerUsage::new("p"), client: 1 }
     }
 
     fn health(&self, key: usize) -> Health {
@@ -35,7 +38,7 @@ impl Worker {
     }
 
     fn pick(&mut self, store: &MemoryStore, at: u64, random: u64, tried: &[usize]) -> Pick {
-        let query = KeyQuery { tried, identity: None, random };
+        let query = KeyQuery { tried, identity: None, random, suspects: true };
         let pool = Pool { config: &self.config, keys: &self.keys };
         self.state.pick(pool, query, &mut turn(store, at))
     }
@@ -72,23 +75,26 @@ impl Worker {
         key: usize,
         outcome: KeyOutcome,
     ) -> Vec<KeyTransition> {
-        let report = KeyReport { key, outcome, began: Micros(began) };
-        self.count(report);
+        self.count(key, outcome, Micros(began));
+        let client = self.client;
+        let report = KeyReport { key, outcome, began: Micros(began), client: &|| client };
         let pool = Pool { config: &self.config, keys: &self.keys };
         self.state.report(pool, report, &self.usage, &mut turn(store, now))
     }
 
     /// Counts an attempt as the filter does.
-    fn count(&mut self, KeyReport { key, outcome, began }: KeyReport) {
+    fn count(&mut self, key: usize, outcome: KeyOutcome, began: Micros) {
         // A whole answer began well.
         let events = match outcome {
             KeyOutcome::Completed => vec![ANSWERED, Event::Completed],
             KeyOutcome::Accepted => vec![ANSWERED],
             _ => vec![],
         };
-        let (carried, fingerprint) = (Carried::default(), self.keys.fingerprint(key).unwrap());
+        let (carried, on_key) = (Carried::default(), KeyAnswer::Silent);
+        let fingerprint = self.keys.fingerprint(key).unwrap();
         for event in events {
-            let judgement = Judgement { event: Some(event), outcome: None, carried, began, status: None };
+            let judgement =
+                Judgement { event: Some(event), outcome: None, carried, began, status: None, on_key };
             self.usage.count(fingerprint, &judgement, UnixMillis(0));
         }
     }
@@ -146,7 +152,7 @@ fn keys_of_a_quota_group_cool_together() {
     let mut a = Worker::on(p);
     assert_eq!(a.report(&store, SECOND, 0, WAIT).len(), 2);
     assert_eq!(a.in_use(&store, SECOND), [1]);
-    a.report(&store, 2 * SECOND, 1, KeyOutcome::Rejected);
+    a.report(&store, 2 * SECOND, 1, KeyOutcome::Limited(Some(Millis(100_000))));
     assert_eq!(a.pick(&store, 2 * SECOND, 0, &[]), Pick::Exhausted { returns_in: Some(Millis(4000)) });
 }
 
@@ -164,13 +170,13 @@ fn a_rate_limit_of_the_group_ends_no_streak_of_another_key() {
 }
 
 #[test]
-fn a_pool_whose_keys_are_all_refused_is_exhausted() {
+fn a_pool_whose_keys_are_all_limited_is_exhausted() {
     let store = MemoryStore::default();
     let mut a = Worker::new(&[("a", 1)]);
-    a.report(&store, SECOND, 0, KeyOutcome::Rejected);
-    assert_eq!(a.pick(&store, 2 * SECOND, 0, &[]), Pick::Exhausted { returns_in: None });
+    a.report(&store, SECOND, 0, WAIT);
+    assert_eq!(a.pick(&store, 2 * SECOND, 0, &[]), Pick::Exhausted { returns_in: Some(Millis(4000)) });
     assert!(!a.state.has_usable_key(&a.keys, Micros(2 * SECOND)));
-    assert!(a.state.has_usable_key(&a.keys, Micros(601 * SECOND)), "one trial");
+    assert!(a.state.has_usable_key(&a.keys, Micros(6 * SECOND)), "one trial");
 }
 
 #[test]
@@ -215,7 +221,7 @@ fn attempts_under_way_when_the_provider_fails_take_no_key_out_of_use() {
     // The last key stays in use, although the other has worked since: that one cannot take its place.
     report(&mut a, (15, 16), 1, KeyOutcome::Failed);
     report(&mut a, (17, 18), 0, KeyOutcome::Inconclusive);
-    a.count(KeyReport { key: 0, outcome: KeyOutcome::Completed, began: Micros(17 * SECOND) });
+    a.count(0, KeyOutcome::Completed, Micros(17 * SECOND));
     for _ in 0..20 {
         assert!(report(&mut a, (18, 19), 1, KeyOutcome::Failed).is_empty());
     }
@@ -367,7 +373,8 @@ fn a_pool_that_comes_back_starts_healthy() {
     let Worker { config, keys, usage, .. } = Worker::new(&[("a", 1)]);
     let first = pools.attach("p");
     first.with_mut(|state| state.refresh(&keys, &mut turn(&store, SECOND))).unwrap();
-    let report = KeyReport { key: 0, outcome: KeyOutcome::Rejected, began: Micros(SECOND) };
+    let outcome = KeyOutcome::Limited(None);
+    let report = KeyReport { key: 0, outcome, began: Micros(SECOND), client: &|| 1 };
     let pool = Pool { config: &config, keys: &keys };
     first.with_mut(|state| state.report(pool, report, &usage, &mut turn(&store, SECOND))).unwrap();
     drop(first);
@@ -454,13 +461,183 @@ fn a_refused_key_stays_disabled_when_its_group_is_limited() {
 #[test]
 fn only_a_rate_limit_gives_a_time_to_retry() {
     let store = MemoryStore::default();
-    let mut a = Worker::new(&[("a", 1), ("b", 1)]);
+    let mut a = Worker::new(&THREE);
     for n in 0..6 {
         a.report(&store, SECOND + n * 1000, 0, KeyOutcome::Failed);
         a.report(&store, SECOND + n * 1000 + 500, 1, KeyOutcome::Completed);
     }
     a.report(&store, 2 * SECOND, 1, KeyOutcome::Rejected);
-    let statuses = [0, 1].map(|key| a.health(key).status);
-    assert_eq!(statuses, [Status::CoolingDown, Status::Disabled]);
-    assert_eq!(a.pick(&store, 3 * SECOND, 0, &[]), Pick::Exhausted { returns_in: None });
+    a.report(&store, 2 * SECOND, 2, KeyOutcome::Limited(Some(Millis(100_000))));
+    let statuses = [0, 1, 2].map(|key| a.health(key).status);
+    assert_eq!(statuses, [Status::CoolingDown, Status::Disabled, Status::RateLimited]);
+    assert_eq!(a.pick(&store, 3 * SECOND, 0, &[]), Pick::Exhausted { returns_in: Some(Millis(99_000)) });
+}
+
+/// A refusal of a request that tried one key only.
+const ALONE: KeyOutcome = KeyOutcome::Unproven(Unproven { refusal: Refusal::Rejected, alone: true });
+/// A refusal of a request that was refused with every key that it tried.
+const BY_ALL: KeyOutcome = KeyOutcome::Unproven(Unproven { refusal: Refusal::Rejected, alone: false });
+
+/// Reports an outcome of an attempt of this client that began a millisecond before.
+fn of_client(
+    worker: &mut Worker,
+    store: &MemoryStore,
+    at: u64,
+    (key, client): (usize, u64),
+    outcome: KeyOutcome,
+) -> Vec<KeyTransition> {
+    worker.client = client;
+    worker.report_of(store, (at - 1000, at), key, outcome)
+}
+
+#[test]
+fn five_refusals_of_three_clients_take_a_key_out_while_another_serves() {
+    let store = MemoryStore::default();
+    let mut a = Worker::new(&[("a", 1), ("b", 1)]);
+    for n in 0..5 {
+        let at = SECOND + n * 10_000;
+        let moved = of_client(&mut a, &store, at, (0, n % 3 + 1), ALONE);
+        assert_eq!(moved.first().map(|moved| moved.to), (n == 4).then_some(Status::Disabled), "{n}");
+        of_client(&mut a, &store, at + 5000, (1, n % 3 + 1), KeyOutcome::Accepted);
+    }
+    assert_eq!(a.in_use(&store, 2 * SECOND), [1]);
+}
+
+#[test]
+fn one_client_takes_no_key_out_while_others_are_about() {
+    let store = MemoryStore::default();
+    let mut a = Worker::new(&[("a", 1), ("b", 1)]);
+    for n in 0..50 {
+        let at = SECOND + n * 10_000;
+        assert!(of_client(&mut a, &store, at, (0, 9), ALONE).is_empty(), "{n}");
+        of_client(&mut a, &store, at + 5000, (1, n % 2), KeyOutcome::Accepted);
+    }
+    // One that the key serves in between ends the row.
+    of_client(&mut a, &store, 2 * SECOND, (0, 1), KeyOutcome::Accepted);
+    for client in [1, 2, 3, 4] {
+        assert!(of_client(&mut a, &store, 3 * SECOND, (0, client), ALONE).is_empty());
+        of_client(&mut a, &store, 3 * SECOND + 5000, (1, client), KeyOutcome::Accepted);
+    }
+    // If nobody else is about, the only client is enough.
+    let mut alone = Worker::on(pool(&[("c", 1), ("d", 1)]));
+    let moved: Vec<KeyTransition> = (0..5u64)
+        .flat_map(|n| {
+            let moved = of_client(&mut alone, &store, (4 + n) * SECOND, (0, 9), ALONE);
+            of_client(&mut alone, &store, (4 + n) * SECOND + 5000, (1, 9), KeyOutcome::Accepted);
+            moved
+        })
+        .collect();
+    assert_eq!(moved.iter().map(|moved| (moved.key, moved.to)).collect::<Vec<_>>(), [(0, Status::Disabled)]);
+}
+
+#[test]
+fn a_pool_that_is_refused_as_a_whole_keeps_its_keys_and_comes_back_at_once() {
+    for keys in [&[("a", 1)][..], &[("a", 1), ("b", 1)], &THREE] {
+        let store = MemoryStore::default();
+        let mut a = Worker::new(keys);
+        let mut suspect = Vec::new();
+        for n in 0..40 {
+            let key = n as usize % keys.len();
+            let outcome = if keys.len() == 1 { ALONE } else { BY_ALL };
+            suspect.extend(of_client(&mut a, &store, SECOND + n * 10_000, (key, n % 4), outcome));
+        }
+        assert!(suspect.iter().all(|moved| moved.to == Status::Suspect), "{suspect:?}");
+        assert_eq!(suspect.len(), keys.len(), "each key once");
+        let all: Vec<usize> = (0..keys.len()).collect();
+        assert_eq!(a.in_use(&store, SECOND + 500_000), all, "still in use");
+        // A version that stable can stand in for gets one request a second.
+        let query = KeyQuery { tried: &[], identity: None, random: 0, suspects: false };
+        let due = |a: &mut Worker, at: u64| {
+            let pool = Pool { config: &a.config, keys: &a.keys };
+            a.state.pick(pool, query, &mut turn(&store, at))
+        };
+        let at = 3 * SECOND;
+        for _ in 0..keys.len() {
+            assert!(matches!(due(&mut a, at), Pick::Key(_)));
+        }
+        assert_eq!(due(&mut a, at), Pick::Exhausted { returns_in: None });
+        let moved = of_client(&mut a, &store, at + 5000, (0, 1), KeyOutcome::Accepted);
+        assert_eq!((moved[0].from, moved[0].to), (Status::Suspect, Status::Active));
+        assert_eq!(due(&mut a, at + 20_000), Pick::Key(0), "active again");
+    }
+}
+
+#[test]
+fn the_last_active_key_is_never_put_out_by_refusals() {
+    let store = MemoryStore::default();
+    let mut a = Worker::new(&[("a", 1), ("b", 1)]);
+    assert_eq!(a.report(&store, SECOND, 0, KeyOutcome::Rejected)[0].to, Status::Disabled);
+    assert_eq!(a.report(&store, 2 * SECOND, 1, KeyOutcome::Rejected)[0].to, Status::Suspect);
+    assert_eq!(a.in_use(&store, 3 * SECOND), [1]);
+    // A limit with evidence always counts.
+    assert_eq!(a.report(&store, 4 * SECOND, 1, WAIT)[0].to, Status::RateLimited);
+    let mut b = Worker::new(&[("c", 1), ("d", 1)]);
+    assert_eq!(b.report(&store, SECOND, 0, KeyOutcome::Exhausted)[0].until, Micros(3601 * SECOND));
+    assert_eq!(b.report(&store, SECOND, 1, KeyOutcome::Exhausted)[0].to, Status::Suspect);
+}
+
+#[test]
+fn a_key_that_was_refused_a_moment_ago_proves_nothing() {
+    let store = MemoryStore::default();
+    let mut a = Worker::new(&[("a", 1), ("b", 1)]);
+    a.in_use(&store, SECOND);
+    assert!(a.state.proves(&a.keys, 1, Micros(SECOND)));
+    a.state.note_refusal(&a.keys, 1, Micros(SECOND));
+    a.report(&store, SECOND + 1000, 1, KeyOutcome::Accepted);
+    assert!(!a.state.proves(&a.keys, 1, Micros(SECOND + 500)), "the provider has just come back");
+    assert!(a.state.proves(&a.keys, 1, Micros(2 * SECOND + 1)), "long ago");
+    // A refusal that another worker has reported counts too.
+    let mut b = Worker::new(&[("a", 1), ("b", 1)]);
+    of_client(&mut b, &store, 5 * SECOND, (1, 1), BY_ALL);
+    a.in_use(&store, 6 * SECOND);
+    assert!(!a.state.proves(&a.keys, 1, Micros(5 * SECOND + 1)));
+}
+
+#[test]
+fn while_a_refusal_is_undecided_other_keys_are_preferred() {
+    let store = MemoryStore::default();
+    let mut a = Worker::new(&[("a", 1), ("b", 1)]);
+    a.in_use(&store, SECOND);
+    a.state.note_refusal(&a.keys, 0, Micros(SECOND));
+    assert_eq!(a.in_use(&store, SECOND + 1000), [1]);
+    assert!(!a.state.has_fresh_key(&a.keys, &[1], Micros(SECOND + 1000)));
+    assert_eq!(a.pick(&store, SECOND + 1000, 0, &[1]), Pick::Key(0), "better than a key that was tried");
+    a.state.note_refusal(&a.keys, 1, Micros(SECOND + 2000));
+    assert_eq!(a.in_use(&store, SECOND + 3000), [0, 1], "if no other is left");
+    a.report(&store, SECOND + 4000, 0, KeyOutcome::Accepted);
+    assert_eq!(a.in_use(&store, SECOND + 5000), [0]);
+    assert_eq!(a.in_use(&store, 2 * SECOND), [0, 1], "and not for long");
+}
+
+#[test]
+fn a_doubted_key_is_tried_by_one_request_at_a_time() {
+    let store = MemoryStore::default();
+    let (mut a, mut b) = (Worker::new(&THREE), Worker::new(&THREE));
+    of_client(&mut a, &store, SECOND, (0, 1), ALONE);
+    assert_eq!(a.in_use(&store, SECOND), [1, 2], "not before another key has served");
+    of_client(&mut a, &store, SECOND + 5000, (1, 1), KeyOutcome::Accepted);
+    assert_eq!(a.pick(&store, SECOND + 5000, u64::MAX, &[]), Pick::Key(0));
+    assert_eq!(a.in_use(&store, SECOND + 5000), [1, 2]);
+    assert_eq!(b.in_use(&store, SECOND + 10_000), [1, 2]);
+    of_client(&mut a, &store, SECOND + 20_000, (0, 1), KeyOutcome::Accepted);
+    assert_eq!(b.in_use(&store, SECOND + 30_000), [0, 1, 2]);
+}
+
+#[test]
+fn a_trial_that_is_refused_without_a_proof_is_repeated_soon_and_then_later() {
+    let store = MemoryStore::default();
+    let mut a = Worker::new(&[("a", 1), ("b", 1)]);
+    a.in_use(&store, SECOND);
+    a.report(&store, SECOND, 0, KeyOutcome::Rejected);
+    let mut at = 601 * SECOND;
+    let mut waits = Vec::new();
+    for _ in 0..12 {
+        assert_eq!(a.pick(&store, at, u64::MAX, &[]), Pick::Key(0), "the trial");
+        a.report(&store, at, 0, ALONE);
+        let until = a.health(0).until.0;
+        waits.push((until - at) / SECOND);
+        at = until;
+    }
+    assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 600, 600]);
+    assert_eq!(a.health(0).status, Status::Disabled);
 }

@@ -165,7 +165,7 @@ fn picking(keys: usize, count: u64) -> Result<()> {
     let all = state.with_mut(|state| {
         for n in 0..count {
             let random = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            let query = KeyQuery { tried: &[], identity: None, random };
+            let query = KeyQuery { tried: &[], identity: None, random, suspects: true };
             let mut turn = turn(&store, 1_000_000 + n / 100);
             black_box(state.pick(Pool { config: pool, keys: &keys }, query, &mut turn));
         }

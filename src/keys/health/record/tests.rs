@@ -1,7 +1,10 @@
 use super::*;
-use crate::keys::health::Observation;
+use crate::keys::health::{Observation, Others};
 use crate::outcome::blame::KeyOutcome;
 use crate::testing;
+
+/// The other keys work.
+const WORKING: Others = Others { active: true, trusted: true, work: true };
 
 fn s(seconds: u64) -> Micros {
     Micros(seconds * 1_000_000)
@@ -9,8 +12,8 @@ fn s(seconds: u64) -> Micros {
 
 /// Applies the outcome of an attempt that took no time, while other keys work.
 fn apply(health: Health, outcome: KeyOutcome, at: u64) -> Health {
-    let seen = Observation { outcome, began: s(at), now: s(at) };
-    health.apply(seen, true, &testing::pool(&[("a", 1)]))
+    let seen = Observation { outcome, began: s(at), now: s(at), client: 1 };
+    health.apply(seen, WORKING, &testing::pool(&[("a", 1)]))
 }
 
 #[test]
