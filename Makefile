@@ -3,7 +3,7 @@ WASM    := target/wasm32-wasip1/release/bellwether.wasm
 LITE    := target/wasm32-wasip1/release/bellwether-lite.wasm
 LINKED  := target/linked/wasm32-wasip1/release/bellwether.wasm
 # Half of what "s" inlines: 2 % smaller, and most of the code is not on the request path.
-INLINE   := -C llvm-args=-inline-threshold=40
+INLINE   := -C llvm-args=-inline-threshold=25
 # The filter must stay loadable in a moment on every worker.
 WASM_MAX := 640000
 LITE_MAX := 600000

@@ -2,7 +2,7 @@
 //!
 //! The SDK exports every callback of the ABI, and Envoy calls every callback that is exported: it would enter the VM for each
 //! chunk of a streamed answer, which nobody reads. So the exports that the filter has no use for are dropped, with the code
-//! that only they reached, and the names of the remaining functions (a trap prints them) are demangled, which also makes
+//! that only they reached, and the names of our own functions that remain (a trap prints them) are demangled, which also makes
 //! them shorter.
 //!
 //! The lite product, which is built with the feature `lite`, also lacks the callbacks of request bodies and trailers.
@@ -70,7 +70,9 @@ fn main() -> Result<()> {
     for function in module.funcs.iter_mut() {
         if let Some(name) = &function.name {
             // The alternate form leaves out the hash.
-            function.name = Some(shortened(&format!("{:#}", rustc_demangle::demangle(name))));
+            let name = format!("{:#}", rustc_demangle::demangle(name));
+            // A backtrace goes through our own functions; those of the libraries would double the section of names.
+            function.name = name.contains("bellwether").then(|| shortened(&name));
         }
     }
     let bytes = module.emit_wasm();
