@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bellwether_harness::client::{Answer, Client, Request};
 use bellwether_harness::envoy::{EnvoyOptions, EnvoyProcess, Role, Route, wasm_path};
-use bellwether_harness::provider::{Behaviour, Provider, Received};
+use bellwether_harness::provider::{Behaviour, Fault, Provider, Received};
 use bellwether_harness::testing::load::{
     DEPLOYMENT, Lanes, Load, NUMBER, SOON, chat, deployment, events, eventually, without_retries,
 };
@@ -463,7 +463,7 @@ async fn a_pool_that_loses_its_last_key_is_among_the_events() {
     config["key_pools"][1]["keys"].as_array_mut().unwrap().truncate(1);
     config["deployments"][0]["failover"] = json!({"after": 1});
     let rig = Rig::configured(config).await;
-    rig.relay.set(Behaviour::status(401));
+    rig.relay.set(Behaviour::failing(Fault::status(429, &[("retry-after", "300")])));
     let admin = Admin::of(&rig.envoy);
     admin.order("test", "resume", "").await;
     // Stable serves: nobody is harmed.
@@ -474,7 +474,7 @@ async fn a_pool_that_loses_its_last_key_is_among_the_events() {
     let event = eventually("an event", || async { admin.events().await.pop() }).await;
     assert_eq!((&event["bellwether"], &event["pool"]), (&json!("pool_exhausted"), &json!("relay")));
     assert_eq!(event["text"], "pool relay has no usable key left");
-    assert_eq!(key(&admin.json("/status").await, "four")["status"], "disabled");
+    assert_eq!(key(&admin.json("/status").await, "four")["status"], "rate_limited");
 }
 
 #[tokio::test]

@@ -286,11 +286,11 @@ async fn gauges_end_with_the_deployment_version_pool_and_key_that_they_are_about
         )
         .await;
         rig.relay.set(Behaviour::status(500));
-        rig.openai.set(Behaviour::default().key("sk-only", 401, &[]));
+        rig.openai.set(Behaviour::default().key("sk-only", 429, &[("retry-after", "300")]));
         ask_all(&rig.envoy.client(), 40, |_| Request::chat(false)).await;
         let trouble = [
             "bellwether_evidence{deployment=\"test\"} 100",
-            "bellwether_key_status{pool=\"spent\",key=\"only\"} 3",
+            "bellwether_key_status{pool=\"spent\",key=\"only\"} 1",
             "bellwether_phase{deployment=\"test\"} 3",
             "bellwether_pool_without_keys{pool=\"spent\"} 1",
             "bellwether_weight{deployment=\"stays\",version=\"gpt-4_1\"} 2000",

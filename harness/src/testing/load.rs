@@ -84,7 +84,9 @@ pub async fn outcomes(envoy: &EnvoyProcess, counter: &str, deployment: &str) -> 
 pub fn outcomes_on(page: &str, counter: &str, deployment: &str) -> BTreeMap<String, u64> {
     let mut counts = BTreeMap::new();
     for version in ["v1", "v2", "v3"] {
-        for outcome in ["good", "bad", "rate_limited", "key_rejected", "caller_error", "cancelled", "local"] {
+        for outcome in
+            ["good", "bad", "rate_limited", "exhausted", "key_rejected", "caller_error", "cancelled", "local"]
+        {
             let labels = [("deployment", deployment), ("version", version), ("outcome", outcome)];
             let count = sum_metric(page, counter, &labels) as u64;
             if count > 0 {
